@@ -1,0 +1,56 @@
+"""Errors a user can act on.
+
+Every error that a user may cause or meet is a ``MirageError``: one line that says what failed,
+the value seen and what is allowed, plus a remedy, the next thing to try. Code below the command
+line raises; ``cli.py`` renders once and exits with ``exit_code``.
+
+Exit codes: 0 done, 1 failure, 2 usage, 3 input or output, 4 model, 5 GPU, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+
+class MirageError(Exception):
+    """Base of all errors shown to the user without a traceback.
+
+    Args:
+        message: one line: what failed, the value seen, what is allowed.
+        remedy: the next command or action to try; shown on a line of its own.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+
+
+class UsageProblem(MirageError):
+    """A flag, prompt, size or combination that is not allowed."""
+
+    exit_code = 2
+
+
+class MediaError(MirageError):
+    """Input that cannot be read, or output that cannot be written."""
+
+    exit_code = 3
+
+
+class ModelError(MirageError):
+    """A model that is missing, damaged, foreign, or yields NaN."""
+
+    exit_code = 4
+
+
+class GpuError(MirageError):
+    """A GPU that is asked for and not there, or out of memory, or refuses a kernel."""
+
+    exit_code = 5
+
+
+class Interrupted(MirageError):
+    """Ctrl-C or SIGTERM; the output up to here was finished and plays."""
+
+    exit_code = 130

@@ -1,0 +1,84 @@
+"""The frame, and what gives and takes frames.
+
+This module imports nothing of the project, so everyone may import it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One picture with its time.
+
+    Attributes:
+        rgb: uint8 [H, W, 3], RGB, C-contiguous, full range, upright (rotation already applied).
+        pts_seconds: presentation time from the first frame of the source, which is 0.0 for a
+            file read from its start.
+        index: 0, 1, 2, ... in source order; gaps are dropped frames.
+    """
+
+    rgb: np.ndarray
+    pts_seconds: float
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class StreamInfo:
+    """What is known of a source before its first frame.
+
+    Attributes:
+        width, height: pixels of the frames that the source gives, after rotation and scaling.
+        fps: average frames a second; for cameras the nominal rate.
+        frame_count: frames expected, None where nobody knows (streams, pipes).
+        duration_seconds: None where nobody knows.
+        variable_rate: the gaps between frames differ; keep pts_seconds when writing.
+        has_audio: the source carries at least one audio track.
+        name: what to show the user.
+        pixel_aspect: sample aspect ratio as (num, den); (1, 1) is square.
+    """
+
+    width: int
+    height: int
+    fps: float
+    frame_count: int | None = None
+    duration_seconds: float | None = None
+    variable_rate: bool = False
+    has_audio: bool = False
+    name: str = ""
+    pixel_aspect: tuple[int, int] = (1, 1)
+
+
+@runtime_checkable
+class FrameSource(Protocol):
+    """Gives frames in order. Iterate once; ``close`` is idempotent and may be called early.
+
+    ``warnings`` collects plain sentences for the user (a truncated file, say); read it at the end.
+    ``live`` is True when frames come at their own pace and may be dropped (cameras, streams).
+    """
+
+    info: StreamInfo
+    live: bool
+    warnings: list[str]
+
+    def __iter__(self) -> Iterator[Frame]: ...
+
+    def close(self) -> None: ...
+
+
+@runtime_checkable
+class FrameSink(Protocol):
+    """Takes frames in order.
+
+    ``close(commit=True)`` finishes the output and puts it in its final place; with
+    ``commit=False`` it is discarded and nothing is left behind. Idempotent.
+    """
+
+    def write(self, frame: Frame) -> None: ...
+
+    def close(self, commit: bool = True) -> None: ...
