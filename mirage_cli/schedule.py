@@ -1,0 +1,179 @@
+"""Prompts in time: text -> looks with weights -> the weights at each moment.
+
+A prompt may carry a time (``5s:ink wash``) and may mix (``0.5*ink wash + 0.5*neon cyberpunk``).
+Between two looks the weights are blended linearly, so the picture melts from one to the next.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from mirage_cli.config import parse_seconds
+from mirage_cli.errors import UsageProblem
+
+Weights = dict[str, float]
+
+IDENTITY = "identity"
+_TIMED = re.compile(r"^\s*((?:\d+:){0,2}\d+(?:\.\d+)?\s*(?:ms|s|min|m|h)?)\s*:(?!//)\s*(.*)$", re.S)
+_WEIGHTED = re.compile(r"^\s*(\d+(?:\.\d*)?|\.\d+)\s*\*\s*(.*?)\s*$", re.S)
+
+
+@dataclass(frozen=True)
+class TimedPrompt:
+    """A prompt as typed: its time in seconds (None where none was given) and its parts."""
+
+    time_seconds: float | None
+    parts: tuple[tuple[float, str], ...]
+
+    @property
+    def text(self) -> str:
+        """The prompt without its time, as shown to the user."""
+        if len(self.parts) == 1:
+            return self.parts[0][1]
+        return " + ".join(f"{weight:g}*{text}" for weight, text in self.parts)
+
+
+def parse_mix(text: str) -> tuple[tuple[float, str], ...]:
+    """``0.7*ink wash + 0.3*night`` -> ((0.7, "ink wash"), (0.3, "night")); plain text has weight 1.
+
+    A ``+`` only parts a mix when the prompt begins with a weight, so "black + white photo" is one
+    prompt.
+
+    Raises:
+        UsageProblem: an empty prompt or part, or weights that are all 0.
+    """
+    if not text.strip():
+        raise UsageProblem("the prompt is empty", 'Say a look, as in --prompt "ink wash".')
+    if not _WEIGHTED.match(text):
+        return ((1.0, " ".join(text.split())),)
+    parts: list[tuple[float, str]] = []
+    for piece in text.split("+"):
+        match = _WEIGHTED.match(piece)
+        weight, prompt = (float(match[1]), match[2]) if match else (1.0, piece.strip())
+        if not prompt.strip():
+            raise UsageProblem(
+                f"the mix {text!r} has an empty part",
+                'A mix looks like --prompt "0.5*ink wash + 0.5*neon cyberpunk".',
+            )
+        parts.append((weight, " ".join(prompt.split())))
+    if sum(weight for weight, _ in parts) <= 0.0:
+        raise UsageProblem(
+            f"the weights of the mix {text!r} are all 0",
+            'A mix looks like --prompt "0.5*ink wash + 0.5*neon cyberpunk".',
+        )
+    return tuple(parts)
+
+
+def parse_prompt(text: str) -> TimedPrompt:
+    """Split ``TIME:PROMPT`` (time optional: ``0:``, ``5s:``, ``1:30:``) and the mix in it."""
+    match = _TIMED.match(text)
+    if match:
+        return TimedPrompt(parse_seconds(match[1], "prompt time"), parse_mix(match[2]))
+    return TimedPrompt(None, parse_mix(text))
+
+
+def parse_prompts(texts: Sequence[str]) -> list[TimedPrompt]:
+    """All ``--prompt`` values of a run, in order of time; the times are no longer None.
+
+    Raises:
+        UsageProblem: none at all, several without times, or two at the same time.
+    """
+    if not texts:
+        raise UsageProblem(
+            "no prompt was given", 'Add one, as in --prompt "van gogh starry night".'
+        )
+    prompts = [parse_prompt(text) for text in texts]
+    if len(prompts) > 1 and any(prompt.time_seconds is None for prompt in prompts):
+        bare = next(prompt.text for prompt in prompts if prompt.time_seconds is None)
+        raise UsageProblem(
+            f"several prompts need a time each, and {bare!r} has none",
+            f'Write --prompt "0:{prompts[0].text}" --prompt "5s:{prompts[1].text}", '
+            'or mix them: --prompt "0.5*A + 0.5*B".',
+        )
+    placed = [TimedPrompt(prompt.time_seconds or 0.0, prompt.parts) for prompt in prompts]
+    placed.sort(key=lambda prompt: prompt.time_seconds)
+    for earlier, later in zip(placed, placed[1:]):
+        if earlier.time_seconds == later.time_seconds:
+            raise UsageProblem(
+                f"two prompts begin at {later.time_seconds:g} s: "
+                f"{earlier.text!r} and {later.text!r}",
+                "Give each its own time, or mix them in one prompt.",
+            )
+    return placed
+
+
+def normalised(weights: Weights) -> Weights:
+    """Weights that sum to 1, without the zeros."""
+    total = sum(weights.values())
+    return {look: weight / total for look, weight in weights.items() if weight > 0.0}
+
+
+def mix(parts: Sequence[tuple[float, Weights]]) -> Weights:
+    """Weighted sum of weights: [(a, {look: w}), ...] -> {look: sum of a*w}, normalised."""
+    total: Weights = {}
+    for amount, weights in parts:
+        for look, weight in weights.items():
+            total[look] = total.get(look, 0.0) + amount * weight
+    return normalised(total)
+
+
+class LookTrack:
+    """Which looks hold at a moment, with linear blends; prompts may be added while it runs.
+
+    A change that begins at time T is complete at T + blend_seconds. A change that begins in the
+    middle of a blend starts from the mix of that moment, so nothing jumps. Old changes are folded
+    away, so the track stays small however long the stream.
+    """
+
+    def __init__(self, first: Weights, blend_seconds: float) -> None:
+        self.blend_seconds = blend_seconds
+        self._from = normalised(first)
+        self._changes: list[tuple[float, Weights]] = []
+
+    def change(self, time_seconds: float, weights: Weights) -> None:
+        """Turn to ``weights`` from ``time_seconds`` on (not before the last change added)."""
+        if self._changes and time_seconds < self._changes[-1][0]:
+            raise ValueError("changes are added in order of time")
+        self._changes.append((time_seconds, normalised(weights)))
+
+    def at(self, time_seconds: float) -> Weights:
+        """The weights that hold at ``time_seconds``; times must not go back between calls."""
+        while len(self._changes) > 1 and self._changes[1][0] <= time_seconds:
+            begin, target = self._changes.pop(0)
+            self._from = self._blend(self._from, target, self._changes[0][0] - begin)
+        if not self._changes or time_seconds < self._changes[0][0]:
+            return self._from
+        begin, target = self._changes[0]
+        return self._blend(self._from, target, time_seconds - begin)
+
+    def _blend(self, old: Weights, new: Weights, elapsed_seconds: float) -> Weights:
+        if elapsed_seconds >= self.blend_seconds:
+            return new
+        share = max(0.0, elapsed_seconds) / self.blend_seconds
+        return mix([(1.0 - share, old), (share, new)])
+
+
+def build_track(
+    prompts: Sequence[TimedPrompt], read: Callable[[str], Weights], blend_seconds: float
+) -> LookTrack:
+    """Make the track of a run.
+
+    Args:
+        prompts: from ``parse_prompts``.
+        read: prompt text -> look weights (``PromptReader.match(text).weights``).
+        blend_seconds: length of each blend; 0 switches at once.
+
+    Before the first prompt's time the picture is left unchanged (the look ``identity``).
+    """
+    looks = [mix([(w, read(text)) for w, text in prompt.parts]) for prompt in prompts]
+    if prompts[0].time_seconds > 0.0:
+        track = LookTrack({IDENTITY: 1.0}, blend_seconds)
+        rest = list(zip(prompts, looks))
+    else:
+        track = LookTrack(looks[0], blend_seconds)
+        rest = list(zip(prompts, looks))[1:]
+    for prompt, weights in rest:
+        track.change(prompt.time_seconds, weights)
+    return track
