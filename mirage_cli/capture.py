@@ -1,0 +1,327 @@
+"""Live sources: cameras, the moving test picture, and files played at their own pace."""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from mirage_cli.errors import MediaError
+from mirage_cli.frames import Frame, FrameSource, StreamInfo
+
+Clock = Callable[[], float]
+
+
+def list_cameras() -> list[int]:
+    """Indices of the video capture devices the system names (Linux; empty elsewhere)."""
+    found = (re.fullmatch(r"video(\d+)", path.name) for path in Path("/dev").glob("video*"))
+    return sorted(int(match[1]) for match in found if match)
+
+
+class TestPicture:
+    """A landscape that scrolls, a sun that wanders and a clock: a live source with no camera.
+
+    The same seed and size give the same frames.
+
+    Args:
+        width, height: pixels.
+        fps: frames a second, of the pictures and of the pace.
+        paced: wait for each frame's time; False gives frames as fast as they are taken.
+        frames: end after this many; None for no end.
+    """
+
+    __test__ = False  # the name is not a test case's
+
+    def __init__(
+        self,
+        width: int = 512,
+        height: int = 288,
+        fps: float = 30.0,
+        *,
+        paced: bool = True,
+        frames: int | None = None,
+        seed: int = 0,
+        clock: Clock = time.perf_counter,
+    ) -> None:
+        self.live = paced
+        self.warnings: list[str] = []
+        self.info = StreamInfo(
+            width=width, height=height, fps=fps, frame_count=frames, name="test picture"
+        )
+        self._frames, self._clock = frames, clock
+        self._closed = threading.Event()
+        self._layers = _landscape(width, height, np.random.default_rng(seed))
+
+    def __iter__(self) -> Iterator[Frame]:
+        begin = self._clock()
+        index = 0
+        while not self._closed.is_set() and (self._frames is None or index < self._frames):
+            pts = index / self.info.fps
+            if self.live and self._closed.wait(max(0.0, begin + pts - self._clock())):
+                return
+            yield Frame(self.draw(pts), pts, index)
+            index += 1
+
+    def draw(self, time_seconds: float) -> np.ndarray:
+        """The picture at a time: uint8 [H, W, 3]."""
+        width, height = self.info.width, self.info.height
+        rgb = self._layers[0][0].copy()
+        sun_x = width * (0.5 + 0.38 * math.sin(0.5 * time_seconds))
+        sun_y = height * (0.26 + 0.12 * math.cos(0.9 * time_seconds))
+        radius = max(2, int(0.09 * height))
+        cv2.circle(rgb, (int(sun_x * 16), int(sun_y * 16)), radius * 16, (255, 236, 170), -1, 16, 4)
+        for picture, mask, speed in self._layers[1:]:
+            shift = int(speed * time_seconds * width) % picture.shape[1]
+            view = picture[:, shift : shift + width]
+            cut = mask[:, shift : shift + width]
+            if view.shape[1] < width:  # the panorama begins again
+                rest = width - view.shape[1]
+                view = np.concatenate([view, picture[:, :rest]], axis=1)
+                cut = np.concatenate([cut, mask[:, :rest]], axis=1)
+            cv2.copyTo(view, cut, rgb)
+        if height >= 96 and width >= 160:
+            scale = height / 480.0
+            thick = max(1, int(2 * scale))
+            clock = f"{time_seconds:7.2f} s"
+            for shift, tone in ((thick, (20, 20, 20)), (0, (250, 250, 250))):
+                place = (int(0.02 * width) + shift, int(0.96 * height) + shift)
+                cv2.putText(
+                    rgb, clock, place, cv2.FONT_HERSHEY_SIMPLEX, scale, tone, thick, cv2.LINE_AA
+                )
+        return rgb
+
+    def close(self) -> None:
+        self._closed.set()
+
+
+def _landscape(
+    width: int, height: int, random: np.random.Generator
+) -> list[tuple[np.ndarray, np.ndarray, float]]:
+    """Sky, and panoramas (rgb, mask, screens a second) of hills and of a meadow with trees."""
+    rows = np.linspace(0.0, 1.0, height)[:, None, None]
+    sky = (1 - rows) * np.array([70, 130, 215.0]) + rows * np.array([235, 215, 190.0])
+    sky = np.broadcast_to(sky, (height, width, 3)).astype(np.uint8).copy()
+    layers = [(sky, np.full((height, width), 255, np.uint8), 0.0)]
+    span = 4 * width
+    columns = np.arange(span)
+    looks = (  # top of the ridge, its swing, colour, screens a second
+        (0.52, 0.12, (110, 125, 160), 0.02),
+        (0.62, 0.09, (80, 125, 85), 0.06),
+        (0.78, 0.05, (95, 150, 60), 0.15),
+    )
+    for number, (top, swing, colour, speed) in enumerate(looks):
+        ridge = np.full(span, top)
+        for wave in range(1, 6):  # whole waves a panorama, so that it joins up
+            turns = wave * (2 + number)
+            phase = random.uniform(0, 2 * math.pi)
+            ridge += swing / wave * 0.6 * np.sin(2 * math.pi * turns * columns / span + phase)
+        edge = (np.clip(ridge, 0.05, 0.97) * height).astype(int)
+        depth = np.arange(height)[:, None] - edge[None, :]
+        mask = np.where(depth >= 0, 255, 0).astype(np.uint8)
+        shade = np.clip(1.1 - 0.9 * depth / height, 0.5, 1.15)[..., None]
+        grain = random.normal(0.0, 7.0, (height, span, 1))
+        picture = np.clip(np.array(colour) * shade + grain, 0, 255).astype(np.uint8)
+        if number == 2:
+            _plant_trees(picture, mask, edge, random)
+        layers.append((picture, mask, speed))
+    return layers
+
+
+def _plant_trees(
+    picture: np.ndarray, mask: np.ndarray, edge: np.ndarray, random: np.random.Generator
+) -> None:
+    height, span = mask.shape
+    for place in random.uniform(0.05, 0.95, 14):
+        x = int(place * span)
+        size = int(height * random.uniform(0.07, 0.15))
+        base = int(edge[x]) + size // 3
+        green = tuple(int(v) for v in random.integers((20, 80, 20), (90, 140, 50)))
+        half = max(1, size // 12)
+        crown = (x, base - size - size // 3)
+        for canvas, bark, leaf in ((picture, (96, 66, 40), green), (mask, 255, 255)):
+            cv2.rectangle(canvas, (x - half, base - size), (x + half, base), bark, -1)
+            cv2.circle(canvas, crown, int(size * 0.7), leaf, -1, cv2.LINE_AA)
+
+
+class PacedSource:
+    """Plays another source at its own pace, so that a file behaves like a camera.
+
+    A frame is given when its time has come, never before; when the taker is late the clock is not
+    moved, so frames follow at once until the pace is met again.
+
+    Args:
+        reopen: opens the source again, to begin anew at its end; None plays it once.
+    """
+
+    live = True
+
+    def __init__(
+        self,
+        source: FrameSource,
+        *,
+        reopen: Callable[[], FrameSource] | None = None,
+        clock: Clock = time.perf_counter,
+    ) -> None:
+        self._source, self._reopen, self._clock = source, reopen, clock
+        self._closed = threading.Event()
+        self._swap = threading.Lock()
+        endless = {"frame_count": None, "duration_seconds": None} if reopen else {}
+        self.info = replace(source.info, **endless)
+        self._old_warnings: list[str] = []
+
+    @property
+    def warnings(self) -> list[str]:
+        """Of all passes, each once."""
+        return list(dict.fromkeys(self._old_warnings + list(self._source.warnings)))
+
+    def __iter__(self) -> Iterator[Frame]:
+        begin: float | None = None
+        index, shift = 0, 0.0
+        while True:
+            last, empty = 0.0, True
+            for frame in self._source:
+                if begin is None:
+                    begin = self._clock()
+                empty = False
+                pts = last = frame.pts_seconds + shift
+                if self._closed.wait(max(0.0, begin + pts - self._clock())):
+                    return
+                yield Frame(frame.rgb, pts, index)
+                index += 1
+            if self._reopen is None or empty or self._closed.is_set():
+                return
+            self._source.close()
+            shift = last + 1.0 / max(self.info.fps, 1e-3)
+            with self._swap:
+                if self._closed.is_set():
+                    return
+                self._old_warnings += self._source.warnings
+                self._source = self._reopen()
+
+    def close(self) -> None:
+        self._closed.set()
+        with self._swap:
+            self._source.close()
+
+
+class CameraSource:
+    """A camera by number, newest frames at the camera's own pace.
+
+    Args:
+        index: 0 is the first camera.
+        size: width and height to ask of the camera; frames are scaled when it gives others.
+        fps: rate to ask of it.
+
+    Raises:
+        MediaError: there is no such camera, it is in use, or it gives no picture.
+    """
+
+    live = True
+
+    def __init__(
+        self,
+        index: int,
+        size: tuple[int, int] | None = None,
+        fps: float | None = None,
+        *,
+        clock: Clock = time.perf_counter,
+    ) -> None:
+        self.warnings: list[str] = []
+        self._clock = clock
+        self._closed = threading.Event()
+        self._index = index
+        known = list_cameras()
+        if sys.platform.startswith("linux") and index not in known:
+            names = ", ".join(map(str, known)) or "none"
+            raise MediaError(
+                f"there is no camera {index}; cameras found: {names}",
+                'Plug one in and run "mirage doctor", or try: mirage live --input test',
+            )
+        _quiet_opencv()
+        self._camera = cv2.VideoCapture(index)
+        if size is not None:
+            self._camera.set(cv2.CAP_PROP_FRAME_WIDTH, size[0])
+            self._camera.set(cv2.CAP_PROP_FRAME_HEIGHT, size[1])
+        if fps is not None:
+            self._camera.set(cv2.CAP_PROP_FPS, fps)
+        good, first = self._camera.read() if self._camera.isOpened() else (False, None)
+        if not good or first is None:
+            self._camera.release()
+            raise MediaError(
+                f"camera {index} cannot be opened or gives no picture",
+                "Close other programs that use it and check the permissions of "
+                f"/dev/video{index}; without a camera try: mirage live --input test",
+            )
+        self._size = size or (first.shape[1], first.shape[0])
+        rate = float(self._camera.get(cv2.CAP_PROP_FPS) or 0.0)
+        self.info = StreamInfo(
+            width=self._size[0],
+            height=self._size[1],
+            fps=rate if 1.0 <= rate <= 1000.0 else 30.0,
+            variable_rate=True,
+            name=f"camera {index}",
+        )
+
+    def __iter__(self) -> Iterator[Frame]:
+        begin: float | None = None
+        index = 0
+        try:
+            while not self._closed.is_set():
+                good, bgr = self._camera.read()
+                if self._closed.is_set():
+                    return
+                if not good or bgr is None:
+                    raise MediaError(
+                        f"camera {self._index} stopped giving pictures after {index} frames",
+                        "Check its cable, then start again.",
+                    )
+                now = self._clock()
+                begin = now if begin is None else begin
+                rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+                if (rgb.shape[1], rgb.shape[0]) != self._size:
+                    rgb = cv2.resize(rgb, self._size, interpolation=cv2.INTER_AREA)
+                yield Frame(rgb, now - begin, index)
+                index += 1
+        finally:
+            self._camera.release()
+
+    def close(self) -> None:
+        # Only the reading thread may release the device: a release during a read crashes drivers.
+        self._closed.set()
+
+
+class ResizedSource:
+    """Gives another source's frames at a given size (for pipes, whose size is known too late)."""
+
+    def __init__(self, source: FrameSource, size: tuple[int, int]) -> None:
+        self._source, self._size = source, size
+        self.live = source.live
+        self.info = replace(source.info, width=size[0], height=size[1])
+
+    @property
+    def warnings(self) -> list[str]:
+        return self._source.warnings
+
+    def __iter__(self) -> Iterator[Frame]:
+        for frame in self._source:
+            rgb = cv2.resize(frame.rgb, self._size, interpolation=cv2.INTER_AREA)
+            yield Frame(rgb, frame.pts_seconds, frame.index)
+
+    def close(self) -> None:
+        self._source.close()
+
+
+def _quiet_opencv() -> None:
+    """OpenCV writes its own warnings to stderr, across the dashboard; ours say it better."""
+    try:
+        cv2.setLogLevel(0)
+    except AttributeError:
+        pass

@@ -1,0 +1,218 @@
+"""Counters of a running stream in bounded memory: latency percentiles, rates, peak memory."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+STAGES = ("read", "prepare", "denoise", "compose", "model", "write", "end_to_end")
+
+
+class LatencyHistogram:
+    """Percentiles of any number of latencies in fixed memory.
+
+    Buckets grow by 1% each from 1 microsecond to 1000 s, so a percentile is within 0.5% of the
+    true one; least, greatest and mean are exact.
+    """
+
+    _GROWTH = 1.01
+    _LOW_MS = 0.001
+    _BUCKETS = 2084  # 1.01**2084 is about 1e9: 1 microsecond to 1000 s
+
+    def __init__(self) -> None:
+        self._counts = [0] * self._BUCKETS
+        self.count = 0
+        self.total_ms = 0.0
+        self.max_ms = 0.0
+        self.min_ms = math.inf
+
+    def add(self, latency_ms: float) -> None:
+        """Count one latency, in milliseconds."""
+        place = int(math.log(max(latency_ms, self._LOW_MS) / self._LOW_MS, self._GROWTH))
+        self._counts[min(place, self._BUCKETS - 1)] += 1
+        self.count += 1
+        self.total_ms += latency_ms
+        self.max_ms = max(self.max_ms, latency_ms)
+        self.min_ms = min(self.min_ms, latency_ms)
+
+    def percentile(self, percent: float) -> float:
+        """The latency that ``percent`` of all are at or under, in ms; NaN when there is none."""
+        if not self.count:
+            return math.nan
+        rank = max(1, math.ceil(self.count * percent / 100.0))
+        seen = 0
+        for place, count in enumerate(self._counts):
+            seen += count
+            if seen >= rank:
+                middle = self._LOW_MS * self._GROWTH ** (place + 0.5)
+                return min(max(middle, self.min_ms), self.max_ms)
+        return self.max_ms
+
+    def summary(self) -> dict[str, float | int]:
+        """p50, p95, p99, max and mean in ms, and the count; empty when nothing was counted."""
+        if not self.count:
+            return {}
+        return {
+            "p50": round(self.percentile(50), 3),
+            "p95": round(self.percentile(95), 3),
+            "p99": round(self.percentile(99), 3),
+            "max": round(self.max_ms, 3),
+            "mean": round(self.total_ms / self.count, 3),
+            "count": self.count,
+        }
+
+
+def exact_percentile(values: Iterable[float], percent: float) -> float:
+    """Nearest-rank percentile of a short list; NaN for an empty one."""
+    ordered = sorted(values)
+    if not ordered:
+        return math.nan
+    return ordered[max(0, math.ceil(len(ordered) * percent / 100.0) - 1)]
+
+
+class RateMeter:
+    """Events a second over the last few seconds."""
+
+    def __init__(self, window: int = 64) -> None:
+        self._times: deque[float] = deque(maxlen=window)
+
+    def tick(self, now_seconds: float) -> None:
+        """Count one event."""
+        self._times.append(now_seconds)
+
+    def rate(self, now_seconds: float) -> float:
+        """Events a second; falls toward 0 when no more come."""
+        if len(self._times) < 2:
+            return 0.0
+        gaps = len(self._times) - 1
+        typical = (self._times[-1] - self._times[0]) / gaps
+        silent = now_seconds - self._times[-1]
+        span = self._times[-1] - self._times[0] + max(0.0, silent - typical)
+        return gaps / span if span > 0 else 0.0
+
+
+@dataclass
+class Meter:
+    """What the threads of a run count; every method is safe to call from any of them."""
+
+    stages: dict[str, LatencyHistogram] = field(
+        default_factory=lambda: {name: LatencyHistogram() for name in STAGES}
+    )
+    frames_in: int = 0
+    frames_out: int = 0
+    dropped: int = 0
+    first_out_seconds: float | None = None
+    last_out_pts_seconds: float = 0.0
+    rate_in: RateMeter = field(default_factory=RateMeter)
+    rate_out: RateMeter = field(default_factory=RateMeter)
+    recent_ms: deque[float] = field(default_factory=lambda: deque(maxlen=240))
+    recent_model_ms: deque[float] = field(default_factory=lambda: deque(maxlen=240))
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def frame_read(self, latency_ms: float, now_seconds: float) -> None:
+        """A frame came from the source after ``latency_ms`` of waiting and decoding."""
+        with self._lock:
+            self.frames_in += 1
+            self.stages["read"].add(latency_ms)
+            self.rate_in.tick(now_seconds)
+
+    def frames_dropped(self, count: int) -> None:
+        """Frames that were passed over for newer ones."""
+        with self._lock:
+            self.dropped += count
+
+    def stage(self, name: str, latency_ms: float) -> None:
+        """One latency of a stage of ``STAGES``."""
+        with self._lock:
+            self.stages[name].add(latency_ms)
+            if name == "model":
+                self.recent_model_ms.append(latency_ms)
+
+    def frame_written(
+        self, write_ms: float, end_to_end_ms: float, pts_seconds: float, now_seconds: float
+    ) -> None:
+        """A frame left for the sink, ``end_to_end_ms`` after it came from the source."""
+        with self._lock:
+            if self.first_out_seconds is None:
+                self.first_out_seconds = now_seconds
+            self.frames_out += 1
+            self.last_out_pts_seconds = pts_seconds
+            self.stages["write"].add(write_ms)
+            self.stages["end_to_end"].add(end_to_end_ms)
+            self.recent_ms.append(end_to_end_ms)
+            self.rate_out.tick(now_seconds)
+
+    def recent(self, model: bool = False) -> list[float]:
+        """A copy of the last latencies, end to end or of the model alone, in ms."""
+        with self._lock:
+            return list(self.recent_model_ms if model else self.recent_ms)
+
+    def rates(self, now_seconds: float) -> tuple[float, float]:
+        """Frames a second (in, out) over the last frames."""
+        with self._lock:
+            return self.rate_in.rate(now_seconds), self.rate_out.rate(now_seconds)
+
+    def latency_summary(self) -> dict[str, dict[str, float | int]]:
+        """Stage -> p50, p95, p99, max, mean in ms; stages nobody counted are left out."""
+        with self._lock:
+            return {name: h.summary() for name, h in self.stages.items() if h.count}
+
+
+def _high_water_mb(pid: int | str) -> float:
+    try:
+        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as status:
+            for line in status:
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) / 1024.0
+    except (OSError, ValueError, IndexError):
+        pass
+    return 0.0
+
+
+class PeakMemory:
+    """Peak resident memory of this process and, where /proc tells, of its ffmpeg children.
+
+    On Linux the figure is VmHWM: getrusage would also count what the parent of a fresh process
+    held. Elsewhere it is getrusage's, and children are not counted.
+    """
+
+    def __init__(self) -> None:
+        self._children: dict[str, float] = {}
+
+    def sample(self) -> None:
+        """Look at the children while they live; once a second is plenty."""
+        try:
+            tasks = os.listdir("/proc/self/task")
+        except OSError:
+            return
+        for task in tasks:
+            try:
+                with open(f"/proc/self/task/{task}/children", encoding="ascii") as children:
+                    pids = children.read().split()
+            except OSError:
+                continue
+            for pid in pids:
+                self._children[pid] = max(self._children.get(pid, 0.0), _high_water_mb(pid))
+
+    def megabytes(self) -> dict[str, float]:
+        """Peak of the process, sum of the children's peaks, and both together, in MiB."""
+        own = _high_water_mb("self")
+        if not own:
+            try:
+                import resource
+
+                peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+                own = peak / (1024.0 * 1024.0) if sys.platform == "darwin" else peak / 1024.0
+            except ImportError:
+                own = 0.0
+        children = sum(self._children.values())
+        return {
+            "process": round(own, 1),
+            "children": round(children, 1),
+            "total": round(own + children, 1),
+        }

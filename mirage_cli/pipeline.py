@@ -1,0 +1,276 @@
+"""The real-time loop: decode, model and encode in a thread each, joined by bounded channels.
+
+    source --[2 frames]--> model --[2 frames]--> sink
+
+A file is lossless: a full channel makes its writer wait. A live stream is newest-wins: a frame
+that the model has not begun is thrown away when a newer one comes, so latency never builds up.
+A thread that fails ends the run, and its error is raised from ``run``. Memory is constant: no more
+frames exist at a time than the channels and the three threads hold.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from mirage_cli.frames import Frame, FrameSink, FrameSource
+from mirage_cli.measure import Meter
+
+Item = TypeVar("Item")
+Step = Callable[[Frame], np.ndarray]
+Compose = Callable[[Frame, np.ndarray], np.ndarray]
+
+
+class Ended(Exception):
+    """No item will come out of this channel any more."""
+
+
+class Channel(Generic[Item]):
+    """A bounded queue between two threads that either can end.
+
+    Args:
+        capacity: items held at most.
+        newest_wins: a put into a full channel throws the oldest away instead of waiting.
+    """
+
+    def __init__(self, capacity: int, newest_wins: bool = False) -> None:
+        self.capacity = capacity
+        self.newest_wins = newest_wins
+        self._items: deque[Item] = deque()
+        self._changed = threading.Condition()
+        self._finished = False
+        self._abandoned = False
+
+    def put(self, item: Item) -> tuple[bool, int]:
+        """Add an item; waits for room unless newest wins.
+
+        Returns:
+            (False when nobody will take it, the number of older items thrown away).
+        """
+        thrown = 0
+        with self._changed:
+            while len(self._items) >= self.capacity and not self._abandoned:
+                if self.newest_wins:
+                    self._items.popleft()
+                    thrown += 1
+                else:
+                    self._changed.wait()
+            if self._abandoned:
+                return False, thrown
+            self._items.append(item)
+            self._changed.notify_all()
+        return True, thrown
+
+    def get(self) -> Item:
+        """Take the oldest item; waits for one.
+
+        Raises:
+            Ended: the writer has finished and all is taken, or the channel was abandoned.
+        """
+        with self._changed:
+            while not self._items and not self._finished and not self._abandoned:
+                self._changed.wait()
+            if self._abandoned or not self._items:
+                raise Ended
+            item = self._items.popleft()
+            self._changed.notify_all()
+            return item
+
+    def finish(self) -> None:
+        """The writer is done; the reader still gets what is left."""
+        with self._changed:
+            self._finished = True
+            self._changed.notify_all()
+
+    def abandon(self) -> None:
+        """Throw away what is left and let go of whoever waits, on both sides."""
+        with self._changed:
+            self._abandoned = True
+            self._items.clear()
+            self._changed.notify_all()
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a run ended.
+
+    Attributes:
+        seconds: wall time from the first read to the last write.
+        stopped: it was asked to stop, or had its ``max_frames``, before the source ended.
+    """
+
+    seconds: float
+    stopped: bool
+
+
+class _Run:
+    """One run's threads and channels."""
+
+    def __init__(
+        self,
+        source: FrameSource,
+        step: Step,
+        sink: FrameSink,
+        meter: Meter,
+        newest_wins: bool,
+        stop: threading.Event,
+        max_frames: int | None,
+        compose: Compose | None,
+        channel_frames: int,
+        clock: Callable[[], float],
+    ) -> None:
+        self.source, self.step, self.sink = source, step, sink
+        self.meter, self.stop, self.clock = meter, stop, clock
+        self.max_frames, self.compose = max_frames, compose
+        capacity = 1 if newest_wins else channel_frames
+        self.to_model: Channel[Any] = Channel(capacity, newest_wins)
+        self.to_sink: Channel[Any] = Channel(capacity)
+        self.error: BaseException | None = None
+        self.error_lock = threading.Lock()
+        self.stopped = False
+        self.threads = [
+            threading.Thread(target=self._guarded, args=(work,), name=name, daemon=True)
+            for name, work in (
+                ("mirage-decode", self._decode),
+                ("mirage-model", self._model),
+                ("mirage-encode", self._encode),
+            )
+        ]
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001  a dead worker ends the run with its error
+            with self.error_lock:
+                # Once the run is being stopped, a source that was cut off may complain: no news.
+                if self.error is None and not (self.stopped and work == self._decode):
+                    self.error = error
+            self.to_model.abandon()
+            self.to_sink.abandon()
+
+    def _decode(self) -> None:
+        frames = iter(self.source)
+        while True:
+            begin = self.clock()
+            frame = next(frames, None)
+            if frame is None or self.stopped:
+                break
+            now = self.clock()
+            self.meter.frame_read((now - begin) * 1e3, now)
+            taken, thrown = self.to_model.put((frame, now))
+            if thrown:
+                self.meter.frames_dropped(thrown)
+            if not taken:
+                break
+        self.to_model.finish()
+
+    def _model(self) -> None:
+        done = 0
+        while self.max_frames is None or done < self.max_frames:
+            try:
+                frame, born = self.to_model.get()
+            except Ended:
+                break
+            begin = self.clock()
+            rgb = self.step(frame)
+            self.meter.stage("model", (self.clock() - begin) * 1e3)
+            done += 1
+            if not self.to_sink.put((frame, rgb, born))[0]:
+                return
+        else:
+            self.halt()
+        self.to_sink.finish()
+
+    def _encode(self) -> None:
+        while True:
+            try:
+                frame, rgb, born = self.to_sink.get()
+            except Ended:
+                return
+            begin = self.clock()
+            if self.compose is not None:
+                rgb = self.compose(frame, rgb)
+            self.sink.write(Frame(rgb, frame.pts_seconds, frame.index))
+            now = self.clock()
+            self.meter.frame_written(
+                (now - begin) * 1e3, (now - born) * 1e3, frame.pts_seconds, now
+            )
+
+    def halt(self) -> None:
+        """Take no more frames; the one in the model and those after it are still written."""
+        self.stopped = True
+        self.to_model.abandon()
+
+    def alive(self) -> bool:
+        # The decoder may hang in a read of a dead camera or network: the run does not wait for it.
+        return any(thread.is_alive() for thread in self.threads[1:])
+
+
+def run(
+    source: FrameSource,
+    step: Step,
+    sink: FrameSink,
+    *,
+    meter: Meter,
+    newest_wins: bool = False,
+    stop: threading.Event | None = None,
+    max_frames: int | None = None,
+    compose: Compose | None = None,
+    channel_frames: int = 2,
+    tick: Callable[[], None] | None = None,
+    tick_seconds: float = 0.02,
+    clock: Callable[[], float] = time.perf_counter,
+) -> RunResult:
+    """Move every frame from source through step to sink; returns when the sink has them all.
+
+    The caller keeps the sink and closes it, with ``commit`` by how this ended.
+
+    Args:
+        source, sink: where frames come from and go to.
+        step: frame -> uint8 [H, W, 3], called in order in one thread.
+        meter: gets all counts and latencies.
+        newest_wins: drop frames the model has no time for (live) instead of waiting (files).
+        stop: when set, the frame in the model is finished, written, and the run returns.
+        max_frames: end after this many frames out of the model.
+        compose: (input frame, output rgb) -> rgb to write; runs in the encode thread.
+        tick: called in the calling thread about every ``tick_seconds``, for the display.
+
+    Raises:
+        Whatever a worker raised first.
+    """
+    stop = stop or threading.Event()
+    job = _Run(
+        source, step, sink, meter, newest_wins, stop, max_frames, compose, channel_frames, clock
+    )
+    begin = clock()
+    for thread in job.threads:
+        thread.start()
+    try:
+        while job.alive():
+            if stop.is_set() and not job.stopped:
+                job.halt()
+            if tick is not None:
+                tick()
+            next((t for t in job.threads[1:] if t.is_alive()), job.threads[2]).join(tick_seconds)
+    except BaseException:
+        job.stopped = True
+        job.to_model.abandon()
+        job.to_sink.abandon()
+        source.close()
+        raise
+    # stopped is set first so that the decoder's complaint about a closed source is not an error.
+    if job.threads[0].is_alive():
+        job.stopped = True
+        job.to_model.abandon()
+    source.close()
+    job.threads[0].join(2.0)
+    seconds = clock() - begin
+    if job.error is not None:
+        raise job.error
+    return RunResult(seconds=seconds, stopped=job.stopped)
