@@ -1,0 +1,1 @@
+"""GPU kernels: CUDA sources, the PTX made from them, and their loader."""
