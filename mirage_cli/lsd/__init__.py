@@ -1,0 +1,1 @@
+"""The Live Stream Diffusion model. Read stream.py first, then model.py."""

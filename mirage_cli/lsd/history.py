@@ -1,0 +1,79 @@
+"""The short past of a stream, as tensors of fixed shape: three generated frames and one incoming one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mirage_cli.lsd.consistency import CUT_THRESHOLD, cut_score, estimate_motion, resize_flow, warp
+from mirage_cli.lsd.model import Past, luma
+
+
+@dataclass
+class History:
+    """What is carried from frame to frame, for a batch of streams.
+
+    Attributes:
+        last: F(i), [B, 3, H, W] in [-1, 1].
+        older: F(i-1) and F(i-2) at half size, moved to where things are in I(i), [B, 6, H/2, W/2].
+        input_luma: luma of I(i), [B, 1, H, W].
+        valid: 1 where there is a past, [B].
+    """
+
+    last: Tensor
+    older: Tensor
+    input_luma: Tensor
+    valid: Tensor
+
+    @classmethod
+    def empty(cls, batch: int, height: int, width: int, device: torch.device | str = "cpu") -> History:
+        """No past at all; height and width are multiples of 16."""
+
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(shape, device=device)
+
+        return cls(
+            zeros(batch, 3, height, width),
+            zeros(batch, 6, height // 2, width // 2),
+            zeros(batch, 1, height, width),
+            zeros(batch),
+        )
+
+    def moved_to(self, frame: Tensor, memory: Tensor, null: Tensor) -> tuple[Past, Tensor]:
+        """The past where its things are in the incoming frame, and whether that frame cuts.
+
+        Args:
+            frame: I(i+1), [B, 3, H, W].
+            memory: the bank's tokens [B, M, C]; null: the empty token [1, 1, C]. After a cut the past
+                is all zero, invalid, and the memory null, without a branch on the host.
+
+        Returns:
+            The past and the cut flags [B] (0 or 1).
+        """
+        following = luma(frame)
+        flow = estimate_motion(self.input_luma, following)
+        pictures = warp(torch.cat((self.last, self.input_luma), dim=1), resize_flow(flow, 2))
+        older = warp(self.older, flow)
+        cut = (cut_score(pictures[:, 3:], following) > CUT_THRESHOLD).to(frame.dtype) * self.valid
+        valid = self.valid * (1 - cut)
+        mask = valid[:, None, None, None]
+        keep = valid[:, None, None].bool()
+        past = Past(
+            pictures[:, :3] * mask, older * mask, pictures[:, 3:] * mask, torch.where(keep, memory, null), valid
+        )
+        return past, cut
+
+    def advance(self, past: Past, frame: Tensor, generated: Tensor) -> None:
+        """Make F(i+1) the last frame; writes in place, so that a captured graph keeps its addresses."""
+        self.older.copy_(torch.cat((F.avg_pool2d(past.last, 2), past.older[:, :3]), dim=1))
+        self.last.copy_(generated)
+        self.input_luma.copy_(luma(frame))
+        self.valid.fill_(1.0)
+
+    def clear(self) -> None:
+        """Forget the past, in place."""
+        for tensor in (self.last, self.older, self.input_luma, self.valid):
+            tensor.zero_()

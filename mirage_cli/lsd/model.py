@@ -1,0 +1,224 @@
+"""The causal denoiser: one network call turns noise, the new frame and the past into a frame.
+
+A U-Net on 4x4 pixel-unshuffled frames. What it sees at 1/4 of the frame's resolution:
+
+    x_t        48  the noised target (flow matching, Lipman et al., arXiv 2210.02747)
+    I(i+1)     48  the incoming frame
+    F(i)       48  the last generated frame, moved along the motion from I(i) to I(i+1)
+    I(i)       16  luma of the last incoming frame, moved likewise: where it differs, motion failed
+    screen      8  pixel-block parities and coordinates, for looks that are bound to the screen
+
+and at 1/8: F(i-1) and F(i-2) at half size, moved likewise, 48 each. Every generated frame comes with its
+own noise level (Diffusion Forcing, Chen et al., arXiv 2407.01392). The prompt arrives as a mixture of
+look vectors, and together with the flow time t, the step size d (shortcut models, Frans et al.,
+arXiv 2410.12557), the history levels and the strength it modulates every block. At 1/16 the network
+attends to the context memory bank.
+
+It predicts the clean frame and, a pixel, how much of the moved F(i) to keep.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mirage_cli.lsd.layers import MemoryAttention, ResBlock, fourier_features
+
+UNSHUFFLE = 4
+FRAME_MULTIPLE = 16  # frames are padded to a multiple of this: unshuffle 4, then two halvings
+SCREEN_CHANNELS = 8
+
+
+@dataclass(frozen=True)
+class LSDConfig:
+    """Sizes of a denoiser; everything else is the same for all models.
+
+    Attributes:
+        looks: names of the looks, in the order of the look table.
+        widths: channels at 1/4, 1/8 and 1/16 of the frame.
+        encoder_blocks, middle_blocks, decoder_blocks: residual blocks; the encoder's and decoder's
+            first number is for 1/4, the second for 1/8.
+        memory_slots: frames held by the memory bank, anchors included.
+        memory_anchors: of these, slots that are written once and never leave.
+        memory_grid: tokens (rows, columns) kept of a frame.
+        keep_limit: the most of F(i) that a pixel may keep; below one, so that errors fade.
+    """
+
+    looks: tuple[str, ...]
+    widths: tuple[int, int, int] = (64, 128, 256)
+    encoder_blocks: tuple[int, int] = (1, 2)
+    middle_blocks: int = 4
+    decoder_blocks: tuple[int, int] = (3, 2)
+    look_width: int = 128
+    condition_width: int = 256
+    memory_slots: int = 6
+    memory_anchors: int = 2
+    memory_grid: tuple[int, int] = (6, 8)
+    keep_limit: float = 0.9
+
+    def to_dict(self) -> dict:
+        """Plain data for config.json."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, data: dict) -> LSDConfig:
+        """The inverse of ``to_dict``; unknown keys are refused with ValueError."""
+        known = {f.name for f in fields(cls)}
+        if unknown := set(data) - known:
+            raise ValueError(f"unknown keys {sorted(unknown)}")
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+
+    @property
+    def memory_tokens(self) -> int:
+        """Tokens in the bank: slots * rows * columns."""
+        return self.memory_slots * self.memory_grid[0] * self.memory_grid[1]
+
+
+class Past(NamedTuple):
+    """What the denoiser is given of the past, already moved to where things are in I(i+1).
+
+    Attributes:
+        last: F(i), [B, 3, H, W] in [-1, 1].
+        older: F(i-1) and F(i-2) at half size, [B, 6, H/2, W/2].
+        input_luma: luma of I(i), [B, 1, H, W].
+        memory: the bank's tokens, [B, M, C].
+        valid: 1 where there is a past, 0 after a reset, [B].
+    """
+
+    last: Tensor
+    older: Tensor
+    input_luma: Tensor
+    memory: Tensor
+    valid: Tensor
+
+
+class Prediction(NamedTuple):
+    """Clean frame [B, 3, H, W], keep mask [B, 1, H, W] in [0, keep_limit], memory tokens [B, m, C]."""
+
+    frame: Tensor
+    keep: Tensor
+    tokens: Tensor
+
+
+def luma(rgb: Tensor) -> Tensor:
+    """BT.601 luma of [B, 3, H, W] -> [B, 1, H, W], same range."""
+    return 0.299 * rgb[:, 0:1] + 0.587 * rgb[:, 1:2] + 0.114 * rgb[:, 2:3]
+
+
+def screen_channels(height: int, width: int, device: torch.device | str = "cpu") -> Tensor:
+    """Where a 4x4 block lies on the screen: [1, 8, height/4, width/4].
+
+    Parities of the blocks of 4, 8 and 16 pixels (columns, rows), then coordinates in [-1, 1].
+    """
+    rows = torch.arange(height // UNSHUFFLE, device=device)
+    columns = torch.arange(width // UNSHUFFLE, device=device)
+    y, x = torch.meshgrid(rows, columns, indexing="ij")
+    parities = [((axis >> shift) & 1) * 2.0 - 1.0 for shift in (0, 1, 2) for axis in (x, y)]
+    coordinates = [(2 * x + 1) / len(columns) - 1, (2 * y + 1) / len(rows) - 1]
+    return torch.stack(parities + coordinates)[None].float()
+
+
+class LSDNet(nn.Module):
+    """The denoiser. ``modulation`` once a prompt, ``forward`` once a step and frame."""
+
+    def __init__(self, config: LSDConfig) -> None:
+        super().__init__()
+        self.config = config
+        c0, c1, c2 = config.widths
+        pixels = 3 * UNSHUFFLE**2
+        self.look_table = nn.Embedding(len(config.looks), config.look_width)
+        scalars = 6  # t, d, three history levels, strength
+        self.condition = nn.Sequential(
+            nn.Linear(config.look_width + scalars * 16, config.condition_width),
+            nn.SiLU(),
+            nn.Linear(config.condition_width, config.condition_width),
+            nn.SiLU(),
+        )
+        self.stem = nn.Conv2d(3 * pixels + UNSHUFFLE**2 + SCREEN_CHANNELS, c0, 1)
+        self.encoder0 = nn.ModuleList(ResBlock(c0) for _ in range(config.encoder_blocks[0]))
+        self.down0 = nn.Conv2d(c0, c1, 3, stride=2, padding=1)
+        self.older = nn.Conv2d(2 * pixels, c1, 1)
+        self.encoder1 = nn.ModuleList(ResBlock(c1) for _ in range(config.encoder_blocks[1]))
+        self.down1 = nn.Conv2d(c1, c2, 3, stride=2, padding=1)
+        self.middle = nn.ModuleList(ResBlock(c2) for _ in range(config.middle_blocks))
+        self.attention = MemoryAttention(c2)
+        self.memory_null = nn.Parameter(torch.zeros(1, 1, c2))
+        self.up1 = nn.Conv2d(c2 + c1, c1, 1)
+        self.decoder1 = nn.ModuleList(ResBlock(c1) for _ in range(config.decoder_blocks[1]))
+        self.up0 = nn.Conv2d(c1 + c0, c0, 1)
+        self.decoder0 = nn.ModuleList(ResBlock(c0) for _ in range(config.decoder_blocks[0]))
+        self.out = nn.Conv2d(c0, pixels + UNSHUFFLE**2, 3, padding=1)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+        self.modulate = nn.Linear(config.condition_width, sum(b.film_width for b in self.blocks()))
+        nn.init.normal_(self.modulate.weight, std=0.02)
+        nn.init.zeros_(self.modulate.bias)
+
+    def blocks(self) -> list[ResBlock]:
+        """All residual blocks, in the order in which ``forward`` runs them."""
+        stages = (self.encoder0, self.encoder1, self.middle, self.decoder1, self.decoder0)
+        return [block for stage in stages for block in stage]
+
+    def look_vector(self, weights: Tensor) -> Tensor:
+        """Mixture of looks [B, number of looks], each row summing to one -> [B, look_width]."""
+        return weights @ self.look_table.weight
+
+    def modulation(self, look: Tensor, t: Tensor, d: Tensor, levels: Tensor, strength: Tensor) -> Tensor:
+        """Conditioning of all blocks, constant while prompt, step and levels are: [B, sum of film widths].
+
+        Args:
+            look: [B, look_width] from ``look_vector``.
+            t, d: flow time and step size in [0, 1], [B].
+            levels: noise level in [0, 1] of F(i), F(i-1), F(i-2), [B, 3]; 1 is "no such frame".
+            strength: [B] in [0, 1].
+        """
+        scalars = torch.cat((t[:, None], d[:, None], levels, strength[:, None]), dim=1)
+        features = fourier_features(scalars).to(look.dtype)
+        return self.modulate(self.condition(torch.cat((look, features), dim=1)))
+
+    def empty_memory(self, batch: int) -> Tensor:
+        """A bank that holds nothing: [B, M, C] of the null token."""
+        return self.memory_null.expand(batch, self.config.memory_tokens, -1)
+
+    def forward(self, x_t: Tensor, frame: Tensor, past: Past, screen: Tensor, modulation: Tensor) -> Prediction:
+        """Predict the clean frame.
+
+        Args:
+            x_t: [B, 3, H, W]; frame: I(i+1), [B, 3, H, W], both in [-1, 1]; H, W multiples of 16. These
+                and the past may have a wider type than the weights; the result has theirs.
+            past: see ``Past``.
+            screen: ``screen_channels``, [1 or B, 8, H/4, W/4].
+            modulation: from ``modulation``.
+        """
+        batch, dtype = frame.shape[0], self.stem.weight.dtype
+        pictures = torch.cat((x_t, frame, past.last, past.input_luma), dim=1).to(dtype)
+        inputs = torch.cat(
+            (F.pixel_unshuffle(pictures, UNSHUFFLE), screen.expand(batch, -1, -1, -1).to(dtype)), dim=1
+        ).contiguous(memory_format=torch.channels_last)
+        films = iter(modulation.split([b.film_width for b in self.blocks()], dim=1))
+
+        def run(stage: nn.ModuleList, x: Tensor) -> Tensor:
+            for block in stage:
+                x = block(x, next(films))
+            return x
+
+        skip0 = run(self.encoder0, self.stem(inputs))
+        older = F.pixel_unshuffle(past.older.to(dtype), UNSHUFFLE).contiguous(memory_format=torch.channels_last)
+        skip1 = run(self.encoder1, self.down0(skip0) + self.older(older))
+        x = self.down1(skip1)
+        half = len(self.middle) // 2
+        x = run(self.middle[:half], x)
+        x = self.attention(x, past.memory)
+        x = run(self.middle[half:], x)
+        tokens = F.adaptive_avg_pool2d(x, self.config.memory_grid).flatten(2).transpose(1, 2)
+        x = self.up1(torch.cat((F.interpolate(x, scale_factor=2, mode="nearest"), skip1), dim=1))
+        x = run(self.decoder1, x)
+        x = self.up0(torch.cat((F.interpolate(x, scale_factor=2, mode="nearest"), skip0), dim=1))
+        x = self.out(run(self.decoder0, x))
+        x = F.pixel_shuffle(x, UNSHUFFLE).to(frame.dtype)  # the frame is added unrounded
+        keep = torch.sigmoid(x[:, 3:] - 2.0) * (self.config.keep_limit * past.valid)[:, None, None, None]
+        return Prediction(x[:, :3] + frame, keep.to(frame.dtype), tokens)

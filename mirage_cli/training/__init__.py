@@ -1,0 +1,1 @@
+"""Training of LSD models: targets (teachers), camera walks, forcing, losses and the loop."""
