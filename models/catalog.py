@@ -1,0 +1,265 @@
+"""Which models there are, where they lie, and whether their files are whole.
+
+A model is a folder with at least ``config.json`` and ``model.safetensors``. ``manifest.json``
+beside them records size and SHA-256 of every file, so that a damaged download or a half-copied
+folder is named instead of giving strange pictures:
+
+    {"format": 1, "files": {"model.safetensors": {"bytes": 123, "sha256": "..."}, ...}}
+
+``python -m mirage_cli.models.catalog FOLDER`` writes it. Nothing here imports torch, so that
+``mirage models`` and ``mirage doctor`` answer at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import struct
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from mirage_cli.errors import ModelError
+
+MODELS_ROOT = Path(__file__).resolve().parent
+DEFAULT_MODEL = "lsd-small"
+TEXT_ENCODER = "text-encoder"
+CONFIG, WEIGHTS, MANIFEST = "config.json", "model.safetensors", "manifest.json"
+MANIFEST_FORMAT = 1
+
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """One model of the catalogue.
+
+    Attributes:
+        name: what ``--model`` takes.
+        path: its folder.
+        bytes: size of all its files.
+        looks: names of the looks in ``looks.json``, in the file's order; empty without one.
+    """
+
+    name: str
+    path: Path
+    bytes: int
+    looks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class FileCheck:
+    """One file of a model against the manifest.
+
+    Attributes:
+        name: file name inside the model's folder.
+        problem: None when size and SHA-256 agree, else a plain sentence.
+    """
+
+    name: str
+    problem: str | None
+
+
+def list_models(root: Path = MODELS_ROOT) -> list[ModelEntry]:
+    """The denoisers under ``root``, by name. The text encoder is no denoiser and is left out."""
+    entries = []
+    for path in sorted(root.iterdir()) if root.is_dir() else []:
+        if not (path / CONFIG).is_file() or path.name == TEXT_ENCODER:
+            continue
+        size = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
+        entries.append(ModelEntry(path.name, path, size, _look_names(path)))
+    return entries
+
+
+def model_dir(name_or_path: str | os.PathLike[str] = DEFAULT_MODEL, root: Path = MODELS_ROOT) -> Path:
+    """The folder of a model of the catalogue, or of a model of one's own.
+
+    Args:
+        name_or_path: a name from ``list_models``, ``text-encoder``, or the path of a folder. A bare
+            name is looked for in the catalogue first, so a folder of that name in the current
+            directory needs a ``./`` before it.
+        root: the catalogue's folder.
+
+    Raises:
+        ModelError: no such model, or the folder lacks config.json or model.safetensors.
+    """
+    text = os.fspath(name_or_path)
+    is_name = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", text) is not None
+    path = root / text if is_name and (root / text).is_dir() else Path(text).expanduser()
+    if not text or not path.exists():
+        names = ", ".join(entry.name for entry in list_models(root)) or "none: the install is damaged"
+        raise ModelError(
+            f"no such model: {text!r}; there are: {names}",
+            "See 'mirage models', or give the path of a model's folder.",
+        )
+    if not path.is_dir():
+        raise ModelError(
+            f"model {text!r} is a file; a model is a folder with {CONFIG} and {WEIGHTS}",
+            f"Give its folder: --model {path.parent}",
+        )
+    missing = [name for name in (CONFIG, WEIGHTS) if not (path / name).is_file()]
+    if missing:
+        raise ModelError(
+            f"model folder {str(path)!r} has no {' and no '.join(missing)}",
+            "Copy the whole folder again, or reinstall mirage-cli; 'mirage doctor' checks the rest.",
+        )
+    return path
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file as 64 hex digits, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def write_manifest(folder: Path) -> Path:
+    """Record every file of ``folder`` in its manifest.json; call it last, after training.
+
+    Returns:
+        The manifest's path.
+    """
+    files = {
+        path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+        for path in sorted(folder.iterdir())
+        if path.is_file() and path.name != MANIFEST and not path.name.startswith(".")
+    }
+    target = folder / MANIFEST
+    part = target.with_name(MANIFEST + ".part")
+    part.write_text(json.dumps({"format": MANIFEST_FORMAT, "files": files}, indent=2) + "\n", "utf-8")
+    part.replace(target)
+    return target
+
+
+def check_files(folder: Path) -> list[FileCheck]:
+    """Compare a model's files with its manifest.
+
+    Returns:
+        One entry a recorded file, sorted by name.
+
+    Raises:
+        ModelError: no manifest, or one that cannot be read.
+    """
+    recorded = _read_manifest(folder)
+    checks = []
+    for name, record in sorted(recorded.items()):
+        path = folder / name
+        problem = None
+        try:
+            size = path.stat().st_size
+            if size != record["bytes"]:
+                problem = f"{size} bytes, recorded {record['bytes']}{_pointer_hint(path)}"
+            elif (digest := file_sha256(path)) != record["sha256"]:
+                problem = f"SHA-256 {digest[:12]}..., recorded {record['sha256'][:12]}..."
+        except FileNotFoundError:
+            problem = "missing"
+        except OSError as error:
+            problem = f"cannot be read: {error.strerror or error}"
+        checks.append(FileCheck(name, problem))
+    return checks
+
+
+def verify(name_or_path: str | os.PathLike[str] = DEFAULT_MODEL, root: Path = MODELS_ROOT) -> Path:
+    """``model_dir``, and every file is as recorded.
+
+    Raises:
+        ModelError: as ``model_dir`` and ``check_files``, or a file that differs.
+    """
+    folder = model_dir(name_or_path, root)
+    damaged = [check for check in check_files(folder) if check.problem]
+    if damaged:
+        first = damaged[0]
+        more = f" (and {len(damaged) - 1} more)" if len(damaged) > 1 else ""
+        raise ModelError(
+            f"model {folder.name!r} is damaged: {first.name}: {first.problem}{more}",
+            "Copy the folder again, or reinstall: pip install --force-reinstall --no-deps mirage-cli",
+        )
+    return folder
+
+
+def weight_summary(folder: Path) -> dict[str, int | str]:
+    """Parameters and number format of a model, from the header of its weights alone.
+
+    Returns:
+        ``{"parameters": N, "tensors": N, "dtype": "F16"}``; dtype is that of most parameters.
+
+    Raises:
+        ModelError: the file is no safetensors file.
+    """
+    path = folder / WEIGHTS
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > path.stat().st_size - 8:
+                raise ValueError("header longer than the file")
+            header = json.loads(file.read(length))
+        sizes: dict[str, int] = {}
+        tensors = [item for key, item in header.items() if key != "__metadata__"]
+        for item in tensors:
+            count = 1
+            for side in item["shape"]:
+                count *= side
+            sizes[item["dtype"]] = sizes.get(item["dtype"], 0) + count
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+        raise ModelError(
+            f"{str(path)!r} is no safetensors file: {error}",
+            "Copy the file again; 'mirage doctor' checks every model's files.",
+        ) from error
+    return {
+        "parameters": sum(sizes.values()),
+        "tensors": len(tensors),
+        "dtype": max(sizes, key=sizes.__getitem__, default="none"),
+    }
+
+
+def _read_manifest(folder: Path) -> dict[str, dict[str, int | str]]:
+    path = folder / MANIFEST
+    try:
+        data = json.loads(path.read_text("utf-8"))
+        files = data["files"]
+        if data["format"] != MANIFEST_FORMAT:
+            raise ValueError(f"format {data['format']!r}, this version reads {MANIFEST_FORMAT}")
+        for name, record in files.items():
+            if Path(name).name != name or len(record["sha256"]) != 64 or record["bytes"] < 0:
+                raise ValueError(f"bad record of {name!r}")
+    except FileNotFoundError as error:
+        raise ModelError(
+            f"model {folder.name!r} has no {MANIFEST}, so its files cannot be checked",
+            f"If you trust them: python -m mirage_cli.models.catalog {folder}",
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"{str(path)!r} cannot be read: {error}",
+            f"If you trust the files: python -m mirage_cli.models.catalog {folder}",
+        ) from error
+    return files
+
+
+def _look_names(folder: Path) -> tuple[str, ...]:
+    """Names from looks.json: a list of {"name": ...}, a {name: ...} object, either under "looks"."""
+    try:
+        data = json.loads((folder / "looks.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return ()
+    looks = data.get("looks", data) if isinstance(data, dict) else data
+    if isinstance(looks, dict):
+        return tuple(looks)
+    if isinstance(looks, list):
+        names = (look.get("name") or look.get("id") if isinstance(look, dict) else look for look in looks)
+        return tuple(name for name in names if isinstance(name, str))
+    return ()
+
+
+def _pointer_hint(path: Path) -> str:
+    with path.open("rb") as file:
+        return " (a git-lfs pointer: run git lfs pull)" if file.read(11) == b"version htt" else ""
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2 or not Path(sys.argv[1]).is_dir():
+        sys.exit("usage: python -m mirage_cli.models.catalog FOLDER")
+    print(write_manifest(Path(sys.argv[1])))
