@@ -20,13 +20,14 @@ import struct
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mirage_cli.errors import ModelError
 
 MODELS_ROOT = Path(__file__).resolve().parent
 DEFAULT_MODEL = "lsd-small"
 TEXT_ENCODER = "text-encoder"
-CONFIG, WEIGHTS, MANIFEST = "config.json", "model.safetensors", "manifest.json"
+CONFIG, WEIGHTS, LOOKS, MANIFEST = "config.json", "model.safetensors", "looks.json", "manifest.json"
 MANIFEST_FORMAT = 1
 
 _CHUNK_BYTES = 1 << 20
@@ -106,6 +107,56 @@ def model_dir(name_or_path: str | os.PathLike[str] = DEFAULT_MODEL, root: Path =
             "Copy the whole folder again, or reinstall mirage-cli; 'mirage doctor' checks the rest.",
         )
     return path
+
+
+def read_looks(folder: Path) -> list[dict[str, Any]]:
+    """The looks a model knows, from its looks.json.
+
+    Returns:
+        One dict a look: ``name`` (its id), ``title``, ``prompts`` (up to three that find it).
+
+    Raises:
+        ModelError: looks.json is missing or not what it should be.
+    """
+    path = folder / LOOKS
+    try:
+        return [
+            {
+                "name": look["id"],
+                "title": look.get("title", look["id"]),
+                "prompts": [look["prompt"], *look.get("train", [])][:3],
+            }
+            for look in json.loads(path.read_text("utf-8"))["looks"]
+        ]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"{str(path)!r} cannot be read: {type(error).__name__}: {error}",
+            "Copy the model's folder again; 'mirage doctor' checks every model's files.",
+        ) from error
+
+
+def describe_models(root: Path = MODELS_ROOT) -> list[dict[str, Any]]:
+    """What ``mirage models`` shows: name, title, path, size, parameters and looks of each model.
+
+    Raises:
+        ModelError: a model's weights or looks cannot be read.
+    """
+    documents = []
+    for entry in list_models(root):
+        summary = weight_summary(model_dir(entry.name, root))
+        millions = int(summary["parameters"]) / 1e6
+        documents.append(
+            {
+                "name": entry.name,
+                "title": f"{millions:.1f} M parameters, {entry.bytes / 1e6:.1f} MB",
+                "default": entry.name == DEFAULT_MODEL,
+                "path": str(entry.path),
+                "bytes": entry.bytes,
+                **summary,
+                "looks": read_looks(entry.path),
+            }
+        )
+    return documents
 
 
 def file_sha256(path: Path) -> str:
@@ -240,18 +291,10 @@ def _read_manifest(folder: Path) -> dict[str, dict[str, int | str]]:
 
 
 def _look_names(folder: Path) -> tuple[str, ...]:
-    """Names from looks.json: a list of {"name": ...}, a {name: ...} object, either under "looks"."""
     try:
-        data = json.loads((folder / "looks.json").read_text("utf-8"))
-    except (OSError, ValueError):
+        return tuple(look["name"] for look in read_looks(folder))
+    except ModelError:
         return ()
-    looks = data.get("looks", data) if isinstance(data, dict) else data
-    if isinstance(looks, dict):
-        return tuple(looks)
-    if isinstance(looks, list):
-        names = (look.get("name") or look.get("id") if isinstance(look, dict) else look for look in looks)
-        return tuple(name for name in names if isinstance(name, str))
-    return ()
 
 
 def _pointer_hint(path: Path) -> str:

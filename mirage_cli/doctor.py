@@ -1,0 +1,383 @@
+"""Can mirage do its main job here, and what is missing for the rest?
+
+``run`` looks at everything the main job needs (Python, packages, ffmpeg, the models, a place to
+write) and at what makes it faster or lets it see and show more (GPU, CuPy, kernels, cameras, a
+display). Each finding carries its fix. "fail" means that ``mirage transform`` cannot run; "warn"
+that something one may want does not; nothing here raises.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from mirage_cli.errors import MirageError
+from mirage_cli.models import catalog
+
+Finding = dict[str, str]
+
+PYTHON_TESTED = ((3, 10), (3, 13))
+LOW_DISK_BYTES = 1 << 30
+LOW_MEMORY_MIB = 2560  # what transform may take at most
+TRIAL_SIDE = 64
+REINSTALL = "pip install -c constraints.txt -e . (in the clone), or reinstall the wheel"
+
+_IMPORTS = {
+    "numpy": "numpy",
+    "safetensors": "safetensors",
+    "tokenizers": "tokenizers",
+    "ffmpeg-python": "ffmpeg",
+    "imageio-ffmpeg": "imageio_ffmpeg",
+    "click": "click",
+    "rich": "rich",
+}
+
+
+def finding(name: str, status: str, detail: str, fix: str = "") -> Finding:
+    """One finding: status is ok, warn or fail; ``fix`` is what to do where it is not ok."""
+    return {"name": name, "status": status, "detail": detail, "fix": fix}
+
+
+def run(
+    models_root: Path = catalog.MODELS_ROOT,
+    folder: Path | None = None,
+    devices: Path = Path("/dev"),
+    environment: Mapping[str, str] = os.environ,
+    trial: bool = True,
+) -> list[Finding]:
+    """Look at everything.
+
+    Args:
+        models_root: the folder of models.
+        folder: where output would be written; None is the current directory.
+        devices: where cameras are listed.
+        environment: stands in for os.environ.
+        trial: run one small frame through the bundled model, the surest check of all.
+
+    Returns:
+        Findings in the order in which they are worth reading.
+    """
+    folder = folder or Path.cwd()
+    checks: list[tuple[str, Callable[[], Iterable[Finding]]]] = [
+        ("python", check_python),
+        ("packages", check_packages),
+        ("opencv", check_opencv),
+        ("torch", check_torch),
+        ("cupy", check_cupy),
+        ("kernels", check_kernels),
+        ("ffmpeg", check_ffmpeg),
+        ("models", lambda: check_models(models_root)),
+        ("cameras", lambda: check_cameras(devices)),
+        ("display", lambda: check_display(environment)),
+        ("memory", check_memory),
+        ("disk", lambda: check_disk(folder)),
+    ]
+    if trial:
+        model = models_root / catalog.DEFAULT_MODEL
+        checks.append(("trial frame", lambda: check_trial(model)))
+    findings: list[Finding] = []
+    for name, check in checks:
+        try:
+            findings.extend(check())
+        except Exception as error:  # noqa: BLE001  a check that breaks must not hide the others
+            text = f"{type(error).__name__}: {error}"
+            findings.append(finding(name, "warn", f"could not be checked: {text}", REINSTALL))
+    return findings
+
+
+def exit_code(findings: Iterable[Finding]) -> int:
+    """1 when the main job cannot run, else 0."""
+    return int(any(item["status"] == "fail" for item in findings))
+
+
+def check_python(version: tuple[int, ...] = tuple(sys.version_info[:3])) -> list[Finding]:
+    """The interpreter's version against those that are tested."""
+    low, high = PYTHON_TESTED
+    dotted = ".".join(map(str, version))
+    detail = f"{dotted} at {sys.executable}"
+    span = f"{low[0]}.{low[1]} to {high[0]}.{high[1]}"
+    if version[:2] < low:
+        return [finding("python", "fail", detail, f"Install Python {span} and make a venv with it.")]
+    if version[:2] > high:
+        return [finding("python", "warn", f"{detail}; tested are {span}", f"Prefer Python {span}.")]
+    return [finding("python", "ok", f"{detail}, {platform.platform(terse=True)}")]
+
+
+def check_packages(
+    imports: Mapping[str, str] = _IMPORTS,
+    load: Callable[[str], object] = importlib.import_module,
+) -> list[Finding]:
+    """Every package of the main job but torch and OpenCV, which have checks of their own."""
+    versions, broken = [], []
+    for package, module in imports.items():
+        try:
+            load(module)
+            versions.append(f"{package} {_version(package)}")
+        except Exception as error:  # noqa: BLE001  a broken package can raise anything
+            broken.append(f"{package}: {_first_line(error)}")
+    if broken:
+        return [finding("packages", "fail", "; ".join(broken), REINSTALL)]
+    return [finding("packages", "ok", ", ".join(versions))]
+
+
+def check_opencv(load: Callable[[str], object] = importlib.import_module) -> list[Finding]:
+    """OpenCV, with or without windows."""
+    try:
+        cv2 = load("cv2")
+        kind = "headless" if _gui_name(cv2) == "NONE" else f"windows by {_gui_name(cv2)}"
+        return [finding("opencv", "ok", f"{cv2.__version__}, {kind}")]  # type: ignore[attr-defined]
+    except Exception as error:  # noqa: BLE001
+        fix = REINSTALL
+        if ".so" in str(error):
+            fix = (
+                "pip uninstall -y opencv-python && pip install opencv-python-headless "
+                "(or, as root: apt-get install libgl1 libglib2.0-0 libsm6 libxext6)"
+            )
+        return [finding("opencv", "fail", _first_line(error), fix)]
+
+
+def check_torch(load: Callable[[str], object] = importlib.import_module) -> list[Finding]:
+    """PyTorch, and the GPU it can use."""
+    try:
+        torch = load("torch")
+    except Exception as error:  # noqa: BLE001
+        return [finding("torch", "fail", _first_line(error), REINSTALL)]
+    build = torch.version.cuda  # type: ignore[attr-defined]
+    detail = f"{torch.__version__}, {f'CUDA {build}' if build else 'CPU build'}"  # type: ignore[attr-defined]
+    detail += f", {torch.get_num_threads()} threads"  # type: ignore[attr-defined]
+    return [finding("torch", "ok", detail), _gpu_finding(torch)]
+
+
+def _gpu_finding(torch: object) -> Finding:
+    cuda = torch.cuda  # type: ignore[attr-defined]
+    driver = nvidia_driver()
+    if cuda.is_available():
+        names = []
+        for index in range(cuda.device_count()):
+            device = cuda.get_device_properties(index)
+            memory = device.total_memory / 2**30
+            names.append(f"{device.name} (sm_{device.major}{device.minor}, {memory:.0f} GiB)")
+        return finding("gpu", "ok", f"{', '.join(names)}, driver {driver or 'unknown'}")
+    if driver is None:
+        return finding("gpu", "ok", "no NVIDIA GPU; the model runs on the CPU")
+    if torch.version.cuda is None:  # type: ignore[attr-defined]
+        fix = "Install a CUDA build of the same torch version (pytorch.org, Get started)."
+        return finding("gpu", "warn", f"driver {driver}, but torch is a CPU build", fix)
+    fix = "Update the driver, or install the torch build for the driver's CUDA version."
+    text = f"driver {driver}, but torch (CUDA {torch.version.cuda}) cannot use it"  # type: ignore[attr-defined]
+    return finding("gpu", "warn", text, fix)
+
+
+def check_cupy(load: Callable[[str], object] = importlib.import_module) -> list[Finding]:
+    """CuPy launches the PTX kernels; without it torch computes everything."""
+    torch = sys.modules.get("torch")
+    has_gpu = bool(torch is not None and torch.cuda.is_available())
+    major = int(torch.version.cuda.split(".")[0]) if has_gpu and torch.version.cuda else 13
+    extra = "gpu" if major >= 13 else "gpu-cuda12"
+    fix = f"pip install -c constraints.txt -e '.[{extra}]'"
+    try:
+        cupy = load("cupy")
+    except ImportError as error:
+        if not has_gpu:
+            return [finding("cupy", "ok", "not installed; of use with an NVIDIA GPU only")]
+        return [finding("cupy", "warn", f"not usable: {_first_line(error)}", fix)]
+    except Exception as error:  # noqa: BLE001
+        return [finding("cupy", "warn", f"does not start: {_first_line(error)}", fix)]
+    return [finding("cupy", "ok", f"{cupy.__version__}")]  # type: ignore[attr-defined]
+
+
+def check_kernels(folder: Path | None = None) -> list[Finding]:
+    """The PTX that is shipped, and whether anything can run it here."""
+    if folder is None:
+        from mirage_cli import kernels
+
+        folder = Path(kernels.__file__).parent
+    count = len(list(folder.glob("*.ptx")))
+    if not count:
+        return [finding("kernels", "ok", "no PTX in this install; torch computes every op")]
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return [finding("kernels", "ok", f"{count} PTX files, not used without an NVIDIA GPU")]
+    major, minor = torch.cuda.get_device_capability()
+    if major < 8:
+        text = f"{count} PTX files need sm_80 or newer; this GPU is sm_{major}{minor}"
+        return [finding("kernels", "warn", text, "None needed: torch computes every op.")]
+    return [finding("kernels", "ok", f"{count} PTX files for sm_80 and newer")]
+
+
+def check_ffmpeg() -> list[Finding]:
+    """The ffmpeg that will be used, and that it encodes H.264."""
+    from mirage_cli.ffmpeg_tools import find_ffmpeg
+
+    fix = "pip install imageio-ffmpeg (brings one), or install ffmpeg by the system's packages."
+    try:
+        tool = find_ffmpeg()
+        listed = subprocess.run(
+            [str(tool.path), "-hide_banner", "-encoders"],
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30, check=True,
+        ).stdout  # fmt: skip
+    except MirageError as error:
+        return [finding("ffmpeg", "fail", error.message, error.remedy or fix)]
+    except (OSError, subprocess.SubprocessError) as error:
+        return [finding("ffmpeg", "fail", _first_line(error), fix)]
+    detail = f"{tool.version} at {tool.path} ({tool.origin})"
+    if "libx264" not in listed:
+        return [finding("ffmpeg", "warn", f"{detail} has no libx264", fix)]
+    return [finding("ffmpeg", "ok", detail)]
+
+
+def check_models(root: Path) -> list[Finding]:
+    """Every shipped model's files against their recorded hashes."""
+    names = [entry.name for entry in catalog.list_models(root)]
+    for needed in (catalog.DEFAULT_MODEL, catalog.TEXT_ENCODER):
+        if needed not in names:
+            names.append(needed)
+    findings = []
+    for name in names:
+        needed_here = name in (catalog.DEFAULT_MODEL, catalog.TEXT_ENCODER)
+        try:
+            path = catalog.verify(name, root)
+        except MirageError as error:
+            status = "fail" if needed_here else "warn"
+            findings.append(finding(f"model {name}", status, error.message, error.remedy))
+            continue
+        summary = catalog.weight_summary(path)
+        megabytes = (path / catalog.WEIGHTS).stat().st_size / 1e6
+        detail = (
+            f"{int(summary['parameters']) / 1e6:.1f} M parameters, {megabytes:.1f} MB "
+            f"{summary['dtype']}, SHA-256 {catalog.file_sha256(path / catalog.WEIGHTS)[:12]} as recorded"
+        )
+        findings.append(finding(f"model {name}", "ok", detail))
+    return findings
+
+
+def check_cameras(devices: Path = Path("/dev")) -> list[Finding]:
+    """Camera device files, and whether this user may read them."""
+    if not sys.platform.startswith("linux"):
+        return [finding("cameras", "ok", "not listed on this system; try mirage live --camera 0")]
+    found = sorted(devices.glob("video[0-9]*"))
+    if not found:
+        return [finding("cameras", "ok", "none; mirage live --input test runs without one")]
+    names = ", ".join(str(path) for path in found)
+    if not any(os.access(path, os.R_OK | os.W_OK) for path in found):
+        fix = "sudo usermod -aG video $USER, then log in again."
+        return [finding("cameras", "warn", f"{names}, but you may not open them", fix)]
+    return [finding("cameras", "ok", names)]
+
+
+def check_display(environment: Mapping[str, str] = os.environ) -> list[Finding]:
+    """Is there a screen that ``mirage live`` can show its window on?"""
+    if sys.platform.startswith("linux"):
+        screen = environment.get("WAYLAND_DISPLAY") or environment.get("DISPLAY")
+        if not screen:
+            fix = "Without a screen: mirage live --no-window -o out.mp4"
+            return [finding("display", "warn", "none, so no window can be shown", fix)]
+        return [finding("display", "ok", screen)]
+    return [finding("display", "ok", platform.system())]
+
+
+def check_memory(meminfo: Path = Path("/proc/meminfo")) -> list[Finding]:
+    """Memory that is free to take."""
+    try:
+        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
+        free_mib = int(lines["MemAvailable"].split()[0]) // 1024
+        total_mib = int(lines["MemTotal"].split()[0]) // 1024
+    except (OSError, KeyError, ValueError, IndexError):
+        return [finding("memory", "ok", "not told by this system")]
+    detail = f"{free_mib} of {total_mib} MiB available, {os.cpu_count()} CPU cores"
+    if free_mib < LOW_MEMORY_MIB:
+        fix = "Close other programs, or use --size 512x288."
+        return [finding("memory", "warn", f"{detail}; up to {LOW_MEMORY_MIB} may be needed", fix)]
+    return [finding("memory", "ok", detail)]
+
+
+def check_disk(folder: Path) -> list[Finding]:
+    """A real write where output would go, and the room there is."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".mirage-") as file:
+            file.write(b"\0" * 65536)
+            file.flush()
+            os.fsync(file.fileno())
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        fix = "Give another place: -o /some/folder/out.mp4"
+        return [finding("disk", "warn", f"{folder}: {error.strerror or error}", fix)]
+    detail = f"{folder}: writable, {free / 2**30:.1f} GiB free"
+    if free < LOW_DISK_BYTES:
+        return [finding("disk", "warn", detail, "Free some space, or write elsewhere with -o.")]
+    return [finding("disk", "ok", detail)]
+
+
+def check_trial(model: Path, side: int = TRIAL_SIDE) -> list[Finding]:
+    """One grey ramp of ``side`` pixels through the bundled model, on the device it would take."""
+    try:
+        import numpy as np
+
+        from mirage_cli.lsd.checkpoint import load_bundle
+        from mirage_cli.lsd.stream import Session
+
+        bundle = load_bundle(str(model))
+        session = Session(bundle, width=side, height=side)
+        session.set_look({bundle.looks[0]: 1.0})
+        ramp = np.linspace(0, 255, side, dtype=np.uint8)
+        out = session.step(np.ascontiguousarray(np.broadcast_to(ramp[:, None], (side, side, 3))))
+    except MirageError as error:
+        return [finding("trial frame", "fail", error.message, error.remedy)]
+    except Exception as error:  # noqa: BLE001  whatever it is, the main job would meet it too
+        text = f"{type(error).__name__}: {_first_line(error)}"
+        return [finding("trial frame", "fail", text, "mirage transform --debug shows where.")]
+    if out.shape != (side, side, 3) or out.dtype != np.uint8:
+        text = f"the model gave {out.dtype} {list(out.shape)}"
+        return [finding("trial frame", "fail", text, REINSTALL)]
+    about = session.describe()
+    words = ", ".join(str(about[key]) for key in ("device", "dtype", "backend") if key in about)
+    return [finding("trial frame", "ok", f"one {side}x{side} frame made ({words})")]
+
+
+def nvidia_driver() -> str | None:
+    """Version of the NVIDIA driver; None without one."""
+    try:
+        text = Path("/proc/driver/nvidia/version").read_text()
+        words = text.splitlines()[0].split()
+        return next(word for word in words if word[0].isdigit() and "." in word)
+    except (OSError, StopIteration, IndexError):
+        pass
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return None
+    try:
+        done = subprocess.run(
+            [tool, "--query-gpu=driver_version", "--format=csv,noheader"],
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    lines = done.stdout.split()
+    return lines[0] if lines else None
+
+
+def _gui_name(cv2: object) -> str:
+    for line in cv2.getBuildInformation().splitlines():  # type: ignore[attr-defined]
+        words = line.split()
+        if words[:1] == ["GUI:"]:
+            return words[1] if len(words) > 1 else "NONE"
+    return "NONE"
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "(version unknown)"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).strip().splitlines()[0]
