@@ -216,3 +216,56 @@ class PeakMemory:
             "children": round(children, 1),
             "total": round(own + children, 1),
         }
+
+
+@dataclass(frozen=True)
+class Stats:
+    """One look at a running stream: what the dashboard shows.
+
+    Attributes:
+        command: transform or live.
+        source, target: names of what is read and written.
+        prompt: as the user wrote it; ``looks`` is what the model is doing now (look -> weight).
+        size: width and height in pixels.
+        model, device, dtype, backend, steps: of the session.
+        frames_in, frames_out, dropped: counted so far.
+        frames_total: expected, None where nobody knows.
+        fps_in, fps_out: frames a second over the last frames.
+        p50_ms, p95_ms, p99_ms: latency of the last frames from source to sink; NaN before any.
+        model_p50_ms: of the model alone.
+        elapsed_seconds: since the first read; ``left_seconds`` until the end, None if unknown.
+        position_seconds: time of the last written frame in the stream.
+        cuts, guard_events: counted so far; ``last_event`` in words.
+        typed: the line being typed, None where nothing is read.
+        message: the last thing worth telling.
+    """
+
+    command: str
+    source: str
+    target: str
+    prompt: str
+    looks: dict[str, float]
+    size: tuple[int, int]
+    model: str = ""
+    device: str = ""
+    dtype: str = ""
+    backend: str = ""
+    steps: int = 1
+    frames_in: int = 0
+    frames_out: int = 0
+    dropped: int = 0
+    frames_total: int | None = None
+    fps_in: float = 0.0
+    fps_out: float = 0.0
+    p50_ms: float = math.nan
+    p95_ms: float = math.nan
+    p99_ms: float = math.nan
+    model_p50_ms: float = math.nan
+    elapsed_seconds: float = 0.0
+    left_seconds: float | None = None
+    position_seconds: float = 0.0
+    cuts: int = 0
+    guard_events: int = 0
+    last_event: str = ""
+    typed: str | None = None
+    message: str = ""

@@ -1,0 +1,489 @@
+"""The command line: parse, build the config, call, render the result or the error.
+
+Nothing heavy is imported here, so ``mirage --help`` answers at once; each command imports what it
+needs when it runs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import traceback
+from typing import Any
+
+import click
+
+from mirage_cli import __version__
+from mirage_cli import cli_options as flags
+from mirage_cli.cli_options import OUTPUT, SOURCE, SectionCommand, option
+from mirage_cli.config import BenchConfig, LiveConfig, TransformConfig
+from mirage_cli.errors import Interrupted, MirageError, UsageProblem
+
+PIPE = "-"
+INTERRUPTED = Interrupted.exit_code
+_begun_seconds = time.perf_counter()
+
+
+@click.group(context_settings=flags.CONTEXT)
+@click.version_option(__version__, "-V", "--version", prog_name="mirage")
+def cli() -> None:
+    """Turn a video, a camera or a stream into another look, prompted by text, live.
+
+    \b
+    mirage transform clip.mp4 --prompt "van gogh starry night"
+    mirage live --camera 0 --prompt "japanese woodblock print"
+    mirage models
+
+    Exit codes: 0 done, 1 failure, 2 usage, 3 input or output, 4 model, 5 GPU, 130 interrupted.
+    """
+
+
+@cli.command(cls=SectionCommand)
+@click.argument("input_", metavar="[INPUT]", required=False)
+@option("-i", "--input", "input_flag", section=SOURCE, envvar="MIRAGE_INPUT", metavar="FILE|URL|-",
+        help="The same as INPUT.")  # fmt: skip
+@option("--start", "start_seconds", type=flags.SecondsType(), default=0.0, section=SOURCE,
+        envvar="MIRAGE_START", metavar="TIME",
+        help="Begin here: seconds or m:ss.")  # fmt: skip
+@option("--duration", "duration_seconds", type=flags.SecondsType(), section=SOURCE,
+        envvar="MIRAGE_DURATION", metavar="TIME",
+        help="Take this much: seconds or m:ss.")  # fmt: skip
+@flags.look_options
+@flags.blend_option(1.0)
+@option("-o", "--output", section=OUTPUT, metavar="FILE|-",
+        help="Where to write; - is a pipe. Default: INPUT's name with the look in it.")  # fmt: skip
+@option("--size", type=flags.SizeType(), section=OUTPUT, metavar="WxH|native",
+        help="Pixels of the output, 16 to 8192 a side. Default: the input's own; on a CPU no more "
+        "pixels than 768x432.")  # fmt: skip
+@option("--fps", type=click.FloatRange(0, 1000, min_open=True), section=OUTPUT, metavar="N",
+        help="Frames a second of the output. Default: the input's times, kept.")  # fmt: skip
+@flags.encode_options
+@flags.model_options
+@flags.report_options
+@flags.config_options
+def transform(**values: Any) -> int:
+    """Turn the video INPUT into another look.
+
+    INPUT is any file or URL that ffmpeg reads, or - for a pipe. Sound is copied; frame times,
+    aspect and rotation are kept; no frame is dropped.
+
+    \b
+    mirage transform clip.mp4 -p "oil painting"
+    mirage transform clip.mp4 -p "ink wash" -o out.mp4 --start 1:30 --duration 10
+    mirage transform clip.mp4 -p "0:ink wash" -p "5s:neon cyberpunk" --compare
+    mirage transform clip.mp4 -p "0.5*watercolour + 0.5*night" --strength 0.8
+    cat clip.mp4 | mirage transform - -p mosaic -o - | ffplay -
+    """
+    argument, flag = values.pop("input_"), values.pop("input_flag")
+    # The argument is the nearer one: a MIRAGE_INPUT or a config file must not forbid it.
+    given = click.get_current_context().get_parameter_source("input_flag")
+    typed = given is click.core.ParameterSource.COMMANDLINE
+    if argument and flag and typed and argument != flag:
+        raise UsageProblem(
+            f"two inputs are given: {argument!r} and {flag!r}", "Give INPUT or --input, not both."
+        )
+    source = argument or flag
+    if not source:
+        raise UsageProblem(
+            "no input was given", 'Example: mirage transform clip.mp4 --prompt "oil painting"'
+        )
+    ui = _ui(values)
+    as_json = values.pop("as_json")
+    _check_stdout(values["output"], as_json)
+    model = flags.take_model_options(values)
+    config = TransformConfig(input=source, model=model, **values)
+
+    from mirage_cli import transform as job
+    from mirage_cli.styler import StopSwitch
+
+    with StopSwitch().signals() as stop, ui:
+        document = job.run(config, ui, stop=stop, begun_seconds=_begun_seconds)
+    return _finish(document, ui, as_json)
+
+
+@cli.command(cls=SectionCommand)
+@option("--camera", type=click.IntRange(0, 63), section=SOURCE, metavar="N",
+        help="A camera by number; 0 is the first.")  # fmt: skip
+@option("-i", "--input", section=SOURCE, metavar="FILE|URL|test|-",
+        help="A file or URL, played at its own pace, or the built-in moving test picture.")  # fmt: skip
+@option("--loop/--no-loop", default=False, section=SOURCE, help="Begin a file again at its end.")
+@option("--frames", type=click.IntRange(1), section=SOURCE, metavar="N",
+        help="End after N frames.")  # fmt: skip
+@option("--duration", "duration_seconds", type=flags.SecondsType(), section=SOURCE,
+        envvar="MIRAGE_DURATION", metavar="TIME",
+        help="End after this much time: seconds or m:ss.")  # fmt: skip
+@flags.look_options
+@flags.blend_option(0.5)
+@option("--window/--no-window", default=None, section=OUTPUT,
+        help="Show a window. Default: yes, unless -o is given.")  # fmt: skip
+@option("-o", "--output", section=OUTPUT, metavar="FILE|-", help="Write to a file or pipe as well.")
+@option("--size", type=flags.SizeType(), section=OUTPUT, metavar="WxH|native",
+        help="Pixels of the output, 16 to 8192 a side. Default: the input's own; on a CPU no more "
+        "pixels than 512x288.")  # fmt: skip
+@option("--fps", type=click.FloatRange(0, 1000, min_open=True), section=OUTPUT, metavar="N",
+        help="Frames a second to ask of the source.")  # fmt: skip
+@flags.encode_options
+@flags.model_options
+@flags.report_options
+@flags.config_options
+def live(**values: Any) -> int:
+    """Turn a camera or stream into another look, live.
+
+    The newest frame wins: what the model has no time for is dropped, so latency never builds up.
+    While it runs, type a prompt and press Enter to change the look, /strength 0..1 to change how
+    strong it is, q and Enter to quit.
+
+    \b
+    mirage live --camera 0 -p "van gogh starry night"
+    mirage live --input test -p "ink wash" --no-window
+    mirage live --input clip.mp4 --loop -p mosaic
+    mirage live --input rtsp://host/stream -p night -o out.mkv --duration 60
+    """
+    ui = _ui(values)
+    as_json = values.pop("as_json")
+    if values["window"] is None:
+        values["window"] = values["output"] is None
+    _check_stdout(values["output"], as_json)
+    source = click.get_current_context().get_parameter_source
+    from_line = click.core.ParameterSource.COMMANDLINE
+    if values["camera"] is not None and values["input"] is not None:  # the flag wins over the rest
+        if source("camera") is from_line and source("input") is not from_line:
+            values["input"] = None
+        elif source("input") is from_line and source("camera") is not from_line:
+            values["camera"] = None
+    model = flags.take_model_options(values)
+    config = LiveConfig(model=model, **values)
+
+    from mirage_cli import live as job
+    from mirage_cli.styler import StopSwitch
+
+    with StopSwitch().signals() as stop, ui:
+        document = job.run(config, ui, stop=stop, begun_seconds=_begun_seconds)
+    return _finish(document, ui, as_json)
+
+
+@cli.command(cls=SectionCommand)
+@option("-i", "--input", section=SOURCE, metavar="FILE",
+        help="Measure on this file. Default: the moving test picture.")  # fmt: skip
+@option("-p", "--prompt", default="van gogh starry night", show_default=True, section=flags.LOOK,
+        metavar="TEXT", envvar=None, help="The look to run.")  # fmt: skip
+@option("--size", type=flags.SizeType(), section=OUTPUT, metavar="WxH",
+        help="Default: 512x288 on a CPU, 512x512 on a GPU.")  # fmt: skip
+@option("--frames", type=click.IntRange(1), default=100, show_default=True, metavar="N",
+        help="Frames to measure.")  # fmt: skip
+@option("--warmup", type=click.IntRange(0), default=10, show_default=True, metavar="N",
+        help="Frames before those.")  # fmt: skip
+@flags.model_options
+@flags.report_options
+@flags.config_options
+def bench(**values: Any) -> int:
+    """Measure speed, latency and memory on this machine.
+
+    \b
+    mirage bench
+    mirage bench --size 768x432 --frames 200 --json > bench.json
+    """
+    ui = _ui(values)
+    as_json = values.pop("as_json")
+    if values["size"] == "native":
+        raise UsageProblem("bench needs a size in pixels, not native", "Try --size 512x288.")
+    model = flags.take_model_options(values)
+    config = BenchConfig(model=model, **values)
+
+    from mirage_cli import bench as job
+
+    with ui:
+        document = job.run(config)
+    if as_json:
+        _print_json(document)
+    else:
+        from mirage_cli.dashboard import data_tables
+
+        _print_rich(data_tables(document))
+    return 0
+
+
+@cli.command(cls=SectionCommand)
+@option("--json/--no-json", "as_json", default=False, envvar="MIRAGE_JSON",
+        help="Print one JSON document.")  # fmt: skip
+@flags.config_options
+def doctor(as_json: bool) -> int:
+    """Check this machine; each finding comes with its fix.
+
+    Looks at Python, torch, GPU, ffmpeg, cameras and models. Ends with 1 when the main job cannot run on this machine.
+    """
+    from dataclasses import asdict, is_dataclass
+
+    from mirage_cli import doctor as job
+
+    findings = [asdict(f) if is_dataclass(f) else dict(f) for f in job.run()]
+    failed = [f["name"] for f in findings if f["status"] == "fail"]
+    if as_json:
+        _print_json({"command": "doctor", "ok": not failed, "findings": findings})
+    else:
+        from mirage_cli.dashboard import doctor_table
+
+        _print_rich(doctor_table(findings))
+        if failed:
+            _say(f"\nmirage cannot run here: {', '.join(failed)}", red=True)
+        else:
+            click.echo("\nmirage transform can run here.")
+    return 1 if failed else 0
+
+
+@cli.command(cls=SectionCommand)
+@option("--json/--no-json", "as_json", default=False, envvar="MIRAGE_JSON",
+        help="Print one JSON document.")  # fmt: skip
+@flags.config_options
+def models(as_json: bool) -> int:
+    """List models, their looks and prompts for each."""
+    from mirage_cli.models.catalog import list_models
+
+    entries = [_model_document(entry) for entry in list_models()]
+    if as_json:
+        _print_json({"command": "models", "models": entries})
+    else:
+        from mirage_cli.dashboard import models_table
+
+        _print_rich(models_table(entries))
+    return 0
+
+
+@cli.command(cls=SectionCommand)
+@click.argument("recipe", metavar="RECIPE")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@flags.config_options
+def train(recipe: str, overrides: tuple[str, ...]) -> int:
+    """Train a model by a RECIPE.
+
+    RECIPE is a JSON file; KEY=VALUE changes an entry of it.
+
+    \b
+    mirage train recipe.json steps=1000 seed=1
+    """
+    bad = next((item for item in overrides if "=" not in item), None)
+    if bad is not None:
+        raise UsageProblem(f"{bad!r} is not KEY=VALUE", "As in: mirage train recipe.json steps=1000")
+    from mirage_cli.training import loop
+
+    return int(loop.main(recipe, dict(item.split("=", 1) for item in overrides)) or 0)
+
+
+def _model_document(entry: Any) -> dict[str, Any]:
+    from mirage_cli.models.catalog import example_prompts
+
+    looks = example_prompts(entry.path)
+    return {
+        "name": entry.name,
+        "path": str(entry.path),
+        "bytes": entry.bytes,
+        "looks": [{"name": look, "prompts": looks.get(look, [look])} for look in entry.looks],
+    }
+
+
+class TerminalUi:
+    """Notes, warnings and the dashboard on standard error.
+
+    On a terminal the dashboard is drawn four times a second; elsewhere a plain line comes every
+    five seconds; with ``-q`` nothing.
+    """
+
+    DRAW_SECONDS = 0.25
+    LINE_SECONDS = 5.0
+
+    def __init__(self, quiet: bool, progress: bool) -> None:
+        self.quiet, self.progress = quiet, progress and not quiet
+        self.terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self._live: Any = None
+        self._next = 0.0
+
+    def __enter__(self) -> TerminalUi:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def note(self, text: str) -> None:
+        if not self.quiet:
+            self._line(text)
+
+    def warn(self, text: str) -> None:
+        if not self.quiet:
+            self._line(f"warning: {text}", "yellow")
+
+    def _line(self, text: str, style: str = "") -> None:
+        if self._live is not None:
+            self._live.console.print(text, style=style, markup=False, highlight=False)
+        else:
+            _say(text, yellow=style == "yellow")
+
+    def tick(self, stats: Any) -> None:
+        now = time.monotonic()
+        if not self.progress or now < self._next:
+            return
+        if self.terminal:
+            from mirage_cli.dashboard import render
+
+            self._next = now + self.DRAW_SECONDS
+            self._screen().update(render(stats()), refresh=True)
+        else:
+            if self._next:
+                from mirage_cli.dashboard import plain_line
+
+                _say(plain_line(stats()))
+            self._next = now + self.LINE_SECONDS
+
+    def _screen(self) -> Any:
+        if self._live is None:
+            from rich.console import Console
+            from rich.live import Live
+
+            console = Console(stderr=True, highlight=False)
+            self._live = Live(
+                console=console, auto_refresh=False, transient=True, redirect_stdout=False,
+                redirect_stderr=False,
+            )  # fmt: skip
+            self._live.start()
+        return self._live
+
+    def confirm_overwrite(self, path: str) -> bool:
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            return False
+        return click.confirm(f"{path} exists. Replace it?", default=False, err=True)
+
+
+def _ui(values: dict[str, Any]) -> TerminalUi:
+    """Take the reporting flags out of a command's values; ``as_json`` stays."""
+    verbose = values.pop("verbose")
+    if verbose:
+        import logging
+
+        logging.basicConfig(
+            stream=sys.stderr,
+            level=logging.DEBUG if verbose > 1 else logging.INFO,
+            format="%(levelname)s %(name)s: %(message)s",
+        )
+    return TerminalUi(values.pop("quiet"), values.pop("progress"))
+
+
+def _check_stdout(output: str | None, as_json: bool) -> None:
+    if output != PIPE:
+        return
+    if as_json:
+        raise UsageProblem(
+            "--json and a video on standard output do not go together",
+            "Write the video to a file: -o out.mp4",
+        )
+    if sys.stdout.isatty():
+        raise UsageProblem(
+            "a video on standard output would fill the terminal",
+            "Pipe it on (| ffplay -), or write to a file: -o out.mp4",
+        )
+
+
+def _finish(document: dict[str, Any], ui: TerminalUi, as_json: bool) -> int:
+    for warning in document["warnings"]:
+        ui.warn(warning)
+    if as_json:
+        _print_json(document)
+    elif not ui.quiet:
+        click.echo(_summary(document), err=document["output"] == PIPE)
+    if document["interrupted"]:
+        whole = "" if document["output"] is None else ": what was written up to here is whole"
+        _say(f"interrupted{whole}")
+        return INTERRUPTED
+    return 0
+
+
+def _summary(document: dict[str, Any]) -> str:
+    model = document["latency_ms"].get("model", {})
+    size = "x".join(map(str, document["size"]))
+    speed = f"{document['frames']} frames of {size} in {document['seconds']:.1f} s"
+    speed += f" ({document['fps']:.1f} frames/s"
+    if document["dropped"]:
+        speed += f", {document['dropped']} dropped"
+    speed += ")"
+    if model:
+        speed += f"; a frame in the model: p50 {model['p50']:.1f} ms, p95 {model['p95']:.1f} ms"
+    written = document["output"]
+    return f"{f'wrote {written}: ' if written else ''}{speed}"
+
+
+def _print_json(document: dict[str, Any]) -> None:
+    click.echo(json.dumps(document, indent=2, default=str))
+
+
+def _print_rich(renderable: Any) -> None:
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else 100
+    Console(highlight=False, width=width).print(renderable)
+
+
+def _say(text: str, red: bool = False, yellow: bool = False) -> None:
+    """A line on standard error, coloured only on a terminal that wants colour."""
+    colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    if colour and (red or yellow):
+        text = click.style(text, fg="red" if red else "yellow")
+    click.echo(text, err=True, color=colour or None)
+
+
+def _fail(message: str, remedy: str, code: int, as_json: bool) -> int:
+    head, _, rest = message.partition("\n")
+    _say(f"error: {head}", red=True)
+    for line in rest.splitlines():
+        _say(f"  {line}")
+    if remedy:
+        _say(f"  {remedy}")
+    if as_json:
+        _print_json({"error": {"message": message, "remedy": remedy, "exit_code": code}})
+    return code
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code. Every error is rendered here, once."""
+    global _begun_seconds
+    _begun_seconds = time.perf_counter()
+    arguments = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in arguments
+    as_json = "--json" in arguments
+    try:
+        code = cli.main(args=arguments, prog_name="mirage", standalone_mode=False)
+        sys.stdout.flush()
+        return int(code or 0)
+    except MirageError as error:
+        if debug:
+            traceback.print_exc()
+        if isinstance(error, Interrupted):
+            _say(error.message)
+            return error.exit_code
+        return _fail(error.message, error.remedy, error.exit_code, as_json)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help() if error.ctx else "", err=True)
+        return 2
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context is not None else "mirage"
+        remedy = f"Try: {path} --help"
+        return _fail(error.format_message(), remedy, error.exit_code, as_json)
+    except (KeyboardInterrupt, click.Abort):
+        if debug:
+            traceback.print_exc()
+        _say("interrupted: nothing was written")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output went away; Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 3
+    except MemoryError:
+        return _fail("not enough memory", "Use a smaller --size.", 1, as_json)
+    except Exception as error:  # noqa: BLE001  the last resort: a fault of mirage itself
+        if debug:
+            traceback.print_exc()
+        text = (str(error).strip().splitlines() or [""])[0]
+        message = f"{type(error).__name__}: {text}" if text else type(error).__name__
+        return _fail(message, "This is a fault of mirage; --debug shows where.", 1, as_json)

@@ -1,0 +1,219 @@
+"""The flags of the command line: their types, their groups in the help, and where else they come
+from. Every flag may also be set by ``MIRAGE_<FLAG>`` or in the file of ``--config``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from mirage_cli.config import (
+    BACKENDS,
+    DTYPES,
+    ModelOptions,
+    load_config_file,
+    parse_seconds,
+    parse_size,
+)
+from mirage_cli.errors import UsageProblem
+
+SOURCE, OUTPUT, LOOK, MODEL, RUN = "Input", "Output", "Look", "Model", "Run"
+SECTIONS = (SOURCE, LOOK, OUTPUT, MODEL, RUN)
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+class SizeType(click.ParamType):
+    """WIDTHxHEIGHT in pixels, or native."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        return value if isinstance(value, tuple) else parse_size(str(value))
+
+
+class SecondsType(click.ParamType):
+    """A time: 7.5, 250ms or 1:30."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        what = param.opts[-1] if param is not None else "time"
+        return value if isinstance(value, float) else parse_seconds(str(value), what)
+
+
+class PromptType(click.ParamType):
+    """Text; in MIRAGE_PROMPT several are parted by semicolons."""
+
+    name = "text"
+    envvar_list_splitter = ";"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        return str(value)
+
+
+class DeviceType(click.ParamType):
+    """auto, cpu, cuda, cuda:N or mps."""
+
+    name = "device"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        text = str(value).strip().lower()
+        kind, _, number = text.partition(":")
+        plain = text in ("auto", "cpu", "cuda", "mps")
+        if not plain and not (kind == "cuda" and number.isdecimal()):
+            raise UsageProblem(
+                f"device {value!r} is not one of auto, cpu, cuda, cuda:N, mps",
+                "Leave --device away to take the best there is.",
+            )
+        return text
+
+
+class SectionOption(click.Option):
+    """An option with a place in the help and an environment variable of its own."""
+
+    def __init__(self, *args: Any, section: str = RUN, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.section = section
+        if self.envvar is None and kwargs.get("envvar", "") is not None and self.name:
+            self.envvar = "MIRAGE_" + self.name.upper()
+
+
+class SectionCommand(click.Command):
+    """A command whose help lists its options by group."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("context_settings", CONTEXT)
+        super().__init__(*args, **kwargs)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        groups: dict[str, list[tuple[str, str]]] = {name: [] for name in SECTIONS}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None and isinstance(param, click.Option):
+                groups[getattr(param, "section", RUN)].append(record)
+        for name, records in groups.items():
+            if records:
+                with formatter.section(f"{name} options"):
+                    formatter.write_dl(records)
+
+
+def option(*names: str, **kwargs: Any) -> Decorator:
+    """``click.option`` with a section and ``MIRAGE_*``."""
+    return click.option(*names, cls=SectionOption, **kwargs)
+
+
+def stack(*decorators: Decorator) -> Decorator:
+    """Several decorators as one, the first given shown first."""
+
+    def apply(function: Callable[..., Any]) -> Callable[..., Any]:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+def _read_config(ctx: click.Context, _param: click.Parameter, path: str | None) -> None:
+    if path is None:
+        return
+    group = ctx.parent.command if ctx.parent is not None else ctx.command
+    commands = getattr(group, "commands", {ctx.info_name: ctx.command})
+    skip = {"config", "help", "debug"}
+    flags = {
+        name: {param.name for param in command.params if param.name} - skip
+        for name, command in commands.items()
+    }
+    values = load_config_file(path, flags).get(ctx.info_name or "", {})
+    for param in ctx.command.params:
+        value = values.get(param.name or "")
+        if param.multiple if isinstance(param, click.Option) else False:
+            if value is not None and not isinstance(value, list):
+                values[param.name] = [value]
+    ctx.default_map = {**(ctx.default_map or {}), **values}
+
+
+config_options = stack(
+    option(
+        "--config", metavar="FILE", is_eager=True, expose_value=False, callback=_read_config,
+        help="TOML file of defaults; keys are flag names, at the top or under [transform] and so "
+        "on. A flag wins over MIRAGE_<FLAG>, and that over the file.",
+    ),
+    option("--debug", is_flag=True, expose_value=False, envvar=None,
+           help="Show the traceback of an error."),
+)  # fmt: skip
+
+report_options = stack(
+    option("--json/--no-json", "as_json", default=False, envvar="MIRAGE_JSON",
+           help="Print one JSON document on standard output at the end."),
+    option("-q", "--quiet", is_flag=True, help="Print errors only."),
+    option("-v", "--verbose", count=True, help="Log what happens inside; -vv logs more."),
+    option("--progress/--no-progress", default=True,
+           help="Show the dashboard; on by default, plain lines where stderr is no terminal."),
+)  # fmt: skip
+
+prompt_option = option(
+    "-p", "--prompt", "prompts", multiple=True, type=PromptType(), section=LOOK,
+    envvar="MIRAGE_PROMPT", metavar="TEXT",
+    help='The look, in words. Several with times make a schedule (-p "0:ink wash" -p "5s:night"); '
+    'weights make a mix (-p "0.5*ink wash + 0.5*night").',
+)  # fmt: skip
+
+look_options = stack(
+    prompt_option,
+    option("--strength", type=click.FloatRange(0.0, 1.0), default=1.0, show_default=True,
+           section=LOOK, metavar="0..1", help="0 returns the input, 1 is the look in full."),
+)  # fmt: skip
+
+
+def blend_option(default: float) -> Decorator:
+    """``--blend-seconds`` with its default."""
+    return option(
+        "--blend-seconds", type=SecondsType(), default=default, show_default=True, section=LOOK,
+        metavar="SECONDS", help="How long one look takes to become the next.",
+    )  # fmt: skip
+
+
+def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """-m, --device, --dtype, --backend, --steps, --seed, --guard."""
+    return stack(
+        option("-m", "--model", default="lsd-small", show_default=True, section=MODEL,
+               metavar="NAME|FOLDER", help="A model of 'mirage models', or a model's folder."),
+        option("--device", type=DeviceType(), default="auto", show_default=True, section=MODEL,
+               metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps."),
+        option("--dtype", type=click.Choice(DTYPES), default="auto", show_default=True,
+               section=MODEL, help="Number format of the network."),
+        option("--backend", type=click.Choice(BACKENDS), default="auto", show_default=True,
+               section=MODEL, help="Who computes: hand-written PTX kernels or torch."),
+        option("--steps", type=click.IntRange(1, 4), default=1, show_default=True, section=MODEL,
+               metavar="1..4", help="Sampler steps a frame."),
+        option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True,
+               section=MODEL, metavar="N", help="Of all noise; same seed, same video on the CPU."),
+        option("--guard/--no-guard", default=True, section=MODEL,
+               help="Watch for drift and re-anchor the stream."),
+    )(command)  # fmt: skip
+
+
+def encode_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--codec, --crf, --compare, -y/-n."""
+    return stack(
+        option("--codec", section=OUTPUT, metavar="NAME",
+               help="Video codec, as ffmpeg names it (libx264, libx265, libvpx-vp9, ffv1)."),
+        option("--crf", type=click.IntRange(0, 63), section=OUTPUT, metavar="N",
+               help="Quality: lower is better and bigger; libx264 takes 0..51."),
+        option("--compare/--no-compare", default=False, section=OUTPUT,
+               help="Write input and output side by side."),
+        option("-y/-n", "--overwrite/--no-overwrite", default=None, section=OUTPUT,
+               help="Replace an existing output, or refuse to. Neither: asks on a terminal, "
+               "refuses elsewhere."),
+    )(command)  # fmt: skip
+
+
+def take_model_options(values: dict[str, Any]) -> ModelOptions:
+    """Move the model's flags out of a command's values into ``ModelOptions``."""
+    names = ("model", "device", "dtype", "backend", "steps", "strength", "seed", "guard")
+    return ModelOptions(**{name: values.pop(name) for name in names if name in values})

@@ -1,0 +1,233 @@
+"""Pictures in text: the running dashboard, and the tables of doctor, bench and models.
+
+Every function here is pure: data in, a Rich renderable (or a string) out. ``cli.py`` decides where
+and how often it is drawn.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from mirage_cli.measure import Stats
+
+
+def clock_text(seconds: float | None) -> str:
+    """75.2 -> ``1:15``; None or NaN -> ``-``."""
+    if seconds is None or not math.isfinite(seconds):
+        return "-"
+    whole = int(seconds + 0.5)
+    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def ms_text(latency_ms: float) -> str:
+    """A latency with three figures: ``7.25 ms``, ``72.5 ms``, ``725 ms``; ``-`` for NaN."""
+    if not math.isfinite(latency_ms):
+        return "-"
+    digits = 2 if latency_ms < 10 else 1 if latency_ms < 100 else 0
+    return f"{latency_ms:.{digits}f} ms"
+
+
+def looks_text(looks: dict[str, float]) -> str:
+    """{"ink-wash": 1.0} -> ``ink-wash``; a mix -> ``ink-wash 70% + night 30%``."""
+    if len(looks) == 1:
+        return next(iter(looks))
+    order = sorted(looks.items(), key=lambda item: -item[1])
+    return " + ".join(f"{look} {weight:.0%}" for look, weight in order)
+
+
+def plain_line(stats: Stats) -> str:
+    """One line for logs and pipes: no colour, no cursor movement."""
+    total = f"/{stats.frames_total}" if stats.frames_total else ""
+    parts = [f"frame {stats.frames_out}{total}", f"{stats.fps_out:.1f} frames/s"]
+    if stats.command == "live":
+        parts.insert(1, f"in {stats.fps_in:.1f} frames/s")
+        parts[2] = f"out {parts[2]}"
+        parts.append(f"dropped {stats.dropped}")
+        parts.append(
+            f"latency p50 {ms_text(stats.p50_ms)} p95 {ms_text(stats.p95_ms)} "
+            f"p99 {ms_text(stats.p99_ms)}"
+        )
+    else:
+        parts.append(f"latency p50 {ms_text(stats.p50_ms)} p95 {ms_text(stats.p95_ms)}")
+        if stats.left_seconds is not None:
+            parts.append(f"ETA {clock_text(stats.left_seconds)}")
+    parts.append(looks_text(stats.looks))
+    return "  ".join(parts)
+
+
+def render(stats: Stats) -> RenderableType:
+    """The dashboard: what runs, how fast, how late, and what happened."""
+    live = stats.command == "live"
+    rows: list[RenderableType] = []
+    if not live:
+        rows.append(_progress(stats))
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="ellipsis", no_wrap=True)
+    speed = Text(f"{stats.fps_out:.1f} frames/s", style="bold green")
+    if live:
+        speed = Text.assemble(
+            "in ", (f"{stats.fps_in:.1f}", "bold"), "  out ", (f"{stats.fps_out:.1f}", "bold green"),
+            " frames/s  dropped ", (str(stats.dropped), "bold" if stats.dropped else "none"),
+        )  # fmt: skip
+    latency = Text.assemble(
+        "p50 ", (ms_text(stats.p50_ms), "bold"), "  p95 ", (ms_text(stats.p95_ms), "bold"),
+        *(("  p99 ", (ms_text(stats.p99_ms), "bold")) if live else ()),
+        ("  (model alone ", "dim"), (ms_text(stats.model_p50_ms), "dim"), (")", "dim"),
+    )  # fmt: skip
+    looks = looks_text(stats.looks)
+    prompt = Text.assemble((stats.prompt, "bold cyan"), ("  -> " + looks, "dim"))
+    model = f"{stats.model}  {stats.device}  {stats.dtype}  {stats.backend}"
+    model += f"  {stats.steps} step{'s' if stats.steps != 1 else ''}"
+    grid.add_row("prompt", prompt)
+    grid.add_row("speed", speed)
+    grid.add_row("latency", latency)
+    grid.add_row("model", f"{model}  {stats.size[0]}x{stats.size[1]}")
+    grid.add_row("stream", _events(stats, live))
+    rows.append(grid)
+    if stats.message:
+        rows.append(Text(stats.message, style="yellow", overflow="ellipsis", no_wrap=True))
+    if stats.typed is not None:
+        hint = "" if stats.typed else "  type a prompt, Enter applies it; q and Enter quits"
+        rows.append(
+            Text.assemble(
+                ("> ", "bold"), (stats.typed, "bold cyan"), ("▏", "bold"), (hint, "dim"),
+                no_wrap=True, overflow="ellipsis",
+            )  # fmt: skip
+        )
+    title = Text(f" mirage {stats.command}  {stats.source} -> {stats.target} ", overflow="ellipsis")
+    return Panel(Group(*rows), title=title, title_align="left", border_style="cyan", width=88)
+
+
+def _progress(stats: Stats) -> RenderableType:
+    line = Table.grid(padding=(0, 2))
+    line.add_column(width=44)
+    line.add_column(no_wrap=True)
+    if stats.frames_total:
+        done = min(stats.frames_out, stats.frames_total)
+        bar: RenderableType = ProgressBar(total=stats.frames_total, completed=done, width=44)
+        text = (
+            f"{done / stats.frames_total:4.0%}  frame {stats.frames_out}/{stats.frames_total}"
+            f"  ETA {clock_text(stats.left_seconds)}"
+        )
+    else:
+        bar = Text(f"{clock_text(stats.position_seconds)} of the stream done")
+        text = f"frame {stats.frames_out}  running {clock_text(stats.elapsed_seconds)}"
+    line.add_row(bar, text)
+    return line
+
+
+def _events(stats: Stats, live: bool) -> Text:
+    text = f"at {clock_text(stats.position_seconds)}  cuts {stats.cuts}"
+    text += f"  guard events {stats.guard_events}"
+    if live:
+        text = f"frame {stats.frames_out}  " + text
+    if stats.last_event:
+        text += f"  (last: {stats.last_event})"
+    return Text(text, overflow="ellipsis", no_wrap=True)
+
+
+_STATUS_STYLE = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+
+
+def doctor_table(findings: Sequence[dict[str, str]]) -> RenderableType:
+    """Findings with name, status (ok, warn, fail), detail and fix."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("", "what", "found"):
+        table.add_column(heading, overflow="fold")
+    for finding in findings:
+        status = finding["status"]
+        detail = Text(finding["detail"])
+        if finding.get("fix") and status != "ok":
+            detail.append(f"\nfix: {finding['fix']}", style="bold")
+        table.add_row(Text(status, style=_STATUS_STYLE.get(status, "")), finding["name"], detail)
+    return table
+
+
+def models_table(models: Sequence[dict[str, Any]]) -> RenderableType:
+    """Models with name, title and their looks (name, title, prompts)."""
+    parts: list[RenderableType] = []
+    for model in models:
+        head = Text(model["name"], style="bold")
+        if model.get("title"):
+            head.append(f"  {model['title']}", style="not bold")
+        parts.append(head)
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        table.add_column("look", style="cyan", no_wrap=True)
+        table.add_column("prompts that find it", overflow="fold")
+        for look in model.get("looks", []):
+            table.add_row(look["name"], ", ".join(f'"{text}"' for text in look["prompts"]))
+        parts += [table, Text("")]
+    return Group(*parts)
+
+
+def data_tables(document: dict[str, Any], title: str = "") -> RenderableType:
+    """Any result document as tables: scalars as a grid, a list of alike dicts as a table."""
+    parts: list[RenderableType] = []
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    sections: list[tuple[str, Any]] = []
+    for key, value in document.items():
+        if _is_rows(value) or (isinstance(value, dict) and value):
+            sections.append((key, value))
+        else:
+            grid.add_row(_words(key), _cell(value))
+    if title:
+        parts.append(Text(title, style="bold"))
+    if grid.row_count:
+        parts.append(grid)
+    for key, value in sections:
+        if _is_rows(value):
+            parts += [Text(""), rows_table(value, _words(key))]
+        elif all(isinstance(item, dict) for item in value.values()):
+            rows = [{"": _words(name), **item} for name, item in value.items()]
+            parts += [Text(""), rows_table(rows, _words(key))]
+        else:
+            parts += [Text(""), data_tables(value, _words(key))]
+    return Group(*parts)
+
+
+def rows_table(rows: Iterable[dict[str, Any]], title: str = "") -> Table:
+    """A list of dicts as a table; the columns are the keys in order of first sight."""
+    rows = list(rows)
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=None, pad_edge=False,
+        padding=(0, 2, 0, 0),
+    )  # fmt: skip
+    for column in columns:
+        number = all(isinstance(row.get(column, 0), (int, float)) for row in rows)
+        table.add_column(_words(column), justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(row.get(column, "")) for column in columns))
+    return table
+
+
+def _is_rows(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(v, dict) for v in value)
+
+
+def _words(key: str) -> str:
+    return key.replace("_", " ")
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_cell(item) for item in value) or "-"
+    if isinstance(value, dict):
+        return ", ".join(f"{_words(key)} {_cell(item)}" for key, item in value.items()) or "-"
+    return "-" if value is None else str(value)

@@ -1,0 +1,345 @@
+"""``mirage live``: a camera, stream or file at its own pace; the newest frame wins."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mirage_cli.capture import CameraSource, PacedSource, ResizedSource, TestPicture
+from mirage_cli.config import LiveConfig, Size
+from mirage_cli.display import NullSink, TeeSink, WindowSink
+from mirage_cli.errors import Interrupted, MirageError, UsageProblem
+from mirage_cli.frames import FrameSink, FrameSource
+from mirage_cli.measure import Meter, PeakMemory, Stats
+from mirage_cli.pipeline import RunResult, run as run_pipeline
+from mirage_cli.schedule import mix, parse_mix, parse_prompts
+from mirage_cli.styler import (
+    Engine,
+    StopSwitch,
+    Styler,
+    Ui,
+    choose_size,
+    match_text,
+    read_prompts,
+    side_by_side,
+    stats_of,
+    track_of,
+)
+from mirage_cli.transform import PIPE, check_output, is_url
+from mirage_cli.typing_lines import LineReader
+
+CPU_LIMIT: Size = (512, 288)
+"""More pixels than this are scaled down by default where the model runs on a CPU."""
+
+TEST = "test"
+TEST_SIZE: Size = (512, 288)
+_LIVE_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "srt", "udp", "rtp", "tcp", "mms")
+
+
+def run(
+    config: LiveConfig,
+    ui: Ui,
+    *,
+    engine: Engine | None = None,
+    stop: StopSwitch | None = None,
+    keys: bool = True,
+    clock: Callable[[], float] = time.perf_counter,
+    begun_seconds: float | None = None,
+) -> dict[str, Any]:
+    """Run until the source ends, a limit is reached, q is typed, or a signal comes.
+
+    Args:
+        config: what is asked for.
+        ui: is told of progress, notes and warnings.
+        engine: loads model and prompts; tests pass their own.
+        stop: ends the run; a file that is written as well is finished and kept.
+        keys: read prompts from standard input while running.
+        clock: seconds, for the pace and all latencies.
+        begun_seconds: when the program started on that clock, for the time to the first frame.
+
+    Returns:
+        The document of ``--json``: see ``_Live.document``.
+
+    Raises:
+        MirageError: of the kind that fits.
+    """
+    engine, stop = engine or Engine(), stop or StopSwitch()
+    begun = clock() if begun_seconds is None else begun_seconds
+    if (config.camera is None) == (config.input is None):
+        raise UsageProblem(
+            "live needs one source: a camera or an input",
+            "Use --camera 0, --input FILE, --input URL or --input test.",
+        )
+    prompts = parse_prompts(config.prompts)
+    if config.output is not None:
+        check_output(config.input or PIPE, config.output, config.overwrite, ui)
+    source, size = _open_source(config, engine, ui, clock)
+    sink: FrameSink | None = None
+    window: WindowSink | None = None
+    finished = False
+    try:
+        shown = (size[0] * (2 if config.compare else 1), size[1])
+        if config.window:
+            window = WindowSink(f"mirage: {source.info.name}", *shown)
+        read = read_prompts(prompts, engine, config.model, ui)
+        session = engine.session(config.model, *size)
+        styler = Styler(session, track_of(read, config.blend_seconds), Meter(), size)
+        sink = _open_sinks(config, source, shown, window)
+        live = _Live(config, ui, source, sink, window, styler, engine, stop, clock, begun)
+        live.prompt = read[0].prompt.text
+        live.prompts = [item.document() for item in read]
+        result = live.flow(keys and config.input != PIPE)
+        if stop.by_signal and not styler.meter.frames_out:
+            raise Interrupted("interrupted before the first frame")
+        live.memory.sample()
+        sink.close(commit=styler.meter.frames_out > 0)
+        finished = True
+    finally:
+        if not finished:
+            for item in (sink, window):
+                if item is not None:
+                    item.close(commit=False)
+        source.close()
+    return live.document(result)
+
+
+def _open_source(
+    config: LiveConfig, engine: Engine, ui: Ui, clock: Callable[[], float]
+) -> tuple[FrameSource, Size]:
+    """The source and the size of the frames that it gives."""
+    wanted = config.size if isinstance(config.size, tuple) else None
+    cpu = engine.is_cpu(config.model)
+    if config.input == TEST:
+        size = wanted or TEST_SIZE
+        return TestPicture(*size, fps=config.fps or 30.0, clock=clock), size
+    if config.camera is not None:
+        camera = CameraSource(config.camera, wanted, config.fps, clock=clock)
+        return _sized(camera, config, cpu, ui)
+    from mirage_cli.video_in import open_file
+
+    name = str(config.input)
+
+    def open_at(at: Size | None) -> FrameSource:
+        return open_file(name, size=at, fps=config.fps)
+
+    source = open_at(wanted)
+    if is_url(name) and name.split("://")[0].lower() in _LIVE_SCHEMES:
+        return _sized(source, config, cpu, ui)
+    size, note = choose_size(
+        (source.info.width, source.info.height), wanted or config.size, cpu, CPU_LIMIT
+    )
+    if note:
+        ui.note(note)
+    if size != (source.info.width, source.info.height):
+        if name == PIPE:
+            source = ResizedSource(source, size)
+        else:
+            source.close()
+            source = open_at(size)
+    reopen = (lambda: open_at(size)) if config.loop and name != PIPE else None
+    return PacedSource(source, reopen=reopen, clock=clock), size
+
+
+def _sized(
+    source: FrameSource, config: LiveConfig, cpu: bool, ui: Ui
+) -> tuple[FrameSource, Size]:
+    have = (source.info.width, source.info.height)
+    size, note = choose_size(have, config.size, cpu, CPU_LIMIT)
+    if note:
+        ui.note(note)
+    return (source if size == have else ResizedSource(source, size)), size
+
+
+def _open_sinks(
+    config: LiveConfig, source: FrameSource, size: Size, window: WindowSink | None
+) -> FrameSink:
+    sinks: list[FrameSink] = []
+    if config.output is not None:
+        from mirage_cli.video_out import open_output
+
+        info = replace(
+            source.info,
+            width=size[0],
+            height=size[1],
+            frame_count=None,
+            duration_seconds=None,
+            variable_rate=True,  # dropped frames leave gaps, and the times are kept
+            has_audio=False,
+        )
+        sinks.append(
+            open_output(
+                config.output, info, codec=config.codec, crf=config.crf, overwrite=True
+            )
+        )
+    if window is not None:
+        sinks.append(window)
+    return TeeSink(sinks) if sinks else NullSink()
+
+
+class _Live:
+    """A running live stream: its keys, limits and account."""
+
+    def __init__(
+        self,
+        config: LiveConfig,
+        ui: Ui,
+        source: FrameSource,
+        sink: FrameSink,
+        window: WindowSink | None,
+        styler: Styler,
+        engine: Engine,
+        stop: StopSwitch,
+        clock: Callable[[], float],
+        begun: float,
+    ) -> None:
+        self.config, self.ui, self.source, self.sink = config, ui, source, sink
+        self.window, self.styler, self.engine = window, styler, engine
+        self.stop, self.clock, self.begun = stop, clock, begun
+        self.memory = PeakMemory()
+        self.about = dict(styler.session.describe())
+        self.prompt = ""
+        self.prompts: list[dict[str, Any]] = []
+        self.message = self.matched = ""
+        self.keys = LineReader(self.line)
+        self.flow_begin = 0.0
+        self._next_sample = 0.0
+        self._told = 0
+
+    def flow(self, keys: bool) -> RunResult:
+        self.flow_begin = self.clock()
+        self.stop.graceful = True
+        if keys:
+            self.keys.start()
+        try:
+            return run_pipeline(
+                self.source,
+                self.styler.step,
+                self.sink,
+                meter=self.styler.meter,
+                newest_wins=True,
+                stop=self.stop.event,
+                max_frames=self.config.frames,
+                compose=side_by_side if self.config.compare else None,
+                tick=self._tick,
+                tick_seconds=0.01,
+                clock=self.clock,
+            )
+        finally:
+            self.stop.graceful = False
+            self.keys.stop()
+            self._tell_applied()
+
+    def line(self, text: str) -> None:
+        """A typed line: a prompt, ``q``, or ``/strength 0..1``."""
+        if not text:
+            return
+        if text.lower() in ("q", "quit", "/q", "/quit"):
+            self.stop.stop("quit")
+            return
+        try:
+            if text.startswith("/"):
+                self._command(text)
+            else:
+                parts = parse_mix(text)
+                matches = [self.engine.match(self.config.model, part) for _, part in parts]
+                weights = mix([(a, m.weights) for (a, _), m in zip(parts, matches)])
+                self.matched = "; ".join(
+                    match_text(part, match) for (_, part), match in zip(parts, matches)
+                )
+                self.prompt = text
+                self.styler.request("look", text, weights)
+        except MirageError as error:
+            self.message = error.message
+            self.ui.warn(f"{error.message}. {error.remedy}")
+
+    def _command(self, text: str) -> None:
+        word, _, value = text[1:].partition(" ")
+        try:
+            strength = float(value)
+        except ValueError:
+            strength = -1.0
+        if word != "strength" or not 0.0 <= strength <= 1.0:
+            raise UsageProblem(
+                f"{text!r} is no command here", "There are: /strength 0..1, and q to quit."
+            )
+        self.styler.request("strength", text, strength)
+
+    def _tell_applied(self) -> None:
+        """Say at which frame a typed change took effect."""
+        total = self.styler.applied_count
+        new = total - self._told
+        for change in list(self.styler.applied)[-new:] if new else []:
+            found = f" ({self.matched})" if change["kind"] == "look" and self.matched else ""
+            self.message = f'"{change["text"]}" applied at frame {change["frame"]}{found}'
+            self.ui.note(self.message)
+        self._told = total
+
+    def _tick(self) -> None:
+        now = self.clock()
+        limit = self.config.duration_seconds
+        if limit is not None and now - self.flow_begin >= limit:
+            self.stop.stop("duration")
+        if self.window is not None and not self.window.pump():
+            self.stop.stop("window")
+        if now >= self._next_sample:
+            self._next_sample = now + 1.0
+            self.memory.sample()
+        if self.styler.applied_count != self._told:
+            self._tell_applied()
+        self.ui.tick(self._stats)
+
+    def _targets(self) -> str:
+        names = []
+        if self.config.output:
+            names.append(
+                "standard output" if self.config.output == PIPE else Path(self.config.output).name
+            )
+        if self.window is not None:
+            names.append("window")
+        return " + ".join(names) or "nowhere"
+
+    def _stats(self) -> Stats:
+        return stats_of(
+            "live",
+            self.source.info.name,
+            self._targets(),
+            self.prompt,
+            self.styler,
+            self.about,
+            self.clock(),
+            self.flow_begin,
+            typed=self.keys.typed,
+            message=self.message,
+        )
+
+    def document(self, result: RunResult) -> dict[str, Any]:
+        """What happened, as plain data; ``frames`` left for the sink, ``dropped`` never began."""
+        meter = self.styler.meter
+        first = meter.first_out_seconds
+        return {
+            "command": "live",
+            "input": self.source.info.name,
+            "output": self.config.output,
+            "window": self.window.toolkit_name if self.window else None,
+            "size": list(self.styler.size),
+            "prompts": self.prompts,
+            "changes": list(self.styler.applied),
+            "ended_by": self.stop.reason or ("frames" if result.stopped else "source"),
+            "frames": meter.frames_out,
+            "frames_in": meter.frames_in,
+            "dropped": meter.dropped,
+            "seconds": round(result.seconds, 3),
+            "fps": round(meter.frames_out / result.seconds, 2) if result.seconds else 0.0,
+            "fps_in": round(meter.frames_in / result.seconds, 2) if result.seconds else 0.0,
+            "first_frame_seconds": None if first is None else round(first - self.begun, 3),
+            "latency_ms": meter.latency_summary(),
+            "strength": self.config.model.strength,
+            "seed": self.config.model.seed,
+            **self.styler.document(),
+            "warnings": list(self.source.warnings),
+            "peak_memory_mb": self.memory.megabytes(),
+            "interrupted": self.stop.by_signal,
+        }

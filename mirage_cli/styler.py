@@ -1,0 +1,381 @@
+"""What transform and live share: a session that follows a track of looks, and its accounts."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+
+from mirage_cli.config import ModelOptions, Size
+from mirage_cli.errors import GpuError, MirageError
+from mirage_cli.frames import Frame
+from mirage_cli.measure import Meter, Stats, exact_percentile
+from mirage_cli.schedule import LookTrack, TimedPrompt, Weights, build_track
+
+MAX_EVENTS_KEPT = 100
+
+
+class Ui(Protocol):
+    """Where a run tells what it does; ``cli.py`` has the terminal's, tests have their own."""
+
+    def note(self, text: str) -> None:
+        """Something the user may want to know."""
+
+    def warn(self, text: str) -> None:
+        """Something that is not as asked for."""
+
+    def tick(self, stats: Callable[[], Stats]) -> None:
+        """Called many times a second; calls ``stats`` when it wants to draw."""
+
+    def confirm_overwrite(self, path: str) -> bool:
+        """May the file at ``path`` be replaced?"""
+
+
+class Engine:
+    """Loads model and prompt reader, both late: importing torch takes longer than most errors."""
+
+    def __init__(self) -> None:
+        self._readers: dict[str, Any] = {}
+        self._bundles: dict[tuple[str, str, str], Any] = {}
+
+    def is_cpu(self, options: ModelOptions) -> bool:
+        """Will the model run on the CPU?
+
+        Raises:
+            GpuError: a GPU is asked for and there is none.
+        """
+        if options.device == "cpu":
+            return True
+        import torch
+
+        kind = options.device.split(":")[0]
+        if kind == "mps":
+            if not torch.backends.mps.is_available():
+                raise GpuError(
+                    "device 'mps' is asked for and this machine has none",
+                    "Use --device auto or --device cpu.",
+                )
+            return False
+        if kind == "cuda":
+            count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+            number = int(options.device.partition(":")[2] or 0)
+            if number >= count:
+                found = f"{count} found" if count else "no CUDA GPU is usable here"
+                raise GpuError(
+                    f"device {options.device!r} is asked for: {found}",
+                    "Use --device auto or --device cpu; 'mirage doctor' says what is missing.",
+                )
+            return False
+        return not torch.cuda.is_available()
+
+    def bundle(self, options: ModelOptions) -> Any:
+        """The model's weights and looks, loaded once."""
+        from mirage_cli.lsd.checkpoint import load_bundle
+
+        key = (options.model, options.device, options.dtype)
+        if key not in self._bundles:
+            self._bundles[key] = load_bundle(
+                options.model, device=options.device, dtype=options.dtype
+            )
+        return self._bundles[key]
+
+    def session(self, options: ModelOptions, width: int, height: int) -> Any:
+        """A ``Session`` for frames of that size in pixels."""
+        from mirage_cli.lsd.stream import Session
+
+        return Session(
+            self.bundle(options),
+            width=width,
+            height=height,
+            steps=options.steps,
+            strength=options.strength,
+            seed=options.seed,
+            device=options.device,
+            dtype=options.dtype,
+            backend=options.backend,
+            guard=options.guard,
+        )
+
+    def match(self, options: ModelOptions, text: str) -> Any:
+        """The ``PromptMatch`` of a prompt."""
+        if options.model not in self._readers:
+            from mirage_cli.lsd.text import PromptReader
+
+            self._readers[options.model] = PromptReader(options.model)
+        return self._readers[options.model].match(text)
+
+
+@dataclass(frozen=True)
+class ReadPrompt:
+    """A prompt and what was understood: the nearest look of each of its parts."""
+
+    prompt: TimedPrompt
+    matches: tuple[Any, ...]
+
+    @property
+    def look(self) -> str:
+        """The look with the most weight."""
+        weights: Weights = {}
+        for (amount, _), match in zip(self.prompt.parts, self.matches):
+            weights[match.look] = weights.get(match.look, 0.0) + amount
+        return max(weights, key=lambda name: weights[name])
+
+    def document(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {
+            "time_seconds": self.prompt.time_seconds,
+            "text": self.prompt.text,
+            "parts": [
+                {
+                    "weight": amount,
+                    "text": text,
+                    "look": match.look,
+                    "similarity": round(float(match.similarity), 4),
+                    "known": bool(match.known),
+                }
+                for (amount, text), match in zip(self.prompt.parts, self.matches)
+            ],
+        }
+
+
+def read_prompts(
+    prompts: list[TimedPrompt], engine: Engine, options: ModelOptions, ui: Ui
+) -> list[ReadPrompt]:
+    """Find the look of every prompt, and tell of those that no look is near to."""
+    result = []
+    for prompt in prompts:
+        matches = tuple(engine.match(options, text) for _, text in prompt.parts)
+        for (_, text), match in zip(prompt.parts, matches):
+            tell = ui.note if match.known else ui.warn
+            tell(match_text(text, match))
+        result.append(ReadPrompt(prompt, matches))
+    return result
+
+
+def match_text(text: str, match: Any) -> str:
+    """One line on what a prompt was taken for."""
+    if not match.known and match.message:
+        return str(match.message)
+    return f'prompt "{text}": look {match.look} (similarity {float(match.similarity):.2f})'
+
+
+def track_of(read: list[ReadPrompt], blend_seconds: float) -> LookTrack:
+    """The track of looks of a run, from its read prompts."""
+    known = {
+        text: match.weights
+        for item in read
+        for (_, text), match in zip(item.prompt.parts, item.matches)
+    }
+    return build_track([item.prompt for item in read], lambda text: known[text], blend_seconds)
+
+
+def choose_size(have: Size, wanted: Size | str | None, cpu: bool, limit: Size) -> tuple[Size, str]:
+    """The size to run at, and a sentence when it is not the input's own.
+
+    Args:
+        have: of the input, in pixels.
+        wanted: a size, ``"native"`` or None.
+        cpu: the model runs on the CPU, where big frames take seconds each.
+        limit: a CPU's default gets no more pixels than this has; aspect is kept, sides are even.
+    """
+    width, height = have
+    if isinstance(wanted, tuple):
+        return wanted, ""
+    pixels = limit[0] * limit[1]
+    if wanted == "native" or not cpu or width * height <= pixels:
+        return have, ""
+    scale = math.sqrt(pixels / (width * height))
+    size = (max(16, 2 * round(width * scale / 2)), max(16, 2 * round(height * scale / 2)))
+    return size, (
+        f"size {size[0]}x{size[1]}: the input is {width}x{height}, large for a CPU "
+        "(--size native keeps it, --size WxH sets it)"
+    )
+
+
+def side_by_side(frame: Frame, rgb: np.ndarray) -> np.ndarray:
+    """Input | output: two [H, W, 3] -> [H, 2W, 3]."""
+    left = frame.rgb
+    if left.shape != rgb.shape:
+        left = cv2.resize(left, (rgb.shape[1], rgb.shape[0]), interpolation=cv2.INTER_AREA)
+    return np.concatenate([left, rgb], axis=1)
+
+
+class Styler:
+    """Steps the session along the track; prompts may be changed from another thread."""
+
+    def __init__(self, session: Any, track: LookTrack, meter: Meter, size: Size) -> None:
+        self.session, self.track, self.meter, self.size = session, track, meter, size
+        self.looks: Weights = {}
+        self.frames = 0
+        self.cuts = 0
+        self.guard_count = 0
+        self.guard_events: deque[dict[str, Any]] = deque(maxlen=MAX_EVENTS_KEPT)
+        self.last_event = ""
+        self.applied: deque[dict[str, Any]] = deque(maxlen=MAX_EVENTS_KEPT)
+        self.applied_count = 0
+        self._pending: deque[tuple[str, str, Any]] = deque()
+        self._lock = threading.Lock()
+
+    def request(self, kind: str, text: str, value: Any) -> None:
+        """Ask for a change before the next frame: kind "look" (weights) or "strength" (0..1)."""
+        with self._lock:
+            self._pending.append((kind, text, value))
+
+    def step(self, frame: Frame) -> np.ndarray:
+        """Frame in, styled uint8 [H, W, 3] out, at the frame's place in the track."""
+        with self._lock:
+            pending, self._pending = list(self._pending), deque()
+        for kind, text, value in pending:
+            if kind == "look":
+                self.track.change(frame.pts_seconds, value)
+            else:
+                self.session.set_strength(value)
+            self.applied.append({"frame": self.frames, "kind": kind, "text": text})
+            self.applied_count += 1
+        looks = self.track.at(frame.pts_seconds)
+        try:
+            if looks != self.looks:
+                self.session.set_look(looks)
+                self.looks = looks
+            rgb = self.session.step(frame.rgb)
+        except (MemoryError, RuntimeError) as error:
+            raise self._explained(error) from error
+        report = self.session.report
+        self.meter.stage("prepare", report.prepare_ms)
+        self.meter.stage("denoise", report.denoise_ms)
+        self.meter.stage("compose", report.compose_ms)
+        if report.cut:
+            self.cuts += 1
+            self.last_event = f"cut at frame {self.frames}"
+        if report.guard_event:
+            self.guard_count += 1
+            self.last_event = f"{report.guard_event} at frame {self.frames}"
+            self.guard_events.append({"frame": self.frames, "event": report.guard_event})
+        self.frames += 1
+        return rgb
+
+    def _explained(self, error: Exception) -> Exception:
+        if isinstance(error, MirageError):
+            return error
+        text = str(error).lower()
+        place = f"{self.size[0]}x{self.size[1]}"
+        remedy = "Use a smaller --size, such as --size 512x288."
+        if "OutOfMemory" in type(error).__name__ or "cuda out of memory" in text:
+            return GpuError(f"the GPU has not enough memory for frames of {place}", remedy)
+        if isinstance(error, MemoryError) or "allocate memory" in text:
+            return MirageError(f"not enough memory for frames of {place}", remedy)
+        return error
+
+    def document(self) -> dict[str, Any]:
+        """Model and events, for ``--json``."""
+        return {
+            "model": dict(self.session.describe()),
+            "cuts": self.cuts,
+            "guard_event_count": self.guard_count,
+            "guard_events": list(self.guard_events),
+        }
+
+
+class StopSwitch:
+    """Ends a run: by Ctrl-C or SIGTERM, by q, by a closed window, or when its time is up.
+
+    While ``graceful`` is set (frames are flowing) the first signal asks the run to finish its file;
+    at any other time, and at the second signal, it is a KeyboardInterrupt.
+    """
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+        self.reason = ""
+        self.graceful = False
+
+    def stop(self, reason: str) -> None:
+        """Ask the run to end; the first reason stands."""
+        if not self.event.is_set():
+            self.reason = reason
+            self.event.set()
+
+    @property
+    def by_signal(self) -> bool:
+        """A signal asked, not the user's q or the end of the time."""
+        return self.reason.startswith("SIG")
+
+    @contextlib.contextmanager
+    def signals(self) -> Iterator[StopSwitch]:
+        """Take SIGINT, SIGTERM and SIGHUP while in the block (main thread only)."""
+
+        def received(number: int, _frame: Any) -> None:
+            first = not self.event.is_set()
+            self.stop(signal.Signals(number).name)
+            if not (self.graceful and first):
+                raise KeyboardInterrupt
+
+        old = {}
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            # A signal ignored from outside (nohup) stays ignored.
+            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+                old[number] = signal.signal(number, received)
+        try:
+            yield self
+        finally:
+            for number, handler in old.items():
+                signal.signal(number, handler)
+
+
+def stats_of(
+    command: str,
+    source: str,
+    target: str,
+    prompt: str,
+    styler: Styler,
+    about: dict[str, Any],
+    now_seconds: float,
+    begin_seconds: float,
+    frames_total: int | None = None,
+    **more: Any,
+) -> Stats:
+    """Read the counters of a run into a ``Stats``; ``about`` is the session's ``describe()``."""
+    meter = styler.meter
+    recent, model = meter.recent(), meter.recent(model=True)
+    fps_in, fps_out = meter.rates(now_seconds)
+    left = None
+    if frames_total and fps_out > 0:
+        left = max(0, frames_total - meter.frames_out) / fps_out
+    return Stats(
+        command=command,
+        source=source,
+        target=target,
+        prompt=prompt,
+        looks=dict(styler.looks or styler.track.at(0.0)),
+        size=styler.size,
+        model=str(about.get("model", "")),
+        device=str(about.get("device", "")),
+        dtype=str(about.get("dtype", "")),
+        backend=str(about.get("backend", "")),
+        steps=int(about.get("steps", 1)),
+        frames_in=meter.frames_in,
+        frames_out=meter.frames_out,
+        dropped=meter.dropped,
+        frames_total=frames_total,
+        fps_in=fps_in,
+        fps_out=fps_out,
+        p50_ms=exact_percentile(recent, 50),
+        p95_ms=exact_percentile(recent, 95),
+        p99_ms=exact_percentile(recent, 99),
+        model_p50_ms=exact_percentile(model, 50),
+        elapsed_seconds=now_seconds - begin_seconds,
+        left_seconds=left,
+        position_seconds=meter.last_out_pts_seconds,
+        cuts=styler.cuts,
+        guard_events=styler.guard_count,
+        last_event=styler.last_event,
+        **more,
+    )

@@ -1,0 +1,303 @@
+"""``mirage transform``: one file or pipe in, one file or pipe out, no frame dropped."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mirage_cli.capture import ResizedSource
+from mirage_cli.config import Size, TransformConfig
+from mirage_cli.errors import Interrupted, MediaError, UsageProblem
+from mirage_cli.frames import FrameSink, FrameSource, StreamInfo
+from mirage_cli.measure import Meter, PeakMemory, Stats
+from mirage_cli.pipeline import RunResult, run as run_pipeline
+from mirage_cli.schedule import parse_prompts
+from mirage_cli.styler import (
+    Engine,
+    ReadPrompt,
+    StopSwitch,
+    Styler,
+    Ui,
+    choose_size,
+    read_prompts,
+    side_by_side,
+    stats_of,
+    track_of,
+)
+
+CPU_LIMIT: Size = (768, 432)
+"""More pixels than this are scaled down by default where the model runs on a CPU."""
+
+PIPE = "-"
+
+
+def is_url(name: str) -> bool:
+    """``scheme://...``; a Windows drive letter is none."""
+    return "://" in name
+
+
+def run(
+    config: TransformConfig,
+    ui: Ui,
+    *,
+    engine: Engine | None = None,
+    stop: StopSwitch | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+    begun_seconds: float | None = None,
+) -> dict[str, Any]:
+    """Do the whole job.
+
+    Args:
+        config: what is asked for.
+        ui: is told of progress, notes and warnings.
+        engine: loads model and prompts; tests pass their own.
+        stop: ends the run early; what is written by then is finished and kept.
+        clock: seconds, for all latencies.
+        begun_seconds: when the program started on that clock, for the time to the first frame.
+
+    Returns:
+        The document of ``--json``: see ``_document``.
+
+    Raises:
+        MirageError: of the kind that fits; no output is left behind.
+        Interrupted: stopped before the first frame was written; no output is left behind.
+    """
+    engine, stop = engine or Engine(), stop or StopSwitch()
+    begun = clock() if begun_seconds is None else begun_seconds
+    prompts = parse_prompts(config.prompts)
+    target = config.output
+    if target is None and (config.input == PIPE or is_url(config.input)):
+        raise UsageProblem(
+            f"the output needs a name when the input is {config.input!r}",
+            "Add -o out.mp4, or -o - for a pipe.",
+        )
+    if target is not None:
+        check_output(config.input, target, config.overwrite, ui)
+    source, size, input_info = _open_source(config, engine, ui)
+    sink: FrameSink | None = None
+    finished = False
+    try:
+        read = read_prompts(prompts, engine, config.model, ui)
+        if target is None:
+            target = default_output(config.input, read[0].look)
+            check_output(config.input, target, config.overwrite, ui)
+        styler = Styler(
+            engine.session(config.model, *size),
+            track_of(read, config.blend_seconds),
+            Meter(),
+            size,
+        )
+        sink = _open_sink(config, target, source.info, size)
+        job = _Job(config, ui, source, sink, styler, read, target, input_info, stop, clock, begun)
+        result = job.flow()
+        written = styler.meter.frames_out
+        if stop.event.is_set() and not written:
+            raise Interrupted("interrupted before the first frame: nothing was written")
+        if not written:
+            raise MediaError(
+                f"no frame could be decoded from {config.input!r}",
+                "Check that it holds video: ffmpeg -i FILE lists its streams.",
+            )
+        job.memory.sample()
+        sink.close(commit=True)
+        finished = True
+    finally:
+        if sink is not None and not finished:
+            sink.close(commit=False)
+        source.close()
+    return job.document(result)
+
+
+def check_output(source: str, target: str, overwrite: bool | None, ui: Ui) -> None:
+    """Refuse an output that is the input, a folder, or a file that may not be replaced.
+
+    Raises:
+        MediaError, UsageProblem: see above.
+    """
+    if target == PIPE or is_url(target):
+        return
+    path = Path(target)
+    if path.is_dir():
+        raise MediaError(
+            f"output {target!r} is a folder", f"Name a file in it: -o {path / 'out.mp4'}"
+        )
+    if not path.exists():
+        return
+    if not is_url(source) and source != PIPE and os.path.exists(source):
+        if os.path.samefile(source, target):
+            raise UsageProblem(
+                f"output {target!r} is the input itself", "Give -o another name."
+            )
+    if not path.is_file():  # a device such as /dev/null, or a fifo: nothing to lose
+        return
+    allowed = overwrite if overwrite is not None else ui.confirm_overwrite(target)
+    if not allowed:
+        raise MediaError(
+            f"output {target!r} exists", "Add -y to replace it, or give -o another name."
+        )
+
+
+def default_output(source: str, look: str) -> str:
+    """``films/clip.mov`` and ``ink-wash`` -> ``films/clip.ink-wash.mp4``."""
+    path = Path(source)
+    return str(path.with_name(f"{path.stem}.{look}.mp4"))
+
+
+def _open_source(
+    config: TransformConfig, engine: Engine, ui: Ui
+) -> tuple[FrameSource, Size, StreamInfo]:
+    """The source at the size the model will run at, that size, and what the input itself is."""
+    from mirage_cli.video_in import open_file
+
+    def open_at(size: Size | None) -> FrameSource:
+        return open_file(
+            config.input,
+            size=size,
+            start_seconds=config.start_seconds,
+            duration_seconds=config.duration_seconds,
+            fps=config.fps,
+        )
+
+    wanted = config.size if isinstance(config.size, tuple) else None
+    source = open_at(wanted)
+    info = source.info
+    try:
+        have = (info.width, info.height)
+        cpu = engine.is_cpu(config.model)
+        size, note = choose_size(have, wanted or config.size, cpu, CPU_LIMIT)
+        if note:
+            ui.note(note)
+        if size != have:
+            if config.input == PIPE:
+                source = ResizedSource(source, size)
+            else:
+                source.close()
+                source = open_at(size)
+    except BaseException:
+        source.close()
+        raise
+    return source, size, info
+
+
+def _open_sink(config: TransformConfig, target: str, info: StreamInfo, size: Size) -> FrameSink:
+    from mirage_cli.video_out import open_output
+
+    width = size[0] * (2 if config.compare else 1)
+    copy_audio = info.has_audio and config.input != PIPE
+    return open_output(
+        target,
+        replace(info, width=width, height=size[1]),
+        codec=config.codec,
+        crf=config.crf,
+        audio_from=config.input if copy_audio else None,
+        overwrite=True,  # asked for, or nothing there, by check_output
+        start_seconds=config.start_seconds,
+        duration_seconds=config.duration_seconds,
+    )
+
+
+class _Job:
+    """The flow of one transform and its account."""
+
+    def __init__(
+        self,
+        config: TransformConfig,
+        ui: Ui,
+        source: FrameSource,
+        sink: FrameSink,
+        styler: Styler,
+        read: list[ReadPrompt],
+        target: str,
+        input_info: StreamInfo,
+        stop: StopSwitch,
+        clock: Callable[[], float],
+        begun: float,
+    ) -> None:
+        self.config, self.ui, self.source, self.sink = config, ui, source, sink
+        self.styler, self.read, self.target, self.input_info = styler, read, target, input_info
+        self.stop, self.clock, self.begun = stop, clock, begun
+        self.memory = PeakMemory()
+        self.about = dict(styler.session.describe())
+        self.flow_begin = 0.0
+        self._next_sample = 0.0
+
+    def flow(self) -> RunResult:
+        self.flow_begin = self.clock()
+        self.stop.graceful = True
+        try:
+            return run_pipeline(
+                self.source,
+                self.styler.step,
+                self.sink,
+                meter=self.styler.meter,
+                stop=self.stop.event,
+                compose=side_by_side if self.config.compare else None,
+                tick=self._tick,
+                clock=self.clock,
+            )
+        finally:
+            self.stop.graceful = False
+
+    def _tick(self) -> None:
+        now = self.clock()
+        if now >= self._next_sample:
+            self._next_sample = now + 1.0
+            self.memory.sample()
+        self.ui.tick(self._stats)
+
+    def _stats(self) -> Stats:
+        position = self.styler.meter.last_out_pts_seconds
+        prompt = next(
+            (r.prompt.text for r in reversed(self.read) if r.prompt.time_seconds <= position),
+            "(unchanged)",
+        )
+        return stats_of(
+            "transform",
+            "standard input" if self.config.input == PIPE else Path(self.config.input).name,
+            "standard output" if self.target == PIPE else Path(self.target).name,
+            prompt,
+            self.styler,
+            self.about,
+            self.clock(),
+            self.flow_begin,
+            frames_total=self.source.info.frame_count,
+            message="ending: the file is being finished" if self.stop.event.is_set() else "",
+        )
+
+    def document(self, result: RunResult) -> dict[str, Any]:
+        """What happened, as plain data.
+
+        ``seconds`` is from the first read to the last write and ``fps`` is frames over it; a
+        latency in ``latency_ms`` is one frame's: ``model`` the session's step (prepare + denoise +
+        compose), ``end_to_end`` from decoded to written, waiting in the channels included.
+        """
+        meter = self.styler.meter
+        first = meter.first_out_seconds
+        model_seconds = meter.stages["model"].total_ms / 1e3
+        return {
+            "command": "transform",
+            "input": self.config.input,
+            "output": self.target,
+            "input_size": [self.input_info.width, self.input_info.height],
+            "size": list(self.styler.size),
+            "prompts": [item.document() for item in self.read],
+            "frames": meter.frames_out,
+            "frames_in": meter.frames_in,
+            "dropped": meter.dropped,
+            "video_seconds": round(meter.last_out_pts_seconds, 3),
+            "seconds": round(result.seconds, 3),
+            "fps": round(meter.frames_out / result.seconds, 2) if result.seconds else 0.0,
+            "model_seconds": round(model_seconds, 3),
+            "first_frame_seconds": None if first is None else round(first - self.begun, 3),
+            "latency_ms": meter.latency_summary(),
+            "strength": self.config.model.strength,
+            "seed": self.config.model.seed,
+            **self.styler.document(),
+            "warnings": list(self.source.warnings),
+            "peak_memory_mb": self.memory.megabytes(),
+            "interrupted": self.stop.event.is_set(),
+        }
