@@ -34,7 +34,7 @@ def comic_halftone_scene(rgb: Tensor) -> Tensor:
     """RGB flat colour plus ink as the fourth channel."""
     lab = _flat_colours(rgb, 4, 6, 1.55, 0.05)
     tensor = _guide(rgb)[1]
-    tone = ops.xdog(ops.to_oklab(rgb)[:, :1], 1.0, 12.0, 0.36, 9.0, tensor)
+    tone = ops.xdog(ops.to_oklab(rgb)[:, :1], 1.0, 8.0, 0.24, 9.0, tensor)
     ink = torch.maximum(ops.ink_lines(ops.kuwahara(rgb, 2.5), 1.2, 85.0, 0.006), 1 - tone)
     return torch.cat([ops.from_oklab(lab), ink.clamp(0, 1)], 1)
 
@@ -52,10 +52,10 @@ def comic_halftone_screen(scene: Tensor) -> Tensor:
     light = lab[:, :1]
     screen = dots(rgb, 8)
     # the darker the tone, the larger the dot of a deeper colour
-    size = ops.smoothstep(light, 0.95, 0.35) * 0.62
-    dot = ops.smoothstep(screen - (1 - size), -0.10, 0.10)
-    paper = ops.from_oklab(torch.cat([ops.mix(light, 0.97, 0.45), lab[:, 1:] * 0.9], 1))
-    deep = ops.from_oklab(torch.cat([light * 0.72, lab[:, 1:] * 1.2], 1))
+    size = ops.smoothstep(light, 0.97, 0.30) * 0.66
+    dot = ops.smoothstep(screen - (1 - size), -0.09, 0.09)
+    paper = ops.from_oklab(torch.cat([ops.mix(light, 0.97, 0.38), lab[:, 1:] * 1.05], 1))
+    deep = ops.from_oklab(torch.cat([0.10 + 0.74 * light, lab[:, 1:] * 1.25], 1))
     out = ops.mix(paper, deep, dot)
     return ops.mix(out, ops.colour((0.05, 0.04, 0.07), out), ops.smoothstep(ink, 0.15, 0.75))
 
@@ -111,19 +111,19 @@ def charcoal_scene(rgb: Tensor) -> Tensor:
     lab, tensor = _guide(rgb)
     tone = ops.kuwahara(lab[:, :1].expand(-1, 3, -1, -1), 5)[:, :1]
     base = ops.guided(tone, tone, 24, 0.02)
-    tone = base + 1.3 * (tone - base)
-    mass = ops.smoothstep(tone, 0.86, 0.10) ** 1.2
-    bold = ops.ink_lines(rgb, 2.0, 34.0, 0.010, steps=8)
-    fine = ops.ink_lines(rgb, 1.0, 34.0, 0.008, steps=5)
-    stroke = ops.along_flow((mass + 0.8 * bold).clamp(0, 1.3), tensor, 5)
-    return (0.8 * stroke + 0.45 * bold + 0.40 * fine).clamp(0, 1)
+    tone = base + 1.4 * (tone - base)
+    mass = ops.smoothstep(tone, 0.95, 0.12)
+    bold = ops.ink_lines(rgb, 2.0, 34.0, 0.008, steps=8)
+    fine = ops.ink_lines(rgb, 1.0, 34.0, 0.006, steps=5)
+    smudge = 0.6 * ops.along_flow(mass, tensor, 6) + 0.4 * ops.blur(mass, 3.0)
+    return (0.80 * smudge + 0.55 * bold * (1 - 0.5 * smudge) + 0.40 * fine).clamp(0, 1)
 
 
 def charcoal_screen(scene: Tensor) -> Tensor:
     tooth = ops.paper_grain(scene, 32, 11, 0.8)
-    coal = scene + 0.13 * tooth * ops.smoothstep(scene, 0.02, 0.3) * ops.smoothstep(scene, 1.0, 0.6)
-    coal = ops.smoothstep(coal, 0.05, 0.95)
-    grey = 0.94 - 0.87 * coal + 0.01 * tooth
+    coal = scene + 0.075 * tooth * ops.smoothstep(scene, 0.02, 0.35) * ops.smoothstep(scene, 1.0, 0.7)
+    coal = ops.mix(coal, ops.smoothstep(coal, 0.0, 1.0), 0.5).clamp(0, 1)
+    grey = 0.955 - 0.89 * coal + 0.006 * tooth
     return (grey * ops.colour((1.0, 0.985, 0.955), scene)).clamp(0, 1)
 
 
@@ -139,7 +139,7 @@ def linocut_scene(rgb: Tensor) -> Tensor:
 def linocut_screen(scene: Tensor) -> Tensor:
     cut, tone = scene[:, :1], scene[:, 1:2]
     groove = stripes(scene, 1, -1, 8)
-    mid = ops.smoothstep(tone, 0.70, 0.42)  # how much ink the mid tones keep
+    mid = ops.smoothstep(tone, 0.60, 0.36)  # how much ink the mid tones keep
     carved = ops.smoothstep(groove - (1 - mid), -0.16, 0.16)
     ink = torch.maximum(1 - ops.smoothstep(cut, 0.25, 0.75), carved * ops.smoothstep(cut, 1.2, 0.6))
     return ops.mix(ops.colour((0.95, 0.92, 0.84), scene), ops.colour((0.07, 0.07, 0.09), scene), ink)
@@ -167,25 +167,27 @@ def blueprint_screen(scene: Tensor) -> Tensor:
 
 
 def watercolour_scene(rgb: Tensor) -> Tensor:
-    wide = ops.kuwahara(rgb, 7)
+    wide = ops.kuwahara(ops.kuwahara(rgb, 8), 7)
     near = ops.kuwahara(rgb, 3.5)
-    lab = ops.to_oklab(ops.mix(wide, near, 0.45))
-    light = lab[:, :1]
-    wash = 0.36 + 0.64 * ops.soft_levels((light + 0.03).clamp(0, 1), 7, 2.6)
-    # wet edge: pigment pushed to the rim of a wash, and a pale line beside it
-    edges = ops.edge_strength(ops.blur(torch.cat([wash, lab[:, 1:]], 1), 0.9))
-    rim = ops.smoothstep(edges, 0.02, 0.09)
-    pool = ops.blur(wash, 4.0) - wash  # above 0 on the dark side
-    wash = wash - 0.13 * rim + 0.5 * pool.clamp(-0.1, 0.1) * -1
-    ink = ops.ink_lines(near, 1.2, 30.0, 0.014)
-    wash = wash - 0.16 * ink
-    chroma = lab[:, 1:] * (1.35 + 0.5 * rim)
-    fade = ops.smoothstep(wash, 0.93, 0.99)
-    out = ops.from_oklab(torch.cat([wash.clamp(0, 0.985), chroma * (1 - 0.6 * fade)], 1))
-    return out
+    lab = ops.to_oklab(ops.mix(wide, near, 0.30))
+    # transparent paint on white paper: nothing is black, lights run into the paper
+    tone = ops.soft_levels((lab[:, :1] + 0.04).clamp(0, 1), 6, 3.2)
+    wash = 0.30 + 0.69 * tone ** 0.9
+    # pigment gathers at the rim of a wash and leaves a paler line inside
+    layers = torch.cat([wash, lab[:, 1:]], 1)
+    edges = ops.edge_strength(ops.blur(layers, 1.1))
+    rim = ops.smoothstep(edges, 0.012, 0.060)
+    halo = (ops.blur(rim, 4.0) - 0.6 * rim).clamp(min=0)
+    wash = wash - 0.15 * rim + 0.16 * halo * (1 - rim)
+    drawn = ops.ink_lines(near, 1.1, 36.0, 0.010)
+    wash = wash - 0.30 * drawn
+    strength = 1.32 + 0.6 * rim - 0.5 * halo
+    fade = ops.smoothstep(wash, 0.90, 0.99)
+    chroma = ops.blur(lab[:, 1:], 1.5) * strength * (1 - 0.55 * fade)
+    return ops.from_oklab(torch.cat([wash.clamp(0.12, 0.985), chroma], 1))
 
 
 def watercolour_screen(scene: Tensor) -> Tensor:
     tooth = ops.paper_grain(scene, 32, 13, 1.0)
     depth = 1 - ops.luma(scene)
-    return (scene + tooth * (0.004 + 0.028 * depth)).clamp(0, 1)
+    return (scene + tooth * (0.003 + 0.020 * depth)).clamp(0, 1)

@@ -1,0 +1,153 @@
+"""Filter teachers: every look, both stages, without reference pictures."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from mirage_cli.training import filters, filters_ops as ops  # noqa: E402
+
+LOOKS = filters.LOOKS
+SHIFT = 8
+
+
+def picture(height: int = 128, width: int = 160, seed: int = 0) -> torch.Tensor:
+    """[1,3,H,W]: a gradient sky, discs and a textured ground, so that every filter has work."""
+    ys = torch.linspace(0, 1, height).view(1, 1, -1, 1).expand(1, 1, height, width)
+    xs = torch.linspace(0, 1, width).view(1, 1, 1, -1).expand(1, 1, height, width)
+    base = torch.cat([0.3 + 0.4 * ys, 0.5 + 0.2 * xs, 0.9 - 0.5 * ys], 1)
+    noise = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(seed))
+    base = torch.where(ys > 0.6, 0.2 + 0.5 * ops.blur(noise, 1.5), base)
+    for cx, cy, r, rgb in ((0.3, 0.4, 0.18, (0.9, 0.6, 0.4)), (0.7, 0.5, 0.12, (0.15, 0.1, 0.3)),
+                           (0.55, 0.75, 0.1, (1.0, 0.95, 0.8))):
+        inside = ((xs - cx) ** 2 + (ys - cy) ** 2) < r * r
+        base = torch.where(inside, torch.tensor(rgb).view(1, 3, 1, 1), base)
+    return base.clamp(0, 1)
+
+
+@pytest.fixture(scope="module")
+def rendered() -> dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Look -> (input, scene, final)."""
+    rgb = picture()
+    result = {}
+    for look in LOOKS:
+        moving = filters.scene(look, rgb)
+        result[look] = (rgb, moving, filters.screen(look, moving))
+    return result
+
+
+def test_twenty_looks():
+    assert len(LOOKS) == len(set(LOOKS)) == 20
+    assert filters.SCREEN_BOUND < set(LOOKS)
+    assert {"pixel-art", "comic-halftone", "mosaic"} <= filters.SCREEN_BOUND
+    assert not {"night", "cartoon", "thermal"} & filters.SCREEN_BOUND
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_shape_and_range(look, rendered):
+    rgb, moving, final = rendered[look]
+    assert moving.shape[0] == 1 and 1 <= moving.shape[1] <= 4 and moving.shape[2:] == rgb.shape[2:]
+    assert final.shape == rgb.shape and final.dtype == torch.float32
+    for x in (moving, final):
+        assert torch.isfinite(x).all() and x.min() >= 0 and x.max() <= 1
+    assert final.std() > 0.03, "a look may not be blank"
+    assert (final - rgb).abs().mean() > 0.02, "a look must change the picture"
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_scene_bound_look_needs_no_screen(look, rendered):
+    _, moving, final = rendered[look]
+    assert (look in filters.SCREEN_BOUND) == (moving is not final)
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_deterministic_and_batch_independent(look, rendered):
+    rgb, _, final = rendered[look]
+    pair = torch.cat([picture(seed=9).flip(-1), rgb])
+    assert torch.allclose(filters.render(look, pair)[1:], final, atol=2e-3)
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_scene_moves_with_the_picture(look):
+    """A shift by 8 px of the input shifts ``scene`` by 8 px, away from the border."""
+    big = picture(192, 224)
+    left, right = big[..., :-SHIFT], big[..., SHIFT:]
+    a = filters.scene(look, left)[..., SHIFT:]
+    b = filters.scene(look, right)[..., :-SHIFT]
+    inner = (slice(None), slice(None), slice(64, -64), slice(64, -64))
+    assert (a - b)[inner].abs().mean() < 0.01
+
+
+@pytest.mark.parametrize("look", sorted(filters.SCREEN_BOUND))
+def test_screen_pattern_stays_in_place(look):
+    """A scene moved by one full period gives the same pattern, moved; by 4 px it does not.
+
+    On a flat scene nothing but the screen's own pattern is left, and that must repeat every
+    32 px from the top left corner whatever the scene did before.
+    """
+    channels = filters.scene(look, picture()).shape[1]
+    value = torch.tensor([0.55, 0.45, 0.40, 0.0][:channels] if channels != 2 else [0.0, 0.45])
+    flat = value.view(1, -1, 1, 1).expand(1, channels, 448, 448).contiguous()
+    out = filters.screen(look, flat)
+    inner = out[..., 128:320, 128:320]
+    for dy, dx in ((32, 0), (0, 32)):
+        moved = out[..., 128 + dy:320 + dy, 128 + dx:320 + dx]
+        assert (inner - moved).abs().max() < 2e-3, "period is not 32 px"
+    wider = filters.screen(look, torch.cat([flat, flat], -1))
+    assert (wider[..., 128:320, 128:320] - inner).abs().max() < 2e-3, "phase depends on the size"
+
+
+@pytest.mark.parametrize("look", ["pixel-art", "comic-halftone", "mosaic", "stained-glass"])
+def test_screen_ignores_how_the_scene_moved(look):
+    """The grid is where it was, when the scene under it moves by 3 px."""
+    moving = filters.scene(look, picture(128, 168))
+    still, moved = moving[..., :160], moving[..., 3:163]
+    pattern = filters.screen(look, still), filters.screen(look, moved)
+    together = (pattern[0] - pattern[1])[..., 8:-8, 8:-8].abs().mean()
+    dragged = (pattern[0][..., 3:] - pattern[1][..., :-3])[..., 8:-8, 8:-8].abs().mean()
+    assert dragged > 1e-3, "the pattern went along with the scene"
+    assert together != dragged
+
+
+@pytest.mark.parametrize("size", [(128, 128), (131, 201)])
+def test_odd_sizes(size):
+    rgb = picture(*size)
+    for look in ("stained-glass", "low-poly", "pixel-art", "night", "cubism", "blueprint"):
+        assert filters.render(look, rgb).shape == rgb.shape
+
+
+def test_unknown_look():
+    with pytest.raises(KeyError):
+        filters.scene("no-such-look", picture())
+
+
+def test_oklab_round_trip():
+    rgb = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    assert torch.allclose(ops.from_oklab(ops.to_oklab(rgb)), rgb, atol=2e-3)
+    white = ops.to_oklab(torch.ones(1, 3, 1, 1)).flatten()
+    assert torch.allclose(white, torch.tensor([1.0, 0.0, 0.0]), atol=1e-3)
+
+
+def test_pixel_art_blocks_are_flat():
+    out = filters.render("pixel-art", picture())
+    blocks = out[..., :128, :160].unfold(2, 8, 8).unfold(3, 8, 8)
+    assert (blocks.amax((-1, -2)) - blocks.amin((-1, -2))).max() < 1e-6
+
+
+def test_blur_keeps_the_mean_and_the_place():
+    spot = torch.zeros(1, 1, 97, 97)
+    spot[..., 48, 48] = 1
+    for sigma in (1.0, 4.0, 7.0):
+        soft = ops.blur(spot, sigma)
+        ys = torch.arange(97.0)
+        assert soft.sum() == pytest.approx(1, abs=0.02)
+        assert float((soft.sum(-1).flatten() * ys).sum() / soft.sum()) == pytest.approx(48, abs=0.55)  # half a pixel of the coarse grid
+
+
+def test_kuwahara_flattens_texture_and_keeps_the_edge():
+    noise = 0.1 * torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(2))
+    step = noise + torch.cat([torch.zeros(1, 3, 64, 32), torch.full((1, 3, 64, 32), 0.8)], -1)
+    out = ops.kuwahara(step, 5)
+    assert out[..., 8:-8, 8:24].std() < 0.5 * step[..., 8:-8, 8:24].std()
+    assert (out[..., 34:37].mean() - out[..., 27:30].mean()) > 0.7
