@@ -1,0 +1,1 @@
+"""The engine: ops in two implementations (PTX kernels, torch), and captured frames."""

@@ -1,0 +1,190 @@
+"""The torch definition of every op: what the PTX kernels must equal, and what runs without them.
+
+Read these first; ``ops.py`` has the same signatures. Feature maps are channels_last,
+``[1, C, h, w]`` in NHWC memory, in fp32, fp16 or bf16; a channel slice of a wider buffer is fine.
+Pictures live in *unshuffled* form, ``[1, 48, h, w]`` with h = H/4 and w = W/4: channel
+``c * 16 + dy * 4 + dx`` of cell (y, x) is colour c of pixel (4y + dy, 4x + dx), the order of
+``torch.nn.functional.pixel_unshuffle``. Values of pictures are in [-1, 1].
+
+Every op fills ``out`` when it is given and returns it. Errors of shape are torch's own; ``ops.py``
+checks what it hands to a kernel.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+CELL = 4  # pixels a side that one cell of the network's grid holds
+NORM_EPS = 1e-5
+LUMA_WEIGHTS = (77, 150, 29)  # BT.601 luma in 1/256
+STATS = ("luma", "luma_squared", "saturation", "gradient", "nan")  # order of frame_out's sums
+
+
+def _filled(out: Tensor | None, value: Tensor, like: Tensor) -> Tensor:
+    """``value`` in ``like``'s dtype: copied into ``out`` where there is one."""
+    if out is not None:
+        return out.copy_(value)
+    return value.to(like.dtype).contiguous(memory_format=torch.channels_last)
+
+
+def frame_in(rgb: Tensor, out: Tensor) -> Tensor:
+    """uint8 picture -> [-1, 1] -> padded -> unshuffled, into a slice of the network's input.
+
+    Args:
+        rgb: uint8 [H, W, 3].
+        out: [1, 48, h, w] with 4h >= H and 4w >= W. What the picture lacks is filled on the right
+            and at the bottom by repeating its edge.
+    """
+    height, width, _ = rgb.shape
+    pad = (0, CELL * out.shape[3] - width, 0, CELL * out.shape[2] - height)
+    if min(pad) < 0:
+        raise ValueError(f"a picture of {width}x{height} does not fit {tuple(out.shape)} cells of {CELL}x{CELL}")
+    frame = rgb.permute(2, 0, 1)[None].float() / 127.5 - 1
+    if any(pad):
+        frame = F.pad(frame, pad, mode="replicate")
+    return out.copy_(F.pixel_unshuffle(frame, CELL))
+
+
+def frame_out(
+    x: Tensor,
+    out: Tensor,
+    *,
+    base: Tensor | None = None,
+    warped: Tensor | None = None,
+    keep: Tensor | None = None,
+    history: Tensor | None = None,
+    stats: Tensor | None = None,
+) -> Tensor:
+    """Unshuffled frame -> consistency blend -> clamp -> uint8, with the drift guard's sums on the way.
+
+    frame = x + base; frame += keep * (warped - frame); NaN becomes 0; clamp to [-1, 1];
+    ``out`` = round-half-to-even((frame + 1) * 127.5), cropped to H x W. Computed in fp32.
+
+    Args:
+        x: [1, 48, h, w], the network's output.
+        out: uint8 [H, W, 3] with H <= 4h and W <= 4w.
+        base: [1, 48, h, w] to add, for networks that predict a difference.
+        warped, keep: the last frame, moved, [1, 48, h, w], and how much of it to keep, [1, 16, h, w]
+            (channel dy * 4 + dx), in [0, 1]; both or neither.
+        history: [1, 48, h, w], filled with the clamped frame (padding included) for the next one.
+        stats: int64 [5], filled with sums over the H x W pixels of ``out`` in levels of 255 (see
+            ``STATS``): luma (77 R + 150 G + 29 B + 128) >> 8; its square; max(R, G, B) -
+            min(R, G, B); absolute luma differences between horizontal neighbours of one cell; and
+            the number of NaN values met. Integers, so that every order of summation agrees.
+    """
+    if (warped is None) != (keep is None):
+        raise ValueError("frame_out blends with both warped and keep, or with neither")
+    frame = x.float()
+    if base is not None:
+        frame = frame + base.float()
+    if warped is not None and keep is not None:
+        frame = frame + keep.float().repeat(1, 3, 1, 1) * (warped.float() - frame)
+    nan = frame.isnan()
+    frame = torch.where(nan, 0.0, frame).clamp(-1, 1)
+    if history is not None:
+        history.copy_(frame)
+    height, width, _ = out.shape
+    pixels = F.pixel_shuffle(frame, CELL)[0, :, :height, :width]
+    levels = ((pixels + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0)
+    out.copy_(levels)
+    if stats is not None:
+        nan_values = F.pixel_shuffle(nan.float(), CELL)[0, :, :height, :width].sum(dtype=torch.float64)
+        stats.copy_(torch.stack((*_picture_sums(levels.long()), nan_values.long())))
+    return out
+
+
+def _picture_sums(levels: Tensor) -> tuple[Tensor, ...]:
+    """Luma, squared luma, saturation and gradient sums of int64 [H, W, 3] levels."""
+    red, green, blue = LUMA_WEIGHTS
+    luma = (red * levels[..., 0] + green * levels[..., 1] + blue * levels[..., 2] + 128) >> 8
+    steps = (luma[:, 1:] - luma[:, :-1]).abs()
+    inside = torch.arange(1, luma.shape[1], device=luma.device) % CELL != 0  # not across two cells
+    saturation = levels.amax(2) - levels.amin(2)
+    return luma.sum(), (luma * luma).sum(), saturation.sum(), (steps * inside).sum()
+
+
+def channel_norm_film_silu(
+    x: Tensor,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    *,
+    normalise: bool = True,
+    activate: bool = True,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Layer norm over channels, feature-wise modulation, SiLU: the head of every residual block.
+
+    silu(norm(x) * (1 + scale) + shift), norm without affine and with eps 1e-5 (Ba et al.,
+    arXiv 1607.06450; Perez et al., arXiv 1709.07871).
+
+    Args:
+        x: [B, C, h, w].
+        scale, shift: [C] or [B, C]; None is zero.
+        normalise, activate: leave out the norm or the SiLU.
+    """
+    value = x
+    if normalise:
+        value = F.layer_norm(x.permute(0, 2, 3, 1), (x.shape[1],), eps=NORM_EPS).permute(0, 3, 1, 2)
+    if scale is not None:
+        value = value * (1 + scale).reshape(-1, x.shape[1], 1, 1)
+    if shift is not None:
+        value = value + shift.reshape(-1, x.shape[1], 1, 1)
+    return _filled(out, F.silu(value) if activate else value, x)
+
+
+def add_bias_silu(x: Tensor, bias: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """silu(x + bias): [B, C, h, w] and [C]."""
+    return _filled(out, F.silu(x + bias.reshape(1, -1, 1, 1)), x)
+
+
+def residual_add(
+    x: Tensor, residual: Tensor, *, bias: Tensor | None = None, activate: bool = False, out: Tensor | None = None
+) -> Tensor:
+    """x + bias + residual, then SiLU if asked: [B, C, h, w], bias [C]."""
+    value = x if bias is None else x + bias.reshape(1, -1, 1, 1)
+    value = value + residual
+    return _filled(out, F.silu(value) if activate else value, x)
+
+
+def upsample_concat(x: Tensor, skip: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """Nearest-neighbour doubling of x beside the skip connection.
+
+    x [B, C1, h, w], skip [B, C2, 2h, 2w] -> [B, C1 + C2, 2h, 2w]
+    """
+    doubled = F.interpolate(x, scale_factor=2, mode="nearest")
+    return _filled(out, torch.cat((doubled, skip), dim=1), x)
+
+
+def warp(frame: Tensor, flow: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """Backward bilinear warp: out(y, x) = frame(y + flow_y, x + flow_x), clamped to the border.
+
+    Equals ``grid_sample(align_corners=True, padding_mode="border")``, computed in fp32.
+
+    Args:
+        frame: [1, C, H, W] of any layout, or unshuffled [1, 16 C, H/4, W/4] (told apart by the
+            flow's size).
+        flow: [1, 2, H, W], x then y, in pixels; fp32 or the frame's dtype.
+        out: [1, C, H, W], or unshuffled [1, 16 C, H/4, W/4]; a new channels_last [1, C, H, W] without.
+    """
+    height, width = flow.shape[-2:]
+    source = frame if frame.shape[-2:] == flow.shape[-2:] else F.pixel_shuffle(frame, CELL)
+    rows = torch.arange(height, device=flow.device, dtype=torch.float32)[:, None]
+    columns = torch.arange(width, device=flow.device, dtype=torch.float32)
+    x = (columns + flow[:, 0].float()).clamp(0, width - 1)
+    y = (rows + flow[:, 1].float()).clamp(0, height - 1)
+    grid = torch.stack((2 * x / max(width - 1, 1) - 1, 2 * y / max(height - 1, 1) - 1), dim=-1)
+    moved = F.grid_sample(source.float(), grid, mode="bilinear", padding_mode="border", align_corners=True)
+    if out is not None and out.shape[-2:] != flow.shape[-2:]:
+        moved = F.pixel_unshuffle(moved, CELL)
+    return _filled(out, moved, frame)
+
+
+def sampler_step(x0: Tensor, noise: Tensor, coefficients: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """a * x0 + b * noise with (a, b) = ``coefficients``, fp32 [2] on the tensors' device.
+
+    On the device, so that a captured graph takes new ones without a new capture. Any equal shapes.
+    """
+    a, b = coefficients.float()
+    return _filled(out, a * x0.float() + b * noise.float(), x0)
