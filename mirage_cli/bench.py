@@ -1,0 +1,501 @@
+"""``mirage bench``: how fast is the bundled model on the machine at hand?
+
+Two passes over real frames, after a warm-up:
+
+1. One frame at a time, each stage timed: read, prepare, denoise, compose, write. A frame's stages
+   add up to its end-to-end time; ``stages_over_end_to_end`` is the proof (1.0 +- 0.05).
+2. As ``mirage transform`` runs, with decode, model and encode in threads: frames a second, and
+   the wall time a frame takes against the denoiser's own.
+
+A latency is never 1 / frames a second: the first pass gives latencies, the second the rate.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mirage_cli import __version__
+from mirage_cli.config import BenchConfig
+from mirage_cli.errors import MediaError, MirageError, UsageProblem
+from mirage_cli.frames import Frame, FrameSink, FrameSource
+from mirage_cli.measure import Meter, PeakMemory, exact_percentile
+from mirage_cli.models import catalog
+from mirage_cli.pipeline import run as run_pipeline
+from mirage_cli.styler import Engine
+
+BUDGETS_MS = (40.0, 16.0, 10.0)
+STAGES = ("read", "prepare", "denoise", "compose", "write")
+CPU_SIZE, GPU_SIZE = (512, 288), (512, 512)
+FP32_FRAMES = 20
+MAX_FRAMES = 1_000_000
+
+_CLONE = Path(__file__).resolve().parent.parent
+EXAMPLE_CLIP = _CLONE / "examples" / "bunny.mp4"
+
+Clock = Callable[[], float]
+
+
+class LoopedSource:
+    """A clip played again and again: a ``FrameSource`` without an end.
+
+    ``rewound`` tells that the last frame was the first after a rewind: opening a file takes long
+    and is no part of a steady stream, so such a frame is not counted.
+    """
+
+    live = False
+
+    def __init__(self, open_source: Callable[[], FrameSource]) -> None:
+        self._open = open_source
+        self._source = open_source()
+        self.info = replace(self._source.info, frame_count=None, duration_seconds=None)
+        self.warnings: list[str] = []
+        self.rewound = False
+
+    def __iter__(self) -> Iterator[Frame]:
+        index = 0
+        while True:
+            self.rewound = index > 0
+            before = index
+            for frame in self._source:
+                yield Frame(frame.rgb, index / self.info.fps, index)
+                index += 1
+                self.rewound = False
+            self._source.close()
+            if index == before:
+                raise MediaError(
+                    f"no frame could be decoded from {self.info.name!r}",
+                    "Give --input a video file, or none for the example clip.",
+                )
+            self._source = self._open()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._source.close()
+
+
+def run(
+    config: BenchConfig,
+    *,
+    engine: Engine | None = None,
+    against_fp32: bool = False,
+    clock: Clock = time.perf_counter,
+    begun_seconds: float | None = None,
+) -> dict[str, Any]:
+    """Measure.
+
+    Args:
+        config: what to measure.
+        engine: loads model and prompt; tests pass their own.
+        against_fp32: also run a few frames in fp32 on plain torch, for the ratio.
+        clock: seconds, for all wall times.
+        begun_seconds: when the program started on that clock, for the time to the first frame.
+
+    Returns:
+        The document of ``--json``: hardware, versions, settings, ``latency_ms`` (stage -> p50, p95,
+        p99, max, mean), ``budgets``, ``pipelined`` and memory.
+
+    Raises:
+        UsageProblem: a number of frames that is not allowed.
+        MirageError: from the input, the model or the device.
+    """
+    if not 1 <= config.frames <= MAX_FRAMES or not 0 <= config.warmup <= MAX_FRAMES:
+        raise UsageProblem(
+            f"frames {config.frames} and warm-up {config.warmup} are not 1 and 0 to {MAX_FRAMES}",
+            "Try: mirage bench --frames 100 --warmup 10",
+        )
+    begun = clock() if begun_seconds is None else begun_seconds
+    engine = engine or Engine()
+    cpu = engine.is_cpu(config.model)
+    size = config.size or (CPU_SIZE if cpu else GPU_SIZE)
+    memory = PeakMemory()
+    open_source = _opener(config.input, size)
+    with closing(LoopedSource(open_source)) as source:
+        match = engine.match(config.model, config.prompt)
+        session = engine.session(config.model, *size)
+        session.set_look(match.weights)
+        timer = _DeviceTimer(clock, on_gpu=not cpu)
+        with _TemporarySink(source) as sink:
+            rows, first_seconds = _frame_by_frame(
+                source, session, sink, config.warmup, config.frames, timer, clock
+            )
+            memory.sample()
+        about = dict(session.describe())
+        source_name = source.info.name
+    pipelined = _pipelined(open_source, session, config.frames, clock, memory)
+    ratio = _fp32_ratio(config, engine, size, open_source, rows) if against_fp32 else None
+    document = {
+        "command": "bench",
+        "mirage": __version__,
+        "commit": commit(),
+        "hardware": hardware(on_gpu=not cpu),
+        "versions": versions(),
+        "model": about,
+        "weights": weights(config.model.model),
+        "size": list(size),
+        "source": source_name,
+        "prompt": config.prompt,
+        "look": match.look,
+        "steps": config.model.steps,
+        "batch": 1,
+        "warmup_frames": config.warmup,
+        "frames": len(rows),
+        "device_clock": timer.name,
+        "first_frame_seconds": round(first_seconds - begun, 3),
+        **_summary(rows),
+        "pipelined": pipelined,
+        "memory_mib": {**memory.megabytes(), **_gpu_memory(not cpu)},
+    }
+    if ratio is not None:
+        document["fp32_eager"] = ratio
+    return document
+
+
+def _frame_by_frame(
+    source: LoopedSource,
+    session: Any,
+    sink: FrameSink,
+    warmup: int,
+    frames: int,
+    timer: _DeviceTimer,
+    clock: Clock,
+) -> tuple[list[dict[str, float]], float]:
+    """One frame after another; returns a row of milliseconds a frame, and when the first was out."""
+    rows: list[dict[str, float]] = []
+    first_out = 0.0
+    stream = iter(source)
+    count = 0
+    while len(rows) < frames:
+        begin = clock()
+        frame = next(stream)
+        read = clock()
+        rgb, device_ms = timer.time(lambda: session.step(frame.rgb))
+        stepped = clock()
+        sink.write(Frame(rgb, frame.pts_seconds, frame.index))
+        written = clock()
+        count += 1
+        if count == 1:
+            first_out = written
+        if count <= warmup or source.rewound:
+            continue
+        report = session.report
+        rows.append(
+            {
+                "read": (read - begin) * 1e3,
+                "prepare": report.prepare_ms,
+                "denoise": report.denoise_ms,
+                "compose": report.compose_ms,
+                "write": (written - stepped) * 1e3,
+                "device_frame": device_ms,
+                "end_to_end": (written - begin) * 1e3,
+            }
+        )
+    return rows, first_out
+
+
+def _summary(rows: list[dict[str, float]]) -> dict[str, Any]:
+    """Percentiles of each column, the budgets, and whether the stages add up."""
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    whole = sum(columns["end_to_end"])
+    staged = sum(sum(columns[name]) for name in STAGES)
+    return {
+        "latency_ms": {name: percentiles(values) for name, values in columns.items()},
+        "stages_over_end_to_end": round(staged / whole, 4),
+        "budgets": [
+            {
+                "budget_ms": budget,
+                "device_frame_p95_within": exact_percentile(columns["device_frame"], 95) <= budget,
+                "end_to_end_p95_within": exact_percentile(columns["end_to_end"], 95) <= budget,
+                "frames_within": round(
+                    sum(value <= budget for value in columns["end_to_end"]) / len(rows), 4
+                ),
+            }
+            for budget in BUDGETS_MS
+        ],
+    }
+
+
+def percentiles(values_ms: list[float]) -> dict[str, float]:
+    """p50, p95, p99 (nearest rank), max and mean of latencies in ms."""
+    return {
+        "p50": round(exact_percentile(values_ms, 50), 3),
+        "p95": round(exact_percentile(values_ms, 95), 3),
+        "p99": round(exact_percentile(values_ms, 99), 3),
+        "max": round(max(values_ms), 3),
+        "mean": round(sum(values_ms) / len(values_ms), 3),
+    }
+
+
+def _pipelined(
+    open_source: Callable[[], FrameSource],
+    session: Any,
+    frames: int,
+    clock: Clock,
+    memory: PeakMemory,
+) -> dict[str, Any]:
+    """The rate of the threaded pipeline, as transform runs it.
+
+    A clip that is too short is played several times; only the time between the first and the last
+    frame written in each playing counts, so that opening files does not.
+    """
+    denoise_ms: list[float] = []
+
+    def step(frame: Frame) -> Any:
+        rgb = session.step(frame.rgb)
+        denoise_ms.append(session.report.denoise_ms)
+        return rgb
+
+    gaps, seconds = 0, 0.0
+    while len(denoise_ms) < frames:
+        source = open_source()
+        left = frames - len(denoise_ms)
+        with closing(source), _TemporarySink(source) as sink:
+            stamped = _StampedSink(sink, clock)
+            run_pipeline(
+                source, step, stamped, meter=Meter(), max_frames=left, clock=clock,
+                tick=memory.sample, tick_seconds=0.5,
+            )  # fmt: skip
+        if stamped.count < 2 and left > 1:
+            raise MediaError(
+                f"{source.info.name!r} has {stamped.count} frame(s); bench needs at least 2",
+                "Give --input a longer video, or none for the example clip.",
+            )
+        gaps += stamped.count - 1
+        seconds += stamped.last_seconds - stamped.first_seconds
+    mean_denoise_ms = sum(denoise_ms) / len(denoise_ms)
+    if not gaps or not seconds:
+        return {"frames": len(denoise_ms), "frames_per_second": None}
+    wall_ms = seconds * 1e3 / gaps
+    return {
+        "frames": len(denoise_ms),
+        "frames_per_second": round(gaps / seconds, 2),
+        "wall_ms_per_frame": round(wall_ms, 3),
+        "denoise_ms_per_frame": round(mean_denoise_ms, 3),
+        "wall_over_denoise": round(wall_ms / mean_denoise_ms, 3) if mean_denoise_ms else None,
+    }
+
+
+class _StampedSink:
+    """Passes frames on and remembers when the first and the last one went."""
+
+    def __init__(self, sink: FrameSink, clock: Clock) -> None:
+        self._sink, self._clock = sink, clock
+        self.count = 0
+        self.first_seconds = self.last_seconds = 0.0
+
+    def write(self, frame: Frame) -> None:
+        self._sink.write(frame)
+        self.last_seconds = self._clock()
+        if not self.count:
+            self.first_seconds = self.last_seconds
+        self.count += 1
+
+    def close(self, commit: bool = True) -> None:
+        self._sink.close(commit)
+
+
+def _fp32_ratio(
+    config: BenchConfig,
+    engine: Engine,
+    size: tuple[int, int],
+    open_source: Callable[[], FrameSource],
+    rows: list[dict[str, float]],
+) -> dict[str, Any]:
+    """The denoiser in fp32 on plain torch against the one measured, medians of both."""
+    options = replace(config.model, dtype="fp32", backend="torch")
+    session = engine.session(options, *size)
+    session.set_look(engine.match(options, config.prompt).weights)
+    frames = min(FP32_FRAMES, config.frames)
+    warmup = min(3, config.warmup)
+    times = []
+    with closing(open_source()) as again:
+        for number, frame in enumerate(again):
+            session.step(frame.rgb)
+            if number >= warmup:
+                times.append(session.report.denoise_ms)
+            if len(times) == frames:
+                break
+    if not times:
+        raise MediaError("the input is too short for the fp32 comparison", "Use a longer --input.")
+    ours = exact_percentile([row["denoise"] for row in rows], 50)
+    theirs = exact_percentile(times, 50)
+    return {
+        "frames": len(times),
+        "denoise_p50_ms": round(theirs, 3),
+        "speed_up": round(theirs / ours, 3) if ours else None,
+    }
+
+
+class _DeviceTimer:
+    """Time of one call on the device: CUDA events around it, or the wall clock on a CPU."""
+
+    def __init__(self, clock: Clock, on_gpu: bool) -> None:
+        self._clock = clock
+        self._cuda = None
+        self.name = "wall clock around Session.step"
+        if on_gpu:
+            import torch
+
+            if torch.cuda.is_available():
+                self._cuda = torch.cuda
+                self.name = "CUDA events around Session.step (upload to download)"
+
+    def time(self, call: Callable[[], Any]) -> tuple[Any, float]:
+        """(what ``call`` returns, its milliseconds)."""
+        if self._cuda is None:
+            begin = self._clock()
+            value = call()
+            return value, (self._clock() - begin) * 1e3
+        begin, end = (self._cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        value = call()
+        end.record()
+        end.synchronize()
+        return value, float(begin.elapsed_time(end))
+
+
+class _TemporarySink:
+    """An encoder into a file that is thrown away."""
+
+    def __init__(self, source: FrameSource) -> None:
+        self._info = source.info
+
+    def __enter__(self) -> FrameSink:
+        from mirage_cli.video_out import open_output
+
+        self._folder = tempfile.TemporaryDirectory(prefix="mirage-bench-")
+        try:
+            self._sink = open_output(str(Path(self._folder.name) / "bench.mp4"), self._info)
+        except BaseException:
+            self._folder.cleanup()
+            raise
+        return self._sink
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._sink.close(commit=False)
+        finally:
+            self._folder.cleanup()
+
+
+def _opener(path: str | None, size: tuple[int, int]) -> Callable[[], FrameSource]:
+    """How to open what is measured: the file asked for, the example clip, else the test picture."""
+    if path == "-":
+        raise UsageProblem(
+            "bench plays its input in a loop, which standard input cannot",
+            "Give --input a file, or none for the example clip.",
+        )
+    if path is None and not EXAMPLE_CLIP.is_file():
+        from mirage_cli.capture import TestPicture
+
+        return lambda: TestPicture(*size, paced=False)
+    from mirage_cli.video_in import open_file
+
+    return lambda: open_file(path or str(EXAMPLE_CLIP), size=size)
+
+
+def hardware(on_gpu: bool) -> dict[str, Any]:
+    """CPU, cores, memory, GPU and driver."""
+    from mirage_cli.doctor import nvidia_driver
+
+    import torch
+
+    facts: dict[str, Any] = {
+        "cpu": _cpu_name(),
+        "cpu_cores": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "system": platform.platform(terse=True),
+    }
+    if on_gpu and torch.cuda.is_available():
+        device = torch.cuda.get_device_properties(torch.cuda.current_device())
+        facts["gpu"] = device.name
+        facts["gpu_memory_gib"] = round(device.total_memory / 2**30, 1)
+        facts["driver"] = nvidia_driver() or "unknown"
+        facts["cuda"] = torch.version.cuda
+    return facts
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    import cv2
+    import numpy
+    import torch
+
+    from mirage_cli.ffmpeg_tools import find_ffmpeg
+
+    found = {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": numpy.__version__,
+        "opencv": cv2.__version__,
+        "ffmpeg": find_ffmpeg().version,
+    }
+    if "cupy" in sys.modules:
+        found["cupy"] = sys.modules["cupy"].__version__
+    return found
+
+
+def weights(model: str) -> dict[str, Any]:
+    """Which weights ran, and whether they are the recorded ones or somebody's own."""
+    folder = catalog.model_dir(model)
+    try:
+        catalog.verify(model)
+        recorded = "as recorded in the model's manifest"
+    except MirageError as error:
+        recorded = f"not as recorded: {error.message}"
+    return {
+        "sha256": catalog.file_sha256(folder / catalog.WEIGHTS),
+        "files": recorded,
+        **catalog.weight_summary(folder),
+    }
+
+
+def commit(root: Path = _CLONE) -> str:
+    """The commit of the clone, with "+changes" when files differ from it; "installed" elsewhere."""
+    if not (root / ".git").exists():
+        return "installed package"
+    try:
+        head = _git(root, "rev-parse", "--short=12", "HEAD")
+        return head + ("+changes" if _git(root, "status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def _git(root: Path, *words: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(root), *words],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20, check=True,
+    )  # fmt: skip
+    return done.stdout.strip()
+
+
+def _cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    try:
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _gpu_memory(on_gpu: bool) -> dict[str, float]:
+    if not on_gpu:
+        return {}
+    import torch
+
+    if not torch.cuda.is_available():
+        return {}
+    return {
+        "gpu_allocated_peak": round(torch.cuda.max_memory_allocated() / 2**20, 1),
+        "gpu_reserved_peak": round(torch.cuda.max_memory_reserved() / 2**20, 1),
+    }
