@@ -1,0 +1,240 @@
+"""Load the PTX kernels through CuPy and launch them on torch's stream.
+
+CuPy hands the .ptx files to the driver (cuModuleLoad), which compiles them for the GPU at hand: no CUDA
+toolkit is needed. CuPy and torch share the device's primary context, so torch's pointers are valid in
+the kernels. CuPy is imported when kernels are asked for, never before.
+
+``load(device)`` gives a ``KernelSet`` or a ``GpuError`` with the reason; ``kernel_states`` tells the
+same without raising, for ``mirage doctor``.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mirage_cli.errors import GpuError
+
+HERE = Path(__file__).resolve().parent
+FILES: dict[str, tuple[str, ...]] = {
+    "frame_in.sm80.ptx": ("mirage_frame_in",),
+    "frame_out.sm80.ptx": ("mirage_frame_out",),
+    "channel_norm.sm80.ptx": ("mirage_channel_norm",),
+    "add_silu.sm80.ptx": ("mirage_add_silu",),
+    "upsample_concat.sm80.ptx": ("mirage_upsample_concat",),
+    "sampler_step.sm80.ptx": ("mirage_sampler_step_f16", "mirage_sampler_step_bf16", "mirage_sampler_step_f32"),
+    "warp.sm80.ptx": (
+        "mirage_warp_f16",
+        "mirage_warp_bf16",
+        "mirage_warp_f32",
+        "mirage_warp_f16_flow_f32",
+        "mirage_warp_bf16_flow_f32",
+    ),
+}
+TORCH_PATH = "use --backend torch, which needs none of this"
+INSTALL = f"install it with: pip install 'mirage-cli[gpu]' (CUDA 12 drivers: 'mirage-cli[gpu-cuda12]'); or {TORCH_PATH}"
+
+
+@dataclass(frozen=True)
+class KernelState:
+    """One kernel, for doctor and ``--json``.
+
+    Attributes:
+        entry: the kernel's name; file: the .ptx it is in.
+        origin: "hand-written PTX" or "CUDA C++".
+        ptx_version, target: as the file declares.
+        ready: it is loaded on the device.
+        reason: why it is not; empty where ready.
+    """
+
+    entry: str
+    file: str
+    origin: str
+    ptx_version: str
+    target: str
+    ready: bool
+    reason: str
+
+
+def ptx_header(path: Path) -> tuple[str, str]:
+    """PTX version and target that a file declares, such as ("7.0", "sm_80"). GpuError if it has none."""
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise GpuError(f"kernel file {path} cannot be read: {error.strerror}", "reinstall mirage-cli") from error
+    version = re.search(r"^\.version\s+(\d+\.\d+)", text, re.MULTILINE)
+    target = re.search(r"^\.target\s+(sm_\d+a?)", text, re.MULTILINE)
+    if version is None or target is None:
+        raise GpuError(f"kernel file {path} is no PTX: .version or .target is missing", "reinstall mirage-cli")
+    return version.group(1), target.group(1)
+
+
+def driver_needed(ptx_version: str) -> int:
+    """Lowest CUDA driver that takes a PTX version, as 1000 * major + 10 * minor (7.0 -> 11000)."""
+    major, minor = (int(part) for part in ptx_version.split("."))
+    return (major + 4) * 1000 + minor * 10
+
+
+def import_cupy() -> Any:
+    """The cupy module. GpuError with the reason where it is missing or broken."""
+    try:
+        import cupy
+    except ModuleNotFoundError as error:
+        if error.name == "cupy":
+            raise GpuError("the PTX kernels need CuPy, which is not installed", INSTALL) from error
+        raise GpuError(f"CuPy is installed but does not import: {error}", INSTALL) from error
+    except Exception as error:  # a broken CUDA library fails in many ways
+        raise GpuError(f"CuPy is installed but does not import: {_first_line(error)}", INSTALL) from error
+    return cupy
+
+
+def _first_line(error: BaseException) -> str:
+    """The type and first line of an exception's message."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def check_device(cupy: Any, index: int, ptx_version: str, target: str) -> None:
+    """GpuError unless GPU ``index`` and the driver take PTX of this version and target."""
+    runtime = cupy.cuda.runtime
+    try:
+        driver = int(runtime.driverGetVersion())
+    except Exception as error:
+        raise GpuError(f"the CUDA driver does not answer: {_first_line(error)}", f"check nvidia-smi; or {TORCH_PATH}") from error
+    if driver == 0:
+        raise GpuError("no CUDA driver was found", f"install the NVIDIA driver; or {TORCH_PATH}")
+    needed = driver_needed(ptx_version)
+    if driver < needed:
+        raise GpuError(
+            f"the driver speaks CUDA {_cuda_name(driver)}, PTX {ptx_version} needs {_cuda_name(needed)} or newer",
+            f"update the NVIDIA driver; or {TORCH_PATH}",
+        )
+    try:
+        count = int(runtime.getDeviceCount())
+    except Exception as error:
+        raise GpuError(f"CuPy cannot use the GPU: {_first_line(error)}", INSTALL) from error
+    if not 0 <= index < count:
+        raise GpuError(f"there is no GPU {index}; CuPy sees {count}", f"choose another --device; or {TORCH_PATH}")
+    properties = runtime.getDeviceProperties(index)
+    have = int(properties["major"]) * 10 + int(properties["minor"])
+    exact = target.endswith("a")  # sm_90a runs on that very architecture alone
+    want = int(target[3:].rstrip("a"))
+    if have < want or (exact and have != want):
+        raise GpuError(
+            f"GPU {index} is of architecture sm_{have}, the kernels need {target}" + ("" if exact else " or newer"),
+            TORCH_PATH,
+        )
+
+
+def _cuda_name(version: int) -> str:
+    """12040 -> "12.4"."""
+    return f"{version // 1000}.{version % 1000 // 10}"
+
+
+class KernelSet:
+    """All kernels, loaded on one GPU; made by ``load``.
+
+    Args:
+        cupy: the module; index: the GPU's number; only: entries to load, all without.
+    """
+
+    def __init__(self, cupy: Any, index: int, only: Sequence[str] | None = None) -> None:
+        self.index = index
+        self._cupy = cupy
+        self._functions: dict[str, Any] = {}
+        self._streams: dict[int, Any] = {}
+        for file, entries in FILES.items():
+            wanted = [entry for entry in entries if only is None or entry in only]
+            if not wanted:
+                continue
+            check_device(cupy, index, *ptx_header(HERE / file))
+            with cupy.cuda.Device(index):
+                for entry in wanted:
+                    try:
+                        # .kernel loads now, so that nothing is left to load while a graph is captured
+                        self._functions[entry] = cupy.RawModule(path=str(HERE / file)).get_function(entry).kernel
+                    except Exception as error:
+                        raise GpuError(
+                            f"the driver refuses kernel {entry} of {file} on GPU {index}: {_first_line(error)}",
+                            f"run mirage doctor; or {TORCH_PATH}",
+                        ) from error
+
+    @property
+    def entries(self) -> tuple[str, ...]:
+        """Names of the kernels that are loaded."""
+        return tuple(self._functions)
+
+    def launch(self, entry: str, grid: tuple[int, ...], block: tuple[int, ...], arguments: Sequence[Any]) -> None:
+        """Launch on torch's current stream of this GPU; asynchronous.
+
+        Args:
+            grid, block: blocks and threads, 1 to 3 numbers each.
+            arguments: tensors (passed as their address), None (address 0) and numpy scalars of the
+                parameter's exact type. Python numbers are refused, since their width is not told.
+        """
+        import numpy as np
+        import torch
+
+        packed = []
+        for argument in arguments:
+            if argument is None:
+                packed.append(np.uint64(0))
+            elif isinstance(argument, torch.Tensor):
+                packed.append(np.uint64(argument.data_ptr()))
+            elif isinstance(argument, np.generic):
+                packed.append(argument)
+            else:
+                raise TypeError(f"{entry}: argument {argument!r} has no fixed width; pass a numpy scalar")
+        stream = self._stream(torch.cuda.current_stream(self.index))
+        with self._cupy.cuda.Device(self.index), stream:
+            self._functions[entry](tuple(grid), tuple(block), packed)
+
+    def _stream(self, stream: Any) -> Any:
+        """CuPy's view of a torch stream, kept."""
+        known = self._streams.get(stream.cuda_stream)
+        if known is None:
+            if len(self._streams) >= 64:  # streams come and go in long runs
+                self._streams.clear()
+            known = self._streams[stream.cuda_stream] = self._wrap(stream)
+        return known
+
+    def _wrap(self, stream: Any) -> Any:
+        """A CuPy stream object for a torch stream (CuPy 14 changed the way)."""
+        make = getattr(self._cupy.cuda.Stream, "from_external", None)
+        if make is not None and hasattr(stream, "__cuda_stream__"):
+            return make(stream)
+        return self._cupy.cuda.ExternalStream(stream.cuda_stream, self.index)
+
+
+_sets: dict[int, KernelSet] = {}
+_lock = threading.Lock()
+
+
+def load(index: int) -> KernelSet:
+    """All kernels on GPU ``index``, loaded once a process. GpuError with the reason where it cannot be."""
+    with _lock:
+        if index not in _sets:
+            _sets[index] = KernelSet(import_cupy(), index)
+        return _sets[index]
+
+
+def kernel_states(index: int = 0) -> list[KernelState]:
+    """Every kernel with its state on GPU ``index``; never raises for what a machine may lack."""
+    states = []
+    for file, entries in FILES.items():
+        path = HERE / file
+        origin = "CUDA C++" if (HERE / f"{file.split('.')[0]}.cu").is_file() else "hand-written PTX"
+        for entry in entries:
+            version, target, reason = "", "", ""
+            try:
+                version, target = ptx_header(path)
+                if index not in _sets or entry not in _sets[index].entries:
+                    KernelSet(import_cupy(), index, only=[entry])
+            except GpuError as error:
+                reason = error.message
+            states.append(KernelState(entry, file, origin, version, target, not reason, reason))
+    return states
