@@ -175,6 +175,8 @@ def live(**values: Any) -> int:
         help="Frames to measure.")  # fmt: skip
 @option("--warmup", type=click.IntRange(0), default=10, show_default=True, metavar="N",
         help="Frames before those.")  # fmt: skip
+@option("--against-fp32/--no-against-fp32", default=False,
+        help="Measure a few frames in fp32 on plain torch as well, for the ratio.")  # fmt: skip
 @flags.model_options
 @flags.report_options
 @flags.config_options
@@ -189,13 +191,14 @@ def bench(**values: Any) -> int:
     as_json = values.pop("as_json")
     if values["size"] == "native":
         raise UsageProblem("bench needs a size in pixels, not native", "Try --size 512x288.")
+    against_fp32 = values.pop("against_fp32")
     model = flags.take_model_options(values)
     config = BenchConfig(model=model, **values)
 
     from mirage_cli import bench as job
 
-    with ui:
-        document = job.run(config)
+    ui.note(f"measuring {config.frames} frames after {config.warmup} of warm-up")
+    document = job.run(config, against_fp32=against_fp32, begun_seconds=_begun_seconds)
     if as_json:
         _print_json(document)
     else:
@@ -214,12 +217,10 @@ def doctor(as_json: bool) -> int:
 
     Looks at Python, torch, GPU, ffmpeg, cameras and models. Ends with 1 when the main job cannot run on this machine.
     """
-    from dataclasses import asdict, is_dataclass
-
     from mirage_cli import doctor as job
 
-    findings = [asdict(f) if is_dataclass(f) else dict(f) for f in job.run()]
-    failed = [f["name"] for f in findings if f["status"] == "fail"]
+    findings = job.run()
+    failed = [finding["name"] for finding in findings if finding["status"] == "fail"]
     if as_json:
         _print_json({"command": "doctor", "ok": not failed, "findings": findings})
     else:
@@ -230,7 +231,7 @@ def doctor(as_json: bool) -> int:
             _say(f"\nmirage cannot run here: {', '.join(failed)}", red=True)
         else:
             click.echo("\nmirage transform can run here.")
-    return 1 if failed else 0
+    return job.exit_code(findings)
 
 
 @cli.command(cls=SectionCommand)
@@ -239,9 +240,9 @@ def doctor(as_json: bool) -> int:
 @flags.config_options
 def models(as_json: bool) -> int:
     """List models, their looks and prompts for each."""
-    from mirage_cli.models.catalog import list_models
+    from mirage_cli.models.catalog import describe_models
 
-    entries = [_model_document(entry) for entry in list_models()]
+    entries = describe_models()
     if as_json:
         _print_json({"command": "models", "models": entries})
     else:
@@ -252,35 +253,28 @@ def models(as_json: bool) -> int:
 
 
 @cli.command(cls=SectionCommand)
-@click.argument("recipe", metavar="RECIPE")
+@click.argument("recipe", metavar="[RECIPE]", required=False)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @flags.config_options
-def train(recipe: str, overrides: tuple[str, ...]) -> int:
+def train(recipe: str | None, overrides: tuple[str, ...]) -> int:
     """Train a model by a RECIPE.
 
-    RECIPE is a JSON file; KEY=VALUE changes an entry of it.
+    RECIPE is a TOML file; without one the defaults are taken. KEY=VALUE changes an entry of it.
+    The record of the run is printed as JSON at the end. Needs: pip install mirage-cli[train]
 
     \b
-    mirage train recipe.json steps=1000 seed=1
+    mirage train recipe.toml minutes=20 stream.length=8
+    mirage train data=path/to/data run=runs/trial
     """
+    if recipe is not None and "=" in recipe and not os.path.exists(recipe):
+        recipe, overrides = None, (recipe, *overrides)
     bad = next((item for item in overrides if "=" not in item), None)
     if bad is not None:
-        raise UsageProblem(f"{bad!r} is not KEY=VALUE", "As in: mirage train recipe.json steps=1000")
+        raise UsageProblem(f"{bad!r} is not KEY=VALUE", "As in: mirage train recipe.toml minutes=20")
     from mirage_cli.training import loop
 
-    return int(loop.main(recipe, dict(item.split("=", 1) for item in overrides)) or 0)
-
-
-def _model_document(entry: Any) -> dict[str, Any]:
-    from mirage_cli.models.catalog import example_prompts
-
-    looks = example_prompts(entry.path)
-    return {
-        "name": entry.name,
-        "path": str(entry.path),
-        "bytes": entry.bytes,
-        "looks": [{"name": look, "prompts": looks.get(look, [look])} for look in entry.looks],
-    }
+    _print_json(loop.main(recipe, list(overrides)))
+    return 0
 
 
 class TerminalUi:

@@ -49,6 +49,8 @@ class LatencyHistogram:
         for place, count in enumerate(self._counts):
             seen += count
             if seen >= rank:
+                if place == self._BUCKETS - 1:  # all that is longer lies here
+                    return self.max_ms
                 middle = self._LOW_MS * self._GROWTH ** (place + 0.5)
                 return min(max(middle, self.min_ms), self.max_ms)
         return self.max_ms

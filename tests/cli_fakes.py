@@ -1,0 +1,124 @@
+"""``mirage`` with a stand-in for the trained model: ``python tests/cli_fakes.py transform ...``.
+
+All else is real: command line, threads, ffmpeg, signals, terminal. The stand-in turns each frame
+into its negative (``negative``) or leaves it (``identity``), after FAKE_MODEL_MS of sleep.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+
+LOOKS = {"ink wash": "ink-wash", "night": "night", "mosaic": "mosaic"}
+
+
+@dataclass
+class Match:
+    look: str
+    weights: dict[str, float]
+    similarity: float
+    known: bool
+    message: str
+
+
+@dataclass
+class Report:
+    prepare_ms: float = 1.0
+    denoise_ms: float = 2.0
+    compose_ms: float = 0.5
+    cut: bool = False
+    guard_event: str | None = None
+
+
+@dataclass
+class FakeSession:
+    width: int
+    height: int
+    options: object
+    fail_at: int | None = None
+    cut_at: tuple[int, ...] = ()
+    guard_at: tuple[int, ...] = ()
+    out_of_memory: bool = False
+    looks: list[dict[str, float]] = field(default_factory=list)
+    strengths: list[float] = field(default_factory=list)
+    frames: int = 0
+    report: Report = field(default_factory=Report)
+
+    def set_look(self, weights):
+        assert abs(sum(weights.values()) - 1.0) < 1e-9
+        self.looks.append(dict(weights))
+
+    def set_strength(self, strength):
+        self.strengths.append(strength)
+
+    def step(self, rgb):
+        assert rgb.shape == (self.height, self.width, 3) and rgb.dtype == np.uint8
+        if self.out_of_memory:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to ...")
+        if self.frames == self.fail_at:
+            raise ValueError("the model broke")
+        time.sleep(float(os.environ.get("FAKE_MODEL_MS", "1")) / 1e3)
+        self.report = Report(
+            cut=self.frames in self.cut_at,
+            guard_event="re-anchored: grey" if self.frames in self.guard_at else None,
+        )
+        self.frames += 1
+        share = 1.0 - self.looks[-1].get("identity", 0.0)
+        return np.round(rgb + share * (255.0 - 2.0 * rgb)).astype(np.uint8) if share else rgb
+
+    def describe(self):
+        return {
+            "model": self.options.model, "device": "cpu", "dtype": "fp32", "backend": "torch",
+            "reason": "a stand-in", "steps": self.options.steps, "size": [self.width, self.height],
+        }  # fmt: skip
+
+
+class FakeEngine:
+    def __init__(self, **session):
+        self.session_options = session
+        self.sessions: list[FakeSession] = []
+
+    def is_cpu(self, options):
+        return True
+
+    def session(self, options, width, height):
+        self.sessions.append(FakeSession(width, height, options, **self.session_options))
+        return self.sessions[-1]
+
+    def match(self, options, text):
+        known = text in LOOKS
+        look = LOOKS.get(text, "mosaic")
+        message = "" if known else f'no look is called "{text}"; nearest is {look} (similarity 0.31)'
+        return Match(look, {look: 1.0}, 0.97 if known else 0.31, known, message)
+
+
+class RecordingUi:
+    """A ``Ui`` that keeps what it is told."""
+
+    def __init__(self, may_overwrite=False):
+        self.notes, self.warnings, self.stats = [], [], []
+        self.may_overwrite, self.asked = may_overwrite, []
+
+    def note(self, text):
+        self.notes.append(text)
+
+    def warn(self, text):
+        self.warnings.append(text)
+
+    def tick(self, stats):
+        self.stats.append(stats())
+
+    def confirm_overwrite(self, path):
+        self.asked.append(path)
+        return self.may_overwrite
+
+
+if __name__ == "__main__":
+    from mirage_cli import cli, live, transform
+
+    transform.Engine = live.Engine = FakeEngine  # type: ignore[misc,assignment]
+    sys.exit(cli.main())
