@@ -12,10 +12,6 @@ A latency is never 1 / frames a second: the first pass gives latencies, the seco
 
 from __future__ import annotations
 
-import os
-import platform
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +24,7 @@ from mirage_cli import __version__
 from mirage_cli.config import BenchConfig
 from mirage_cli.errors import MediaError, MirageError, UsageProblem
 from mirage_cli.frames import Frame, FrameSink, FrameSource
+from mirage_cli.machine import commit, gpu_memory, hardware, versions
 from mirage_cli.measure import Meter, PeakMemory, exact_percentile
 from mirage_cli.models import catalog
 from mirage_cli.pipeline import run as run_pipeline
@@ -153,7 +150,7 @@ def run(
         "first_frame_seconds": round(first_seconds - begun, 3),
         **_summary(rows),
         "pipelined": pipelined,
-        "memory_mib": {**memory.megabytes(), **_gpu_memory(not cpu)},
+        "memory_mib": {**memory.megabytes(), **gpu_memory(not cpu)},
     }
     if ratio is not None:
         document["fp32_eager"] = ratio
@@ -403,47 +400,6 @@ def _opener(path: str | None, size: tuple[int, int]) -> Callable[[], FrameSource
     return lambda: open_file(path or str(EXAMPLE_CLIP), size=size)
 
 
-def hardware(on_gpu: bool) -> dict[str, Any]:
-    """CPU, cores, memory, GPU and driver."""
-    from mirage_cli.doctor import nvidia_driver
-
-    import torch
-
-    facts: dict[str, Any] = {
-        "cpu": _cpu_name(),
-        "cpu_cores": os.cpu_count(),
-        "torch_threads": torch.get_num_threads(),
-        "system": platform.platform(terse=True),
-    }
-    if on_gpu and torch.cuda.is_available():
-        device = torch.cuda.get_device_properties(torch.cuda.current_device())
-        facts["gpu"] = device.name
-        facts["gpu_memory_gib"] = round(device.total_memory / 2**30, 1)
-        facts["driver"] = nvidia_driver() or "unknown"
-        facts["cuda"] = torch.version.cuda
-    return facts
-
-
-def versions() -> dict[str, str]:
-    """Versions of what the numbers depend on."""
-    import cv2
-    import numpy
-    import torch
-
-    from mirage_cli.ffmpeg_tools import find_ffmpeg
-
-    found = {
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "numpy": numpy.__version__,
-        "opencv": cv2.__version__,
-        "ffmpeg": find_ffmpeg().version,
-    }
-    if "cupy" in sys.modules:
-        found["cupy"] = sys.modules["cupy"].__version__
-    return found
-
-
 def weights(model: str) -> dict[str, Any]:
     """Which weights ran, and whether they are the recorded ones or somebody's own."""
     folder = catalog.model_dir(model)
@@ -456,46 +412,4 @@ def weights(model: str) -> dict[str, Any]:
         "sha256": catalog.file_sha256(folder / catalog.WEIGHTS),
         "files": recorded,
         **catalog.weight_summary(folder),
-    }
-
-
-def commit(root: Path = _CLONE) -> str:
-    """The commit of the clone, with "+changes" when files differ from it; "installed" elsewhere."""
-    if not (root / ".git").exists():
-        return "installed package"
-    try:
-        head = _git(root, "rev-parse", "--short=12", "HEAD")
-        return head + ("+changes" if _git(root, "status", "--porcelain", "-uno") else "")
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-
-
-def _git(root: Path, *words: str) -> str:
-    done = subprocess.run(
-        ["git", "-C", str(root), *words],
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20, check=True,
-    )  # fmt: skip
-    return done.stdout.strip()
-
-
-def _cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    try:
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def _gpu_memory(on_gpu: bool) -> dict[str, float]:
-    if not on_gpu:
-        return {}
-    import torch
-
-    if not torch.cuda.is_available():
-        return {}
-    return {
-        "gpu_allocated_peak": round(torch.cuda.max_memory_allocated() / 2**20, 1),
-        "gpu_reserved_peak": round(torch.cuda.max_memory_reserved() / 2**20, 1),
     }

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from mirage_cli.errors import MirageError
+from mirage_cli.machine import nvidia_driver
 from mirage_cli.models import catalog
 
 Finding = dict[str, str]
@@ -340,28 +341,6 @@ def check_trial(model: Path, side: int = TRIAL_SIDE) -> list[Finding]:
     about = session.describe()
     words = ", ".join(str(about[key]) for key in ("device", "dtype", "backend") if key in about)
     return [finding("trial frame", "ok", f"one {side}x{side} frame made ({words})")]
-
-
-def nvidia_driver() -> str | None:
-    """Version of the NVIDIA driver; None without one."""
-    try:
-        text = Path("/proc/driver/nvidia/version").read_text()
-        words = text.splitlines()[0].split()
-        return next(word for word in words if word[0].isdigit() and "." in word)
-    except (OSError, StopIteration, IndexError):
-        pass
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return None
-    try:
-        done = subprocess.run(
-            [tool, "--query-gpu=driver_version", "--format=csv,noheader"],
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20, check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return None
-    lines = done.stdout.split()
-    return lines[0] if lines else None
 
 
 def _gui_name(cv2: object) -> str:
