@@ -1,0 +1,515 @@
+"""Frames out of any file, pipe or URL that ffmpeg reads.
+
+One ffmpeg decodes, turns, scales and converts to RGB; the pictures and their exact times come
+through a pipe (``nut_pipe``), a frame at a time, however long the clip. Variable frame rates stay
+as they are, since every frame carries its own time.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import ffmpeg
+import numpy as np
+
+from mirage_cli.errors import MediaError, UsageProblem
+from mirage_cli.ffmpeg_tools import (
+    FfmpegProcess,
+    FfmpegTool,
+    file_url,
+    filter_names,
+    find_ffmpeg,
+    is_url,
+    rational_rate,
+)
+from mirage_cli.frames import Frame, StreamInfo
+from mirage_cli.media_probe import (
+    READABLE_REMEDY,
+    MediaProbe,
+    PacketScan,
+    VideoTrack,
+    probe_media,
+    scan_packets,
+)
+from mirage_cli.nut_pipe import NutError, NutReader
+from mirage_cli.stdin_feed import StdinFeed
+
+MAX_SIDE = 16384
+TICKS_PER_SECOND = 1_000_000
+# NUT holds no negative times, and files may begin before zero; the shift is taken off again here.
+NUT_SHIFT_SECONDS = 3600
+# MPEG streams have no index: a seek lands anywhere, so start early enough to meet a key frame.
+UNINDEXED = ("mpegts", "mpeg", "h264", "hevc", "mpegvideo", "m4v")
+UNINDEXED_LEAD_SECONDS = 15.0
+SCALER = "bicubic+accurate_rnd+full_chroma_int"
+TONE_MAP = (
+    "zscale=t=linear:npl=203,format=gbrpf32le,zscale=p=bt709,"
+    "tonemap=tonemap=hable:desat=0,zscale=t=bt709:m=bt709:r=tv,format=yuv444p"
+)
+
+
+def default_threads() -> int:
+    """Threads for one ffmpeg: half of the processors, 1 to 4; the model needs the rest."""
+    return min(4, max(1, (os.cpu_count() or 1) // 2))
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """Where the pictures lie among the time stamps of their file.
+
+    Attributes:
+        zero_seconds: the file's time stamp that becomes 0 in an output; the start of the file or,
+            where the start was cut, the first picture.
+        first_frame_seconds: time stamp of the first picture, never before ``zero_seconds``.
+    """
+
+    zero_seconds: float
+    first_frame_seconds: float
+
+
+class FileSource:
+    """Frames of one file, pipe or URL, in order; see ``frames.FrameSource``.
+
+    Made by ``open_file``. Iterate once, in one thread; ``close`` may come from any thread.
+
+    Attributes:
+        info: known at once; the first frame is decoded already.
+        timeline: places the frames among the file's time stamps, for sound.
+        finished: the end of the input was reached (and not cut off by ``close``).
+        sound_url: from where the sound can be copied, as ffmpeg reads it; None where there is
+            none or it cannot be read again.
+        path: the local file, None for pipes and URLs.
+    """
+
+    def __init__(
+        self,
+        process: FfmpegProcess,
+        reader: NutReader,
+        info: StreamInfo,
+        probe: MediaProbe,
+        first: tuple[Fraction, np.ndarray],
+        *,
+        start_seconds: float,
+        expected_seconds: float | None,
+        path: str | None,
+        sound_url: str | None,
+        feed: StdinFeed | None,
+        sound_folder: tempfile.TemporaryDirectory[str] | None,
+    ) -> None:
+        self.info = info
+        self.live = False
+        self.warnings: list[str] = []
+        self.finished = False
+        self.path = path
+        self.sound_url = sound_url
+        first_seconds = float(first[0]) - NUT_SHIFT_SECONDS
+        zero = first_seconds if start_seconds > 0 else min(probe.start_seconds, first_seconds)
+        self.timeline = Timeline(zero, first_seconds)
+        self._process, self._reader, self._first = process, reader, first
+        self._expected_seconds = expected_seconds
+        self._feed, self._sound_folder = feed, sound_folder
+        self._begun = self._closed = False
+
+    def __iter__(self) -> Iterator[Frame]:
+        if self._begun:
+            raise RuntimeError("a source can be iterated once")
+        self._begun = True
+        begin, nominal = self._first[0], 1.0 / self.info.fps
+        packet: tuple[Fraction, np.ndarray] | None = self._first
+        del self._first  # the picture belongs to whoever takes the frame
+        last, shift, index = -1.0, 0.0, 0
+        while packet is not None:
+            pts = float(packet[0] - begin) + shift
+            if pts <= last:
+                # Times that stand still or jump back (damaged or joined files): go on from here.
+                step = nominal if last - pts > 1.0 else min(nominal, 0.002)
+                shift += last + step - pts
+                pts = last + step
+            last = pts
+            yield Frame(packet[1], pts, index)
+            packet = None
+            if self._closed:
+                return
+            index += 1
+            try:
+                packet = self._reader.read_frame()
+            except (ValueError, OSError):
+                if not self._closed:  # close() in another thread takes the pipe away
+                    raise
+            except NutError as problem:
+                self.warnings.append(f"{self.info.name}: decoding ended early ({problem})")
+        self._end(index, last + nominal)
+
+    def close(self) -> None:
+        """Ends the decoder. Sound kept from a pipe stays until the source is no longer used."""
+        if self._closed:
+            return
+        self._closed = True
+        # Sound from a pipe is still wanted after this: let ffmpeg finish writing it.
+        self._process.stop(grace_s=1.0 if self._sound_folder and not self.finished else 0.0)
+        self._process.stdout.close()
+        if self._feed is not None and self._sound_folder is None and not self._sound_in_spool():
+            self._feed.close()
+
+    def _sound_in_spool(self) -> bool:
+        return bool(self._feed and self._feed.spool_path and self.sound_url)
+
+    def release(self) -> None:
+        """``close``, and removes all temporary files of this source."""
+        self.close()
+        if self._feed is not None:
+            self._feed.close()
+        if self._sound_folder is not None:
+            self._sound_folder.cleanup()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_closed"):
+            self.release()
+
+    def __enter__(self) -> FileSource:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _end(self, frames: int, end_seconds: float) -> None:
+        """Says what the decoder thought of the input once it is through."""
+        if self._closed:
+            return
+        status = self._process.wait()
+        self.finished = True
+        name, expected = self.info.name, self._expected_seconds
+        damaged = self._process.error_count
+        if status != 0:
+            self.warnings.append(
+                f"{name}: decoding stopped after {frames} frames ({self._process.failure()}); "
+                "what was decoded is used"
+            )
+        elif damaged and expected and expected - end_seconds > max(0.5, 0.02 * expected):
+            # Without an error the sound is just longer than the picture.
+            self.warnings.append(
+                f"{name} is cut short: {end_seconds:.1f} s of {expected:.1f} s could be decoded "
+                f"({self._process.first_error.rstrip('.')})"
+            )
+        elif damaged:
+            self.warnings.append(
+                f"{name} is damaged in places ({damaged} decoder messages, the first: "
+                f"{self._process.first_error.rstrip('.')}); what could be decoded is used"
+            )
+
+
+def open_file(
+    path_or_dash: str | os.PathLike[str],
+    *,
+    size: tuple[int, int] | None = None,
+    start_seconds: float = 0.0,
+    duration_seconds: float | None = None,
+    fps: float | None = None,
+    threads: int | None = None,
+    keep_sound: bool = False,
+    tool: FfmpegTool | None = None,
+) -> FileSource:
+    """Opens a video and decodes its first frame.
+
+    Args:
+        path_or_dash: a file, "-" for standard input, or a URL that ffmpeg reads.
+        size: (width, height) to scale to; the picture is stretched, and ``info.pixel_aspect``
+            changes so that it is shown in its own shape.
+        start_seconds: skip what is shown before this.
+        duration_seconds: stop after this much; None for all.
+        fps: resample to this constant rate by dropping and repeating frames; None keeps all.
+        threads: for the decoder; see ``default_threads``.
+        keep_sound: with "-", keep the sound in a temporary file, so that it can be copied.
+        tool: which ffmpeg; ``find_ffmpeg()`` by default.
+
+    Frame times count from the first frame given, which is 0.0.
+
+    Raises:
+        UsageProblem: a size, time or rate that is not allowed.
+        MediaError: no such file, a folder, not a video, no picture track, no frame in the range.
+    """
+    name = os.fspath(path_or_dash)
+    _check_request(size, start_seconds, duration_seconds, fps)
+    tool = tool or find_ffmpeg()
+    feed: StdinFeed | None = None
+    shown, path = name, None
+    if name == "-":
+        feed, shown = StdinFeed(sys.stdin.fileno()), "standard input"
+        url = file_url(feed.spool_path) if feed.spool_path else "pipe:0"
+    elif is_url(name):
+        url = name
+    else:
+        path = check_local_file(name)
+        url, shown = file_url(path), Path(name).name or name
+    try:
+        return _open(
+            tool, url, shown, path, feed, size, start_seconds, duration_seconds, fps,
+            threads or default_threads(), keep_sound,
+        )
+    except BaseException:
+        if feed is not None:
+            feed.close()
+        raise
+
+
+def check_local_file(name: str) -> str:
+    """Gives ``name`` if it is a file that can be read.
+
+    Raises:
+        MediaError: it is missing, a folder, or not readable.
+    """
+    path = Path(name)
+    try:
+        if path.is_dir():
+            raise MediaError(f"input {name!r} is a folder", "give one video file")
+        with open(path, "rb") as file:
+            if path.is_file() and not file.read(1):
+                raise MediaError(f"input {name!r} is empty (0 bytes)", READABLE_REMEDY)
+    except FileNotFoundError:
+        raise MediaError(
+            f"input {name!r} does not exist", "check the name and the folder you are in"
+        ) from None
+    except (OSError, ValueError) as problem:
+        reason = getattr(problem, "strerror", None) or str(problem)
+        raise MediaError(
+            f"input {name!r} cannot be read: {reason}", "check its name and permissions"
+        ) from None
+    return name
+
+
+def _check_request(
+    size: tuple[int, int] | None, start: float, duration: float | None, fps: float | None
+) -> None:
+    if size is not None and not all(1 <= side <= MAX_SIDE for side in size):
+        raise UsageProblem(
+            f"size {size[0]}x{size[1]} is not allowed: each side is 1 to {MAX_SIDE} pixels",
+            "give a size such as 768x432",
+        )
+    if not 0.0 <= start < 1e7:
+        raise UsageProblem(f"start {start:g} s is not allowed: 0 or more", "give --start 1.5")
+    if duration is not None and not 0.0 < duration < 1e7:
+        raise UsageProblem(f"duration {duration:g} s is not allowed: more than 0", "")
+    if fps is not None and not 0.01 <= fps <= 1000.0:
+        raise UsageProblem(f"{fps:g} frames a second are not allowed: 0.01 to 1000", "")
+
+
+def _open(
+    tool: FfmpegTool, url: str, name: str, path: str | None, feed: StdinFeed | None,
+    size: tuple[int, int] | None, start: float, duration: float | None, fps: float | None,
+    threads: int, keep_sound: bool,
+) -> FileSource:
+    piped = url == "pipe:0"
+    probe = probe_media(tool, url, name=name, feed=feed.head if feed and piped else None)
+    video = require_video(probe, name)
+    scan = None
+    if not piped and not is_url(url):
+        end = None if duration is None else start + duration
+        scan = scan_packets(tool, url, start_seconds=start, end_seconds=end)
+    sound_folder = None
+    sound_url = url if probe.audio_codecs and not piped else None
+    if piped and keep_sound and probe.audio_codecs:
+        sound_folder = tempfile.TemporaryDirectory(prefix="mirage-sound-")
+        sound_url = file_url(Path(sound_folder.name) / "sound.nut")
+    warnings: list[str] = []
+    arguments = decode_arguments(
+        tool, probe, video, url, size=size, start_seconds=start, duration_seconds=duration,
+        fps=fps, threads=threads, warnings=warnings,
+        sound_to=sound_url if sound_folder else None,
+    )
+    process = FfmpegProcess(
+        tool, arguments, stdin=subprocess.PIPE if piped else subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        if piped and feed is not None:
+            feed.start(process.stdin)
+        reader, packet = _first_picture(process, name, start)
+    except BaseException:
+        process.stop()
+        process.stdout.close()
+        if sound_folder is not None:
+            sound_folder.cleanup()
+        raise
+    info = _describe(name, probe, video, scan, reader, size, start, duration, fps)
+    expected = None if probe.duration_seconds is None else probe.duration_seconds - start
+    if expected is not None and duration is not None:
+        expected = min(expected, duration)
+    source = FileSource(
+        process, reader, info, probe, packet, start_seconds=start, expected_seconds=expected,
+        path=path, sound_url=sound_url, feed=feed, sound_folder=sound_folder,
+    )
+    source.warnings += warnings
+    return source
+
+
+def require_video(probe: MediaProbe, name: str) -> VideoTrack:
+    """The picture track.
+
+    Raises:
+        MediaError: there is none, or what ffmpeg takes for one is text.
+    """
+    video = probe.video
+    if video is None and probe.audio_codecs:
+        raise MediaError(
+            f"{name} holds sound ({', '.join(probe.audio_codecs)}) but no video", READABLE_REMEDY
+        )
+    if video is None:
+        raise MediaError(f"{name} holds no video that ffmpeg can decode", READABLE_REMEDY)
+    if video.codec in ("ansi", "bintext", "xbin", "idf"):
+        raise MediaError(f"{name} is text, not video", READABLE_REMEDY)
+    return video
+
+
+def _first_picture(
+    process: FfmpegProcess, name: str, start: float
+) -> tuple[NutReader, tuple[Fraction, np.ndarray]]:
+    packet = None
+    try:
+        reader = NutReader(io.BufferedReader(process.stdout, 1 << 16))  # type: ignore[type-var]
+        packet = reader.read_frame()
+    except (EOFError, NutError):
+        pass
+    if packet is None:
+        process.wait()
+        reason = process.first_error or (process.failure() if process.error_count else "")
+        if start > 0 and not reason:
+            raise MediaError(
+                f"{name} has no frame after {start:g} s", "give a --start inside the clip"
+            )
+        detail = f" ({reason})" if reason else " (it holds none)"
+        raise MediaError(f"no frame of {name} could be decoded{detail}", READABLE_REMEDY)
+    return reader, packet
+
+
+def seek_plan(
+    probe: MediaProbe, start_seconds: float, duration_seconds: float | None, *, seekable: bool
+) -> tuple[dict[str, object], list[str]]:
+    """How to reach a range exactly: (options before ``-i``, filters that cut).
+
+    Time stamps stay those of the file (-copyts), so that pictures and sound that are read by two
+    commands can be laid over each other again.
+    """
+    options: dict[str, object] = {"copyts": None}
+    begin = probe.start_seconds + start_seconds
+    cuts = []
+    if start_seconds > 0:
+        lead = 0.0
+        if any(kind in UNINDEXED for kind in probe.container.split(",")):
+            lead = UNINDEXED_LEAD_SECONDS
+        if seekable and start_seconds > lead:
+            options.update(ss=f"{begin - lead:.6f}", seek_timestamp=1, noaccurate_seek=None)
+        cuts.append(f"start={begin - 0.0005:.6f}")
+    if duration_seconds is not None:
+        cuts.append(f"end={begin + duration_seconds - 0.0005:.6f}")
+    return options, [f"trim={':'.join(cuts)}"] if cuts else []
+
+
+def decode_arguments(
+    tool: FfmpegTool, probe: MediaProbe, video: VideoTrack, url: str, *,
+    size: tuple[int, int] | None, start_seconds: float, duration_seconds: float | None,
+    fps: float | None, threads: int, warnings: list[str], sound_to: str | None,
+) -> list[str]:
+    """The command that decodes ``url`` to RGB24 in NUT on standard output."""
+    options, filters = seek_plan(
+        probe, start_seconds, duration_seconds, seekable=url != "pipe:0"
+    )
+    if fps is not None:
+        rate = rational_rate(fps)
+        filters.append(f"fps={rate.numerator}/{rate.denominator}")
+    scale = [f"w={size[0]}:h={size[1]}" if size else "w=iw:h=ih", f"flags={SCALER}"]
+    if not video.matrix and _is_yuv(video.pixel_format):
+        # Untagged: what cameras and discs mean by it, by size, as players assume.
+        hd = max(video.width, video.height) > 1024 or min(video.width, video.height) > 576
+        scale.append(f"in_color_matrix={'bt709' if hd else 'bt601'}")
+    if video.is_hdr and {"zscale", "tonemap"} <= filter_names(tool):
+        if size:
+            filters.append(f"scale=w={size[0]}:h={size[1]}:flags={SCALER}")
+        filters.append(TONE_MAP)
+    elif video.is_hdr:
+        warnings.append("HDR video is shown without tone mapping: this ffmpeg lacks zscale")
+    filters += [f"scale={':'.join(scale)}", "format=rgb24"]
+    options.update(threads=threads)
+    if url == "pipe:0":
+        options.update(fflags="+genpts")
+    source = ffmpeg.input(url, reinit_filter=0, **options)
+    picture = ffmpeg.output(
+        source["V:0"], "pipe:1", f="nut", vf=",".join(filters), pix_fmt="rgb24",
+        fps_mode="passthrough", enc_time_base=f"1/{TICKS_PER_SECOND}",
+        output_ts_offset=NUT_SHIFT_SECONDS, avoid_negative_ts="disabled", write_index=0,
+        flush_packets=1, map_metadata=-1, map_chapters=-1, **{"c:v": "rawvideo"},
+    )
+    if sound_to is None:
+        return picture.get_args()
+    sound = ffmpeg.output(
+        source["a"], sound_to, f="nut", c="copy", copypriorss=0, write_index=0,
+        output_ts_offset=NUT_SHIFT_SECONDS, avoid_negative_ts="disabled", flush_packets=1,
+    )
+    return ffmpeg.merge_outputs(picture, sound).get_args()
+
+
+def _is_yuv(pixel_format: str) -> bool:
+    return pixel_format.startswith(("yuv", "nv", "p0", "p2", "p4", "y2", "uyvy"))
+
+
+def _describe(
+    name: str, probe: MediaProbe, video: VideoTrack, scan: PacketScan | None, reader: NutReader,
+    size: tuple[int, int] | None, start: float, duration: float | None, fps: float | None,
+) -> StreamInfo:
+    rate = rational_rate(fps) if fps else reader.frame_rate or video.fps or Fraction(25)
+    if not fps and video.fps and (rate > 1000 or scan is None or scan.variable_rate):
+        rate = video.fps
+    length = probe.duration_seconds
+    if length is not None:
+        length = max(length - start, 0.0)
+    if scan is not None and scan.frame_count:
+        length = scan.end_seconds - scan.first_seconds
+        if scan.variable_rate and not fps and length > 0:
+            rate = Fraction(scan.frame_count / length).limit_denominator(1001)
+    if duration is not None:
+        length = min(length, duration) if length is not None else None
+    count = scan.frame_count if scan and not fps else None
+    if count is None and length is not None:
+        count = max(1, round(length * rate))
+    if scan is not None:
+        variable = scan.variable_rate
+    else:
+        variable = bool(video.fps and video.base_rate and _differ(video.fps, video.base_rate))
+    return StreamInfo(
+        width=reader.width, height=reader.height, fps=float(rate) or 25.0, frame_count=count,
+        duration_seconds=length, variable_rate=variable and not fps,
+        has_audio=bool(probe.audio_codecs), name=name,
+        pixel_aspect=_aspect(reader, video, size),
+    )
+
+
+def _differ(fps: Fraction, base: Fraction) -> bool:
+    return base < 1000 and abs(fps / base - 1) > 0.005
+
+
+def _aspect(
+    reader: NutReader, video: VideoTrack, size: tuple[int, int] | None
+) -> tuple[int, int]:
+    """The shape of a pixel; the rounding of a size to whole pixels is no change of shape."""
+    num, den = reader.sample_aspect
+    if size is None:
+        return num, den
+    turned = round(video.rotation_degrees / 90.0) % 2 == 1
+    width, height = (video.height, video.width) if turned else (video.width, video.height)
+    own = Fraction(num, den) * size[0] * height / (size[1] * width)  # before scaling
+    for plain in {Fraction(1), own.limit_denominator(100)}:
+        if abs(float(own / plain) - 1) > 1e-3:
+            continue
+        exact_height = size[0] * height * plain / width / plain
+        if abs(exact_height - size[1]) <= 1 or abs(
+            Fraction(size[1] * width, height) - size[0]
+        ) <= 1:
+            return plain.numerator, plain.denominator
+    return num, den
