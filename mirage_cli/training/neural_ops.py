@@ -59,6 +59,17 @@ def to_rgb(lab: Tensor) -> Tensor:
     ).clamp(0, 1)
 
 
+_COLOURS: dict[tuple, Tensor] = {}
+
+
+def colour_tensor(rgb: list[float] | tuple[float, ...], like: Tensor) -> Tensor:
+    """A colour as [1, 3, 1, 1] on the device of ``like``; kept, so that a render copies nothing."""
+    key = (tuple(rgb), like.device)
+    if key not in _COLOURS:
+        _COLOURS[key] = torch.tensor(rgb, device=like.device, dtype=torch.float32).view(1, 3, 1, 1)
+    return _COLOURS[key]
+
+
 # --- filters -------------------------------------------------------------------------------------
 
 
@@ -96,7 +107,7 @@ def kuwahara(x: Tensor, radius: float, power: float = 4.0) -> Tensor:
     """Generalised Kuwahara filter (Papari et al. 2007): flat dabs with crisp borders."""
     sigma = max(radius * 0.5, 0.7)
     mean = blur(x, sigma)
-    luma = (x * x.new_tensor([0.3, 0.59, 0.11]).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    luma = (x * colour_tensor((0.3, 0.59, 0.11), x)).sum(1, keepdim=True)
     mean_luma = blur(luma, sigma)
     variance = (blur(luma * luma, sigma) - mean_luma**2).clamp_min(0)
     pad = math.ceil(radius)
@@ -122,10 +133,6 @@ def smoothstep(x: Tensor, low: float, high: float) -> Tensor:
 # settings, and returns the new "x".
 
 State = dict[str, Tensor]
-
-
-def _source(state: State, name: str) -> Tensor:
-    return state[name]
 
 
 def op_paint(t: NeuralTeachers, state: State, *, styles: dict[str, float], scale: float = 1.0,
@@ -178,6 +185,17 @@ def op_chroma(t: NeuralTeachers, state: State, *, keep: float, gain: float = 1.0
     if smooth:
         other = guided(to_lab(state["photo"])[:, :1], other, smooth, 0.003)
     return to_rgb(torch.cat((lab[:, :1], lab[:, 1:] * (1 - keep) + other * gain * keep), 1))
+
+
+def op_tint(t: NeuralTeachers, state: State, *, source: str, amount: float, smooth: float = 0.0,
+            neutral: float = 0.06) -> Tensor:
+    """Gives pale, colourless areas the hue of ``source``, its saturation multiplied by ``amount``."""
+    lab, other = to_lab(state["x"]), to_lab(state[source])[:, 1:]
+    if smooth:
+        other = blur(other, smooth)
+    saturation = lab[:, 1:].square().sum(1, keepdim=True).sqrt()
+    pale = torch.exp(-((saturation / neutral) ** 2))
+    return to_rgb(torch.cat((lab[:, :1], lab[:, 1:] + amount * pale * other), 1))
 
 
 def op_light(t: NeuralTeachers, state: State, *, keep: float, source: str = "photo") -> Tensor:
@@ -249,7 +267,7 @@ def op_ramp(t: NeuralTeachers, state: State, *, stops: list[list[float]], keep: 
     lab = to_lab(state[source])
     light = lab[:, :1]
     out = None
-    colours = [to_lab(lab.new_tensor(s[1:]).view(1, 3, 1, 1)) for s in stops]
+    colours = [to_lab(colour_tensor(s[1:], lab)) for s in stops]
     for index in range(len(stops) - 1):
         weight = smoothstep(light, stops[index][0], stops[index + 1][0])
         out = colours[0] + (colours[1] - colours[0]) * weight if out is None else (
@@ -257,7 +275,7 @@ def op_ramp(t: NeuralTeachers, state: State, *, stops: list[list[float]], keep: 
     if warm is not None:
         hue = to_lab(state["photo"])
         amount = smoothstep(guided(hue[:, :1], hue[:, 1:2] + hue[:, 2:3], 5, 0.002), 0.03, 0.13)
-        tint = to_lab(lab.new_tensor(warm).view(1, 3, 1, 1))
+        tint = to_lab(colour_tensor(warm, lab))
         tinted = torch.cat((out[:, :1], (out[:, 1:] * 0 + tint[:, 1:])), 1)
         out = out + (tinted - out) * amount * warm_amount
     return to_rgb(lab * (1 - keep) + out * keep)
@@ -281,7 +299,7 @@ def op_lines(t: NeuralTeachers, state: State, *, amount: float, radius: float = 
         light = guided(light, light, smooth, 0.001)
     difference = blur(light, radius * 1.6) - blur(light, radius)
     ink = torch.tanh(F.relu(difference - threshold) * gain) * amount
-    tint = state["x"].new_tensor(colour).view(1, 3, 1, 1)
+    tint = colour_tensor(colour, state["x"])
     return state["x"] * (1 - ink) + tint * ink
 
 
@@ -290,7 +308,7 @@ def op_ink(t: NeuralTeachers, state: State, *, source: str, low: float, high: fl
     """Where ``source`` is darker than low..high, covers with ``colour``: a net's strokes as a mask."""
     light = to_lab(state[source])[:, :1]
     ink = (1 - smoothstep(light, low, high)) * amount
-    tint = state["x"].new_tensor(colour).view(1, 3, 1, 1)
+    tint = colour_tensor(colour, state["x"])
     return state["x"] * (1 - ink) + tint * ink
 
 

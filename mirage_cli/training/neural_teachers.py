@@ -97,10 +97,13 @@ class NeuralTeachers(torch.nn.Module):
         return y.clamp(0, 1)
 
     def paint(self, x: Tensor, styles: dict[str, float], scale: float) -> Tensor:
-        weights = torch.zeros(26)
-        for key, value in styles.items():
-            weights[int(key)] = value
-        weights = (weights / weights.sum()).to(self.device)
+        key = str(sorted(styles.items()))
+        if key not in self._vectors:
+            weights = torch.zeros(26)
+            for style, value in styles.items():
+                weights[int(style)] = value
+            self._vectors[key] = (weights / weights.sum()).to(self.device)
+        weights = self._vectors[key]
         return self._at_scale(x, scale, lambda p: self.painter(p, weights)[0])
 
     def transfer(self, x: Tensor, styles: dict[str, float], scale: float) -> Tensor:
@@ -149,7 +152,8 @@ class NeuralTeachers(torch.nn.Module):
         new_light = centred[:, :1] / spread * cov_to[0, 0].sqrt() + mean_to[0]
         eye = torch.eye(2, device=lab.device) * 3e-4
         cov = centred[:, 1:] @ centred[:, 1:].transpose(1, 2) / flat.shape[2] + eye
-        root, inverse = _sqrt2(cov), torch.linalg.inv(_sqrt2(cov))
+        root = _sqrt2(cov)
+        inverse = _inverse2(root)
         middle = _sqrt2(root @ (cov_to[1:, 1:] + eye) @ root)
         turn = inverse @ middle @ inverse
         new_colour = turn @ centred[:, 1:] + mean_to[1:].view(1, 2, 1)
@@ -163,3 +167,10 @@ def _sqrt2(m: Tensor) -> Tensor:
     s = (m[..., 0, 0] * m[..., 1, 1] - m[..., 0, 1] * m[..., 1, 0]).clamp_min(1e-16).sqrt()
     t = (m[..., 0, 0] + m[..., 1, 1] + 2 * s).clamp_min(1e-12).sqrt()
     return (m + s[..., None, None] * torch.eye(2, device=m.device)) / t[..., None, None]
+
+
+def _inverse2(m: Tensor) -> Tensor:
+    """Inverse of 2 x 2 matrices [..., 2, 2], in closed form (no wait for the device)."""
+    det = m[..., 0, 0] * m[..., 1, 1] - m[..., 0, 1] * m[..., 1, 0]
+    rows = (m[..., 1, 1], -m[..., 0, 1], -m[..., 1, 0], m[..., 0, 0])
+    return torch.stack(rows, -1).view(m.shape) / det[..., None, None]
