@@ -88,8 +88,14 @@ def model_dir(name_or_path: str | os.PathLike[str] = DEFAULT_MODEL, root: Path =
     """
     text = os.fspath(name_or_path)
     is_name = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", text) is not None
-    path = root / text if is_name and (root / text).is_dir() else Path(text).expanduser()
-    if not text or not path.exists():
+    path = root / text
+    try:
+        if not is_name or not path.is_dir():
+            path = Path(text).expanduser()
+        found = bool(text) and path.exists()
+    except (OSError, RuntimeError, ValueError):  # too long, not permitted, ~nobody
+        found = False
+    if not found:
         names = ", ".join(entry.name for entry in list_models(root)) or "none: the install is damaged"
         raise ModelError(
             f"no such model: {text!r}; there are: {names}",

@@ -1,0 +1,44 @@
+"""What every test has: few threads, a clean environment, the example clip, GPU tests skipped."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Before torch and OpenCV are imported: the tests share a small machine.
+for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(_name, "2")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# A user's own settings must not change what is tested.
+for _name in [name for name in os.environ if name.startswith("MIRAGE_")]:
+    if _name != "MIRAGE_FFMPEG":
+        del os.environ[_name]
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    gpu_items = [item for item in items if item.get_closest_marker("gpu")]
+    if not gpu_items:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in gpu_items:
+            item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU that torch can use"))
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The clone."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def example_clip() -> Path:
+    """Big Buck Bunny, 5.5 s of 768x432 at 24 frames a second, with sound."""
+    clip = ROOT / "examples" / "bunny.mp4"
+    assert clip.is_file(), "examples/bunny.mp4 belongs to the repository"
+    return clip

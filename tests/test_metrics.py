@@ -1,0 +1,113 @@
+"""Each metric calls a known-good case good and a known-bad case bad."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from mirage_cli import metrics
+
+
+def texture(height: int = 96, width: int = 128, seed: int = 3, grain: float = 2.0) -> np.ndarray:
+    """Coloured noise smoothed to the grain of a picture, in pixels: uint8 [H, W, 3]."""
+    random = np.random.default_rng(seed)
+    noise = random.normal(size=(height, width, 3)).astype(np.float32)
+    smooth = cv2.GaussianBlur(noise, (0, 0), grain)
+    return np.clip(128 + smooth / smooth.std() * 40, 0, 255).astype(np.uint8)
+
+
+def test_look_of_flat_frames_is_known() -> None:
+    red = np.zeros((8, 8, 3), np.uint8)
+    red[..., 0] = 255
+    look = metrics.frame_look(red)
+    assert look.luma_mean == pytest.approx(0.2126, abs=1e-5)
+    assert look.luma_spread == pytest.approx(0.0, abs=1e-6)
+    assert look.saturation == pytest.approx(1.0)
+    assert look.sharpness == pytest.approx(0.0, abs=1e-9)
+
+
+def test_luma_spread_of_half_black_half_white() -> None:
+    frame = np.zeros((10, 10, 3), np.uint8)
+    frame[:, 5:] = 255
+    look = metrics.frame_look(frame)
+    assert look.luma_mean == pytest.approx(0.5, abs=1e-5)
+    assert look.luma_spread == pytest.approx(0.5, abs=1e-5)
+
+
+def test_sharpness_falls_with_blur_and_saturation_with_grey() -> None:
+    frame = texture()
+    blurred = cv2.GaussianBlur(frame, (0, 0), 3.0)
+    grey = np.repeat(frame.mean(axis=2, keepdims=True), 3, axis=2).astype(np.uint8)
+    whole = metrics.frame_look(frame)
+    assert metrics.frame_look(blurred).sharpness < 0.2 * whole.sharpness
+    assert metrics.frame_look(grey).saturation == 0.0 < whole.saturation
+
+
+def drift_of(frames: list[np.ndarray]) -> dict[str, float]:
+    meter = metrics.DriftMeter(head=(2, 12), tail_frames=10)
+    for frame in frames:
+        meter.add(frame)
+    return meter.ratios()
+
+
+def test_a_steady_stream_does_not_drift() -> None:
+    frame = texture()
+    ratios = drift_of([np.roll(frame, shift, axis=1) for shift in range(40)])
+    assert metrics.drifted(ratios) == []
+    assert ratios["saturation"] == pytest.approx(1.0, abs=0.01)
+
+
+def test_fading_and_blurring_streams_drift() -> None:
+    frame = texture().astype(np.float32)
+    fading = [(128 + (frame - 128) * (1 - 0.02 * i)).astype(np.uint8) for i in range(40)]
+    assert set(metrics.drifted(drift_of(fading))) == {"luma_spread", "saturation", "sharpness"}
+    blurring = [cv2.GaussianBlur(texture(), (0, 0), 0.3 + 0.05 * i) for i in range(40)]
+    assert "sharpness" in metrics.drifted(drift_of(blurring))
+    nan = {"luma_mean": 1.0, "luma_spread": float("nan"), "saturation": 1.0, "sharpness": 1.0}
+    assert metrics.drifted(nan) == ["luma_spread"]
+
+
+def test_drift_needs_a_stream_long_enough_and_keeps_little() -> None:
+    meter = metrics.DriftMeter(head=(2, 12), tail_frames=10)
+    for _ in range(21):
+        meter.add(texture(16, 16))
+    with pytest.raises(ValueError, match="needs 22 frames, had 21"):
+        meter.ratios()
+    for _ in range(500):
+        meter.add(texture(16, 16))
+    assert len(meter._head_looks) == 10 and len(meter._tail_looks) == 10
+
+
+def test_warped_error_of_a_pan_is_small_and_of_flicker_is_large() -> None:
+    wide = texture(96, 160)
+    inputs = (wide[:, 0:128].copy(), wide[:, 4:132].copy())
+    styled = tuple(255 - frame for frame in inputs)
+    assert metrics.warped_error(inputs, styled) < 0.02
+    flicker = (styled[0], np.clip(styled[1].astype(int) + 40, 0, 255).astype(np.uint8))
+    assert metrics.warped_error(inputs, flicker) > 0.1
+    frozen = (styled[0], styled[0])  # an output that does not move with the picture
+    assert metrics.warped_error(inputs, frozen) > 0.05
+
+
+def test_warped_error_leaves_out_what_was_not_visible() -> None:
+    wide = texture(192, 320, grain=5.0)
+    where, seen = metrics.FlowWarper().motion(wide[:, 0:256].copy(), wide[:, 16:272].copy())
+    assert where.shape == (192, 256, 2) and seen.shape == (192, 256)
+    assert seen[:, 16:220].mean() > 0.9
+    assert np.median(where[:, 16:220, 0] - np.arange(16, 220)) == pytest.approx(16, abs=0.5)
+    assert seen[:, 246:].mean() < 0.1  # came into the picture from the right
+
+
+def test_psnr() -> None:
+    frame = texture()
+    assert metrics.psnr_db(frame, frame) == float("inf")
+    assert metrics.psnr_db(np.zeros((4, 4, 3), np.uint8), np.full((4, 4, 3), 255, np.uint8)) == 0.0
+    with pytest.raises(ValueError):
+        metrics.psnr_db(frame, frame[:10])
+
+
+@pytest.mark.parametrize("bad", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32)])
+def test_frames_of_another_kind_are_refused(bad: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="uint8"):
+        metrics.frame_look(bad)
