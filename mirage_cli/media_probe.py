@@ -8,11 +8,16 @@ import threading
 from dataclasses import dataclass
 from fractions import Fraction
 
+import ffmpeg
+
 from mirage_cli.errors import MediaError
 from mirage_cli.ffmpeg_tools import FfmpegProcess, FfmpegTool, pick_message, rational_rate, run_ffmpeg
 
 SCAN_LIMIT_S = 1.0
 READABLE_REMEDY = "give a video file that ffmpeg reads, e.g. .mp4, .mov, .mkv, .webm or .avi"
+# MPEG streams have no index: a seek lands anywhere, so start early enough to meet a key frame.
+UNINDEXED = ("mpegts", "mpeg", "h264", "hevc", "mpegvideo", "m4v")
+UNINDEXED_LEAD_SECONDS = 15.0
 HDR_TRANSFERS = ("smpte2084", "arib-std-b67")
 MATRICES = ("bt709", "bt470bg", "smpte170m", "smpte240m", "fcc", "bt2020nc", "bt2020c", "gbr")
 
@@ -55,7 +60,7 @@ class MediaProbe:
         duration_seconds: of the longest track, None where unknown.
         start_seconds: the earliest time stamp of all tracks.
         video: None where there is no picture track.
-        audio_codecs: one name for each audio track.
+        audio_codecs: one name for each sound track; "none" where ffmpeg does not know it.
     """
 
     container: str
@@ -63,6 +68,11 @@ class MediaProbe:
     start_seconds: float
     video: VideoTrack | None
     audio_codecs: tuple[str, ...]
+
+    @property
+    def sound_tracks(self) -> list[tuple[int, str]]:
+        """(index among the sound tracks, codec) of those that ffmpeg knows."""
+        return [(i, codec) for i, codec in enumerate(self.audio_codecs) if codec != "none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +90,26 @@ class PacketScan:
     first_seconds: float
     end_seconds: float
     variable_rate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """Where the pictures lie among the time stamps of their file.
+
+    Attributes:
+        zero_seconds: the file's time stamp that becomes 0 in an output; the start of the file or,
+            where the start was cut, the first picture.
+        first_frame_seconds: time stamp of the first picture, never before ``zero_seconds``.
+    """
+
+    zero_seconds: float
+    first_frame_seconds: float
+
+
+def make_timeline(probe: MediaProbe, first_seconds: float, start_seconds: float) -> Timeline:
+    """The timeline of a range whose first picture has the time stamp ``first_seconds``."""
+    zero = first_seconds if start_seconds > 0 else min(probe.start_seconds, first_seconds)
+    return Timeline(zero, first_seconds)
 
 
 def probe_media(
@@ -133,7 +163,7 @@ def parse_probe(text: str) -> MediaProbe:
         elif match := re.match(r"  Stream #0:\d+\S*: (\w+): (.*)", line):
             kind, rest = match.groups()
             wants_rotation = False
-            if kind == "Audio" and not rest.startswith("none"):
+            if kind == "Audio":
                 audio.append(rest.split(" ")[0].rstrip(","))
             elif kind == "Video" and video is None and "(attached pic)" not in rest:
                 video = _parse_video(rest)
@@ -238,3 +268,41 @@ def _ends_soon(child: FfmpegProcess) -> bool:
     except subprocess.TimeoutExpired:
         return False
     return True
+
+
+def seek_plan(
+    probe: MediaProbe, start_seconds: float, duration_seconds: float | None, *, seekable: bool
+) -> tuple[dict[str, object], list[str]]:
+    """How to reach a range exactly: (options before ``-i``, filters that cut).
+
+    Time stamps stay those of the file (-copyts), so that pictures and sound that are read by two
+    commands can be laid over each other again.
+    """
+    options: dict[str, object] = {"copyts": None}
+    begin = probe.start_seconds + start_seconds
+    cuts = []
+    if start_seconds > 0:
+        lead = 0.0
+        if any(kind in UNINDEXED for kind in probe.container.split(",")):
+            lead = UNINDEXED_LEAD_SECONDS
+        if seekable and start_seconds > lead:
+            options.update(ss=f"{begin - lead:.6f}", seek_timestamp=1, noaccurate_seek=None)
+        cuts.append(f"start={begin - 0.0005:.6f}")
+    if duration_seconds is not None:
+        cuts.append(f"end={begin + duration_seconds - 0.0005:.6f}")
+    return options, [f"trim={':'.join(cuts)}"] if cuts else []
+
+
+def first_frame_seconds(
+    tool: FfmpegTool, url: str, probe: MediaProbe, start_seconds: float
+) -> float | None:
+    """Time stamp of the first picture at or after ``start_seconds``; None where there is none."""
+    options, cuts = seek_plan(probe, start_seconds, None, seekable=True)
+    source = ffmpeg.input(url, threads=1, **options)
+    command = ffmpeg.output(
+        source["V:0"], "pipe:1", f="framecrc", vf=",".join([*cuts, "scale=16:16"]),
+        fps_mode="passthrough", enc_time_base="1/1000000", **{"frames:v": 1},
+    ).get_args()
+    text = run_ffmpeg(tool, command).stdout.decode("ascii", "replace")
+    match = re.search(r"^0, +-?\d+, +(-?\d+),", text, re.MULTILINE)
+    return int(match.group(1)) / 1e6 if match else None

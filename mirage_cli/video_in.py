@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -35,9 +34,12 @@ from mirage_cli.media_probe import (
     READABLE_REMEDY,
     MediaProbe,
     PacketScan,
+    Timeline,
     VideoTrack,
+    make_timeline,
     probe_media,
     scan_packets,
+    seek_plan,
 )
 from mirage_cli.nut_pipe import NutError, NutReader
 from mirage_cli.stdin_feed import StdinFeed
@@ -46,9 +48,6 @@ MAX_SIDE = 16384
 TICKS_PER_SECOND = 1_000_000
 # NUT holds no negative times, and files may begin before zero; the shift is taken off again here.
 NUT_SHIFT_SECONDS = 3600
-# MPEG streams have no index: a seek lands anywhere, so start early enough to meet a key frame.
-UNINDEXED = ("mpegts", "mpeg", "h264", "hevc", "mpegvideo", "m4v")
-UNINDEXED_LEAD_SECONDS = 15.0
 SCALER = "bicubic+accurate_rnd+full_chroma_int"
 TONE_MAP = (
     "zscale=t=linear:npl=203,format=gbrpf32le,zscale=p=bt709,"
@@ -61,20 +60,6 @@ def default_threads() -> int:
     return min(4, max(1, (os.cpu_count() or 1) // 2))
 
 
-@dataclass(frozen=True, slots=True)
-class Timeline:
-    """Where the pictures lie among the time stamps of their file.
-
-    Attributes:
-        zero_seconds: the file's time stamp that becomes 0 in an output; the start of the file or,
-            where the start was cut, the first picture.
-        first_frame_seconds: time stamp of the first picture, never before ``zero_seconds``.
-    """
-
-    zero_seconds: float
-    first_frame_seconds: float
-
-
 class FileSource:
     """Frames of one file, pipe or URL, in order; see ``frames.FrameSource``.
 
@@ -84,6 +69,7 @@ class FileSource:
         info: known at once; the first frame is decoded already.
         timeline: places the frames among the file's time stamps, for sound.
         finished: the end of the input was reached (and not cut off by ``close``).
+        probe, start_seconds, duration_seconds: what was found and what was asked for.
         sound_url: from where the sound can be copied, as ffmpeg reads it; None where there is
             none or it cannot be read again.
         path: the local file, None for pipes and URLs.
@@ -98,7 +84,7 @@ class FileSource:
         first: tuple[Fraction, np.ndarray],
         *,
         start_seconds: float,
-        expected_seconds: float | None,
+        duration_seconds: float | None,
         path: str | None,
         sound_url: str | None,
         feed: StdinFeed | None,
@@ -110,11 +96,10 @@ class FileSource:
         self.finished = False
         self.path = path
         self.sound_url = sound_url
-        first_seconds = float(first[0]) - NUT_SHIFT_SECONDS
-        zero = first_seconds if start_seconds > 0 else min(probe.start_seconds, first_seconds)
-        self.timeline = Timeline(zero, first_seconds)
+        self.timeline = make_timeline(probe, float(first[0]) - NUT_SHIFT_SECONDS, start_seconds)
         self._process, self._reader, self._first = process, reader, first
-        self._expected_seconds = expected_seconds
+        self.probe = probe
+        self.start_seconds, self.duration_seconds = start_seconds, duration_seconds
         self._feed, self._sound_folder = feed, sound_folder
         self._begun = self._closed = False
 
@@ -180,13 +165,20 @@ class FileSource:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _expected_seconds(self) -> float | None:
+        length = self.probe.duration_seconds
+        if length is None:
+            return None
+        length -= self.start_seconds
+        return length if self.duration_seconds is None else min(length, self.duration_seconds)
+
     def _end(self, frames: int, end_seconds: float) -> None:
         """Says what the decoder thought of the input once it is through."""
         if self._closed:
             return
         status = self._process.wait()
         self.finished = True
-        name, expected = self.info.name, self._expected_seconds
+        name, expected = self.info.name, self._expected_seconds()
         damaged = self._process.error_count
         if status != 0:
             self.warnings.append(
@@ -314,8 +306,8 @@ def _open(
         end = None if duration is None else start + duration
         scan = scan_packets(tool, url, start_seconds=start, end_seconds=end)
     sound_folder = None
-    sound_url = url if probe.audio_codecs and not piped else None
-    if piped and keep_sound and probe.audio_codecs:
+    sound_url = url if probe.sound_tracks and not piped else None
+    if piped and keep_sound and probe.sound_tracks:
         sound_folder = tempfile.TemporaryDirectory(prefix="mirage-sound-")
         sound_url = file_url(Path(sound_folder.name) / "sound.nut")
     warnings: list[str] = []
@@ -339,11 +331,9 @@ def _open(
             sound_folder.cleanup()
         raise
     info = _describe(name, probe, video, scan, reader, size, start, duration, fps)
-    expected = None if probe.duration_seconds is None else probe.duration_seconds - start
-    if expected is not None and duration is not None:
-        expected = min(expected, duration)
     source = FileSource(
-        process, reader, info, probe, packet, start_seconds=start, expected_seconds=expected,
+        process, reader, info, probe, packet, start_seconds=start,
+        duration_seconds=duration,
         path=path, sound_url=sound_url, feed=feed, sound_folder=sound_folder,
     )
     source.warnings += warnings
@@ -389,29 +379,6 @@ def _first_picture(
     return reader, packet
 
 
-def seek_plan(
-    probe: MediaProbe, start_seconds: float, duration_seconds: float | None, *, seekable: bool
-) -> tuple[dict[str, object], list[str]]:
-    """How to reach a range exactly: (options before ``-i``, filters that cut).
-
-    Time stamps stay those of the file (-copyts), so that pictures and sound that are read by two
-    commands can be laid over each other again.
-    """
-    options: dict[str, object] = {"copyts": None}
-    begin = probe.start_seconds + start_seconds
-    cuts = []
-    if start_seconds > 0:
-        lead = 0.0
-        if any(kind in UNINDEXED for kind in probe.container.split(",")):
-            lead = UNINDEXED_LEAD_SECONDS
-        if seekable and start_seconds > lead:
-            options.update(ss=f"{begin - lead:.6f}", seek_timestamp=1, noaccurate_seek=None)
-        cuts.append(f"start={begin - 0.0005:.6f}")
-    if duration_seconds is not None:
-        cuts.append(f"end={begin + duration_seconds - 0.0005:.6f}")
-    return options, [f"trim={':'.join(cuts)}"] if cuts else []
-
-
 def decode_arguments(
     tool: FfmpegTool, probe: MediaProbe, video: VideoTrack, url: str, *,
     size: tuple[int, int] | None, start_seconds: float, duration_seconds: float | None,
@@ -448,8 +415,9 @@ def decode_arguments(
     )
     if sound_to is None:
         return picture.get_args()
+    tracks = [source[f"a:{index}"] for index, _ in probe.sound_tracks]
     sound = ffmpeg.output(
-        source["a"], sound_to, f="nut", c="copy", copypriorss=0, write_index=0,
+        *tracks, sound_to, f="nut", c="copy", copypriorss=0, write_index=0,
         output_ts_offset=NUT_SHIFT_SECONDS, avoid_negative_ts="disabled", flush_packets=1,
     )
     return ffmpeg.merge_outputs(picture, sound).get_args()
@@ -485,7 +453,7 @@ def _describe(
     return StreamInfo(
         width=reader.width, height=reader.height, fps=float(rate) or 25.0, frame_count=count,
         duration_seconds=length, variable_rate=variable and not fps,
-        has_audio=bool(probe.audio_codecs), name=name,
+        has_audio=bool(probe.sound_tracks), name=name,
         pixel_aspect=_aspect(reader, video, size),
     )
 

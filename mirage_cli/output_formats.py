@@ -1,0 +1,229 @@
+"""Which container, encoder and options an output gets."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+
+from mirage_cli.errors import MediaError, UsageProblem
+from mirage_cli.ffmpeg_tools import FfmpegTool, encoder_names
+
+# RGB to BT.709, the one matrix that players assume for untagged HD and that tags name for the rest.
+TO_YUV = (
+    "scale=out_color_matrix=bt709:out_range=tv:flags=bicubic+accurate_rnd+full_chroma_inp,"
+    "format={0},setparams=range=tv:color_primaries=bt709:color_trc=bt709:colorspace=bt709"
+)
+TO_GIF = (
+    # One palette a frame: a palette for the whole clip would hold the whole clip in memory.
+    "split[a][b];[a]palettegen=stats_mode=single[p];[b][p]paletteuse=new=1:dither=bayer"
+)
+X26X_PRESETS = (
+    "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """One kind of output file.
+
+    Attributes:
+        muxer: ffmpeg's name of it.
+        codec: the encoder by default.
+        sound_copied: codecs of sound that it holds; None for all.
+        sound_encoder: what the rest is encoded to; "" where it holds no sound.
+        options: for the muxer of a finished file.
+        only_codecs: the encoders it allows; None for all.
+        constant_rate: it cannot hold times of its own for each frame.
+    """
+
+    muxer: str
+    codec: str
+    sound_copied: frozenset[str] | None
+    sound_encoder: str
+    options: dict[str, str] = field(default_factory=dict)
+    only_codecs: frozenset[str] | None = None
+    constant_rate: bool = False
+
+
+_MP4_SOUND = frozenset({"aac", "mp3", "ac3", "eac3", "opus", "flac", "alac", "mp2", "dts"})
+_PCM = frozenset({"pcm_s16le", "pcm_s24le", "pcm_s32le", "pcm_f32le", "pcm_u8", "pcm_s16be"})
+_TS_SOUND = frozenset({"aac", "mp3", "mp2", "ac3", "eac3"})
+_WEBM_CODECS = frozenset({"libvpx-vp9", "libvpx", "libsvtav1", "libaom-av1"})
+_FAST_START = {"movflags": "+faststart"}
+
+CONTAINERS: dict[str, Container] = {
+    ".mp4": Container("mp4", "libx264", _MP4_SOUND, "aac", _FAST_START),
+    ".m4v": Container("mp4", "libx264", _MP4_SOUND, "aac", _FAST_START),
+    ".mov": Container("mov", "libx264", _MP4_SOUND - {"opus", "flac"} | _PCM, "aac", _FAST_START),
+    ".mkv": Container("matroska", "libx264", None, "aac"),
+    ".webm": Container(
+        "webm", "libvpx-vp9", frozenset({"opus", "vorbis"}), "libopus", {}, _WEBM_CODECS
+    ),
+    ".gif": Container("gif", "gif", frozenset(), "", {}, frozenset({"gif"})),
+    ".avi": Container(
+        "avi", "mpeg4", frozenset({"mp3", "ac3", "mp2"}) | _PCM, "libmp3lame", {}, None, True
+    ),
+    ".ts": Container("mpegts", "libx264", _TS_SOUND, "aac"),
+}
+PIPE_CONTAINER = Container("matroska", "libx264", None, "aac")
+URL_CONTAINERS = {
+    "rtmp": Container("flv", "libx264", frozenset({"aac", "mp3"}), "aac"),
+    "rtmps": Container("flv", "libx264", frozenset({"aac", "mp3"}), "aac"),
+    "rtsp": Container("rtsp", "libx264", _TS_SOUND, "aac"),
+    "udp": Container("mpegts", "libx264", _TS_SOUND, "aac"),
+    "srt": Container("mpegts", "libx264", _TS_SOUND, "aac"),
+    "tcp": Container("mpegts", "libx264", _TS_SOUND, "aac"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Codec:
+    """One video encoder and how it is driven.
+
+    Attributes:
+        pixels: pixel format for even sizes.
+        odd_pixels: pixel format where width or height is odd.
+        quality_flag: the option that ``crf`` sets; "" where quality is fixed.
+        quality: (lowest, highest, default).
+        options: the rest.
+        max_tick_rate: largest time base that the bit stream holds; 0 for no limit.
+    """
+
+    pixels: str = "yuv420p"
+    odd_pixels: str = "yuv420p"
+    quality_flag: str = "crf"
+    quality: tuple[float, float, float] = (0, 51, 18)
+    options: dict[str, str] = field(default_factory=dict)
+    max_tick_rate: int = 0
+
+
+_VP9 = {"b:v": "0", "deadline": "realtime", "cpu-used": "6", "row-mt": "1"}
+_NVENC = {"preset": "p4", "rc": "vbr", "b:v": "0"}
+CODECS: dict[str, Codec] = {
+    # 4:2:0 holds even sizes only in H.264 and H.265, so odd ones get 4:4:4 and keep their size.
+    "libx264": Codec(odd_pixels="yuv444p", options={"preset": "veryfast"}),
+    "libx264rgb": Codec("bgr0", "bgr0", "crf", (0, 51, 0), {"preset": "veryfast"}),
+    "libx265": Codec(
+        "yuv420p", "yuv444p", "crf", (0, 51, 20),
+        {"preset": "veryfast", "tag:v": "hvc1", "x265-params": "log-level=error"},
+    ),
+    "libvpx-vp9": Codec("yuv420p", "yuv420p", "crf", (0, 63, 24), _VP9),
+    "libvpx": Codec(
+        "yuv420p", "yuv420p", "crf", (4, 63, 10),
+        {"b:v": "8M", "deadline": "realtime", "cpu-used": "6"},
+    ),
+    "libsvtav1": Codec("yuv420p", "yuv420p", "crf", (0, 63, 28), {"preset": "10"}),
+    "libaom-av1": Codec(
+        "yuv420p", "yuv420p", "crf", (0, 63, 26), {"b:v": "0", "cpu-used": "8", "row-mt": "1"}
+    ),
+    "h264_nvenc": Codec("yuv420p", "yuv444p", "cq", (0, 51, 19), _NVENC),
+    "hevc_nvenc": Codec("yuv420p", "yuv444p", "cq", (0, 51, 21), {**_NVENC, "tag:v": "hvc1"}),
+    "mpeg4": Codec("yuv420p", "yuv420p", "q:v", (1, 31, 2), {}, 65535),
+    "mjpeg": Codec("yuvj420p", "yuvj420p", "q:v", (1, 31, 2)),
+    "ffv1": Codec("bgr0", "bgr0", "", options={"level": "3", "g": "1", "slices": "4"}),
+    "prores_ks": Codec("yuv422p10le", "yuv444p10le", "", options={"profile:v": "hq"}),
+    "gif": Codec("pal8", "pal8", ""),
+}
+ALIASES = {
+    "h264": "libx264", "avc": "libx264", "x264": "libx264", "h265": "libx265", "hevc": "libx265",
+    "x265": "libx265", "vp9": "libvpx-vp9", "vp8": "libvpx", "av1": "libsvtav1",
+    "prores": "prores_ks",
+}
+
+
+def choose_container(target: str) -> Container:
+    """The container for a file name, "-", or a URL.
+
+    Raises:
+        MediaError: no container goes by that suffix or scheme.
+    """
+    if target == "-":
+        return PIPE_CONTAINER
+    scheme, colon, _ = target.partition("://")
+    if colon:
+        if scheme.lower() in URL_CONTAINERS:
+            return URL_CONTAINERS[scheme.lower()]
+        raise MediaError(
+            f"cannot write to {scheme}:// addresses; allowed: {', '.join(URL_CONTAINERS)}",
+            "give a file name such as out.mp4",
+        )
+    suffix = os.path.splitext(target)[1].lower()
+    if suffix in CONTAINERS:
+        return CONTAINERS[suffix]
+    if os.path.exists(target) and not os.path.isfile(target):
+        return PIPE_CONTAINER  # a device or a fifo
+    seen = f"ends in {suffix!r}" if suffix else "has no suffix"
+    raise MediaError(
+        f"output {target!r} {seen}; allowed: {', '.join(CONTAINERS)}",
+        "give a file name such as out.mp4, or '-' for a pipe",
+    )
+
+
+def choose_codec(tool: FfmpegTool, container: Container, wanted: str | None) -> str:
+    """The encoder's name.
+
+    Raises:
+        UsageProblem: ffmpeg has no such encoder, or the container does not hold it.
+    """
+    name = ALIASES.get((wanted or container.codec).lower(), wanted or container.codec)
+    if name not in encoder_names(tool):
+        raise UsageProblem(
+            f"ffmpeg {tool.version} has no video encoder {name!r}",
+            f"use one of: {', '.join(sorted({*ALIASES} | {'ffv1', 'mpeg4'}))}",
+        )
+    if container.only_codecs is not None and name not in container.only_codecs:
+        raise UsageProblem(
+            f"a {container.muxer} file does not hold {name}; "
+            f"allowed: {', '.join(sorted(container.only_codecs))}",
+            "leave --codec out, or write to .mkv",
+        )
+    return name
+
+
+def encoder_options(
+    name: str, width: int, height: int, crf: float | None, preset: str | None, threads: int
+) -> dict[str, str]:
+    """Options of the output that choose, feed and drive the encoder.
+
+    Raises:
+        UsageProblem: a crf or preset that the encoder does not have.
+    """
+    codec = CODECS.get(name, Codec(quality_flag="", odd_pixels="yuv420p"))
+    odd = width % 2 == 1 or height % 2 == 1
+    pixels = codec.odd_pixels if odd else codec.pixels
+    options = {"c:v": name, "threads": str(threads), **codec.options}
+    if preset is not None:
+        if name not in ("libx264", "libx264rgb", "libx265") or preset not in X26X_PRESETS:
+            raise UsageProblem(
+                f"preset {preset!r} is not one of {name}'s",
+                f"presets of h264 and h265: {', '.join(X26X_PRESETS)}",
+            )
+        options["preset"] = preset
+    low, high, default = codec.quality
+    if crf is not None and not codec.quality_flag:
+        raise UsageProblem(f"{name} takes no crf", "leave --crf out, or use --codec h264")
+    if crf is not None and not low <= crf <= high:
+        raise UsageProblem(f"crf {crf:g} is not allowed for {name}: {low:g} to {high:g}", "")
+    if codec.quality_flag:
+        options[codec.quality_flag] = f"{default if crf is None else crf:g}"
+    if name == "gif":
+        options["filter_complex"] = TO_GIF
+    elif pixels == "bgr0":
+        options["vf"] = "format=bgr0"
+    elif pixels == "yuvj420p":
+        options["vf"] = "scale=out_range=pc:out_color_matrix=bt601,format=yuvj420p"
+    else:
+        options["vf"] = TO_YUV.format(pixels)
+        options.update(
+            colorspace="bt709", color_primaries="bt709", color_trc="bt709", color_range="tv"
+        )
+    return options
+
+
+def tick_rate(codec_name: str, rate_num: int) -> int:
+    """Ticks a second of which the frame rate's own grid is a part: 30000/1001 -> 90000."""
+    limit = CODECS.get(codec_name, Codec()).max_tick_rate
+    goal = min(limit, 60000) if limit else 90000
+    if rate_num > goal:
+        return goal if limit else rate_num
+    return rate_num * (goal // rate_num)

@@ -1,0 +1,144 @@
+"""The sound of an output: which tracks, from where, and how they lie over the pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ffmpeg
+
+from mirage_cli.ffmpeg_tools import FfmpegTool, file_url, is_url
+from mirage_cli.media_probe import (
+    Timeline,
+    first_frame_seconds,
+    make_timeline,
+    probe_media,
+)
+from mirage_cli.output_formats import Container
+from mirage_cli.video_in import NUT_SHIFT_SECONDS, FileSource
+
+SOUND_BITRATE = "192k"
+
+
+@dataclass(frozen=True, slots=True)
+class SoundPlan:
+    """Sound to lay under pictures whose first frame is at 0.
+
+    Attributes:
+        url: where it is read from.
+        codecs: (index among the source's sound tracks, "copy" or an encoder).
+        timeline: of the pictures, in the time stamps of ``url``.
+        cut_start: leave out what comes before the first picture.
+        end_seconds: time stamp at which the sound ends; None for its own end.
+    """
+
+    url: str
+    codecs: tuple[tuple[int, str], ...]
+    timeline: Timeline
+    cut_start: bool
+    end_seconds: float | None
+
+    @property
+    def all_copied(self) -> bool:
+        return all(codec == "copy" for _, codec in self.codecs)
+
+    def encoded_to(self, encoder: str) -> SoundPlan:
+        """The same with no track copied."""
+        return replace(self, codecs=tuple((index, encoder) for index, _ in self.codecs))
+
+    def later(self, seconds: float) -> SoundPlan:
+        """The same for pictures that begin ``seconds`` after the source's first."""
+        line = self.timeline
+        moved = Timeline(
+            line.zero_seconds + (seconds if self.cut_start else 0.0),
+            line.first_frame_seconds + seconds,
+        )
+        return replace(self, timeline=moved)
+
+    def ending_at(self, pictures_seconds: float) -> SoundPlan:
+        """The same, but no longer than so many seconds of pictures."""
+        end = self.timeline.first_frame_seconds + pictures_seconds
+        return replace(self, end_seconds=min(end, self.end_seconds or end))
+
+
+def plan_sound(
+    tool: FfmpegTool, source: str | FileSource, container: Container, *,
+    start_seconds: float, duration_seconds: float | None, warnings: list[str],
+) -> SoundPlan | None:
+    """Decides what is copied and what must be encoded; None where there is no sound.
+
+    Args:
+        source: the file or URL, or the open source itself, which spares a second probe.
+        warnings: takes sentences for the user.
+
+    Raises:
+        MediaError: ``source`` cannot be read.
+    """
+    if isinstance(source, FileSource):
+        if source.sound_url is None:
+            return None
+        url, tracks, timeline = source.sound_url, source.probe.sound_tracks, source.timeline
+        start_seconds, duration_seconds = source.start_seconds, source.duration_seconds
+        begin = source.probe.start_seconds + start_seconds
+        if url.endswith("sound.nut"):  # written by the decoder, later than the file by the shift
+            tracks = [(number, codec) for number, (_, codec) in enumerate(tracks)]
+            begin += NUT_SHIFT_SECONDS
+            timeline = Timeline(
+                timeline.zero_seconds + NUT_SHIFT_SECONDS,
+                timeline.first_frame_seconds + NUT_SHIFT_SECONDS,
+            )
+    else:
+        url = source if is_url(source) else file_url(source)
+        probe = probe_media(tool, url, name=source)
+        tracks = probe.sound_tracks
+        if not tracks:
+            return None
+        begin = probe.start_seconds + start_seconds
+        first = first_frame_seconds(tool, url, probe, start_seconds) if probe.video else None
+        timeline = make_timeline(probe, begin if first is None else first, start_seconds)
+    if not tracks:
+        return None
+    if not container.sound_encoder:
+        warnings.append(f"a {container.muxer} file holds no sound; it was left out")
+        return None
+    kept = container.sound_copied
+    codecs = tuple(
+        (index, "copy" if kept is None or codec in kept else container.sound_encoder)
+        for index, codec in tracks
+    )
+    end = None if duration_seconds is None else begin + duration_seconds
+    return SoundPlan(url, codecs, timeline, start_seconds > 0, end)
+
+
+def with_sound(
+    pictures: Any, plan: SoundPlan, target: str, output_options: dict[str, Any]
+) -> list[str]:
+    """The command that writes pictures and sound to ``target``.
+
+    All times are those of the sound's file (-copyts) until the muxer takes the start off.
+
+    Args:
+        pictures: an ffmpeg-python input made with ``picture_offset``'s itsoffset.
+    """
+    options: dict[str, Any] = {"vn": None}
+    first = plan.timeline.first_frame_seconds
+    if plan.cut_start:
+        options.update(ss=f"{first - 0.0005:.6f}", seek_timestamp=1)
+    sound = ffmpeg.input(plan.url, **options)
+    settings = dict(output_options)
+    for place, (_, codec) in enumerate(plan.codecs):
+        settings[f"c:a:{place}"] = codec
+        if codec != "copy":
+            settings[f"b:a:{place}"] = SOUND_BITRATE
+    if plan.cut_start:
+        settings["copypriorss"] = 0
+    if plan.end_seconds is not None:
+        settings["t"] = f"{max(plan.end_seconds, first + 0.001):.6f}"
+    settings["output_ts_offset"] = f"{-plan.timeline.zero_seconds:.6f}"
+    tracks = [sound[f"a:{index}"] for index, _ in plan.codecs]
+    return ["-copyts", *ffmpeg.output(pictures, *tracks, target, **settings).get_args()]
+
+
+def picture_offset(plan: SoundPlan) -> dict[str, str]:
+    """Input options that move pictures from 0 to their place among the sound's time stamps."""
+    return {"itsoffset": f"{plan.timeline.first_frame_seconds:.6f}"}

@@ -1,0 +1,423 @@
+"""Frames into a file, a pipe or a stream.
+
+Pictures go to one ffmpeg through a pipe, each with its own time (``nut_pipe``), so that variable
+frame rates survive. A file is written as NAME.part; sound is copied from the source in a second,
+quick pass once it is known how long the pictures are; only a whole file gets its final name.
+Pipes and streams are written in one pass.
+
+H.264 and H.265 in the usual 4:2:0 hold even sizes only. An odd size is kept by taking 4:4:4, which
+some browsers and phones do not play; a warning says so.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import ffmpeg
+
+from mirage_cli.errors import MediaError, UsageProblem
+from mirage_cli.ffmpeg_tools import (
+    FfmpegProcess,
+    FfmpegTool,
+    file_url,
+    find_ffmpeg,
+    is_url,
+    pick_message,
+    rational_rate,
+    run_ffmpeg,
+)
+from mirage_cli.frames import Frame, StreamInfo
+from mirage_cli.nut_pipe import NutWriter
+from mirage_cli.output_formats import (
+    Container,
+    choose_codec,
+    choose_container,
+    encoder_options,
+    tick_rate,
+)
+from mirage_cli.sound import SoundPlan, picture_offset, plan_sound, with_sound
+from mirage_cli.video_in import FileSource, default_threads
+
+MAX_SIDE = 16384
+# Times nearer to the frame rate's grid than this are put on it: Matroska rounds to 1 ms.
+GRID_TOLERANCE_SECONDS = 0.0006
+STREAM_GRACE_S = 3.0
+
+
+class FileSink:
+    """Writes frames; see ``frames.FrameSink``. Made by ``open_output``; use from one thread.
+
+    Attributes:
+        frames_written: so far.
+        warnings: sentences for the user; read them after ``close``.
+        target: where the output goes.
+    """
+
+    def __init__(
+        self,
+        tool: FfmpegTool,
+        target: str,
+        info: StreamInfo,
+        container: Container,
+        encoder: dict[str, str],
+        sound: SoundPlan | None,
+        source: FileSource | None,
+        threads: int,
+        warnings: list[str],
+    ) -> None:
+        self.target, self.warnings, self.frames_written = target, warnings, 0
+        self._tool, self._info, self._container = tool, info, container
+        self._sound, self._source, self._threads = sound, source, threads
+        self._rate = rational_rate(info.fps)
+        self._ticks = tick_rate(encoder["c:v"], self._rate.numerator)
+        self._first_pts = self._last_pts = 0.0
+        self._last_ticks = -1
+        self._closed = False
+        self._problem: MediaError | None = None
+        self._is_file = target != "-" and not is_url(target) and not _is_device(target)
+        self._final = Path(os.path.realpath(target)) if self._is_file else None
+        self._parts: list[Path] = []
+        if self._final is not None:
+            self._add_part(".part")
+        arguments, stdout = self._encode_command(encoder)
+        try:
+            self._process = FfmpegProcess(
+                tool, arguments, stdin=subprocess.PIPE, stdout=stdout, level="warning"
+            )
+            self._pipe = NutWriter(
+                self._process.stdin.fileno(), info.width, info.height, self._ticks, self._rate,
+                info.pixel_aspect,
+            )
+        except BaseException:
+            self._remove_parts()
+            raise
+
+    def write(self, frame: Frame) -> None:
+        """Takes one frame.
+
+        Raises:
+            MediaError: ffmpeg has ended (disk full, encoder failed); nothing is left behind.
+            ValueError: the frame has another size than ``info``, or the sink is closed.
+        """
+        if self._problem is not None:
+            raise self._problem
+        if self._closed:
+            raise ValueError("the output is closed")
+        if not self.frames_written:
+            self._first_pts = frame.pts_seconds
+        pts = max(0.0, frame.pts_seconds - self._first_pts)
+        ticks = max(self._to_ticks(pts), self._last_ticks + 1)
+        try:
+            self._pipe.write(ticks, frame.rgb)
+        except OSError:
+            self._fail()
+        self._last_ticks, self._last_pts = ticks, pts
+        self.frames_written += 1
+
+    def close(self, commit: bool = True) -> None:
+        """Finishes the output, or with ``commit=False`` discards it. Idempotent.
+
+        Raises:
+            MediaError: the output cannot be finished; nothing is left behind.
+        """
+        if self._closed:
+            if commit and self._problem is not None:
+                raise self._problem
+            return
+        self._closed = True
+        if not commit:
+            self._discard()
+            return
+        try:
+            if not self.frames_written:
+                raise MediaError(f"no frame was written to {self.target}", "check the input")
+            self._finish_pictures()
+            if self._final is not None:
+                self._finish_file(self._final)
+        except BaseException:
+            self._discard()
+            raise
+
+    def __enter__(self) -> FileSink:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.close(commit=kind is None)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_process") and not self._closed:
+            self._closed = True
+            self._discard()
+
+    # Times
+
+    def _to_ticks(self, pts_seconds: float) -> int:
+        slot = round(pts_seconds * self._rate)
+        on_grid = slot / self._rate
+        if abs(float(on_grid) - pts_seconds) < GRID_TOLERANCE_SECONDS:
+            return round(on_grid * self._ticks)
+        return round(pts_seconds * self._ticks)
+
+    @property
+    def _length_seconds(self) -> float:
+        return self._last_pts + float(1 / self._rate)
+
+    def _all_written(self) -> bool:
+        """Whether the pictures reach the end of the source, so that its sound is kept whole."""
+        if self._source is not None and self._source.finished:
+            return True
+        expected = self._info.duration_seconds
+        slack = max(0.25, 2.0 / float(self._rate))
+        return expected is not None and self._length_seconds >= expected - slack
+
+    # Commands
+
+    def _encode_command(self, encoder: dict[str, str]) -> tuple[list[str], int | None]:
+        settings: dict[str, Any] = dict(encoder, map_metadata=-1)
+        if self._container.constant_rate:
+            settings.update(fps_mode="cfr", r=f"{self._rate.numerator}/{self._rate.denominator}")
+        else:
+            settings.update(fps_mode="passthrough", enc_time_base=f"1/{self._ticks}")
+        target, stdout = self.target, None
+        # One frame is all that must be seen before the stream is known.
+        options: dict[str, Any] = {"f": "nut", "probesize": 32, "analyzeduration": 0}
+        options["threads"] = 1
+        if self._final is not None:
+            settings.update(f=self._container.muxer)
+            if self._sound is None:
+                settings.update(self._container.options)
+            target = file_url(self._parts[0])
+        else:
+            settings.update(f=self._container.muxer, flush_packets=1)
+            if target == "-":
+                target, stdout = "pipe:1", sys.stdout.fileno()
+            elif not is_url(target):
+                target = file_url(target)
+            if self._sound is not None:
+                pictures = ffmpeg.input("pipe:0", **options, **picture_offset(self._sound))
+                return ["-y", *with_sound(pictures["v:0"], self._sound, target, settings)], stdout
+        pictures = ffmpeg.input("pipe:0", **options)
+        if "filter_complex" in settings:
+            return ["-y", *ffmpeg.output(pictures, target, **settings).get_args()], stdout
+        return ["-y", *ffmpeg.output(pictures["v:0"], target, **settings).get_args()], stdout
+
+    def _finish_pictures(self) -> None:
+        try:
+            self._process.stdin.close()
+        except OSError:
+            pass
+        if self._final is None and self._sound is not None and not self._all_written():
+            # The sound's own end may be far off, and ffmpeg would copy all of it.
+            try:
+                self._process.wait(STREAM_GRACE_S)
+            except subprocess.TimeoutExpired:
+                self._process.stop(grace_s=STREAM_GRACE_S)
+                return
+        if self._process.wait() != 0:
+            raise self._explain(self._process.failure())
+
+    def _finish_file(self, final: Path) -> None:
+        done = self._parts[0]
+        if self._sound is not None:
+            done = self._add_sound(self._sound, done)
+        try:
+            os.replace(done, final)
+        except OSError as problem:
+            raise self._explain(problem.strerror or str(problem)) from None
+        self._parts = [part for part in self._parts if part != done]
+        self._remove_parts()
+
+    def _add_sound(self, plan: SoundPlan, pictures: Path) -> Path:
+        plan = plan.later(self._first_pts)
+        if not self._all_written():
+            plan = plan.ending_at(self._length_seconds)
+        if self._source is not None and plan.url.endswith("sound.nut"):
+            self._source.close()  # completes the file that the sound is kept in
+        whole = self._add_part(".sound.part")
+        settings = {"c:v": "copy", "f": self._container.muxer, **self._container.options}
+        attempts = [plan]
+        if not plan.all_copied or plan.codecs:
+            attempts.append(plan.encoded_to(self._container.sound_encoder))
+        message = ""
+        for attempt in attempts:
+            source = ffmpeg.input(file_url(pictures), **picture_offset(attempt))
+            command = with_sound(source["v:0"], attempt, file_url(whole), settings)
+            done = run_ffmpeg(
+                self._tool, ["-y", "-nostats", "-loglevel", "warning", *command], timeout_s=None
+            )
+            if done.returncode == 0:
+                return whole
+            message = pick_message(done.stderr.decode("utf-8", "replace").splitlines())
+            if "No space left" in message or done.returncode < 0:
+                raise self._explain(message)
+        # Hours of pictures are worth more than their sound.
+        self.warnings.append(f"the sound could not be written ({message}); the output is silent")
+        return pictures
+
+    # Ends
+
+    def _fail(self) -> None:
+        try:
+            self._process.wait(10.0)
+        except subprocess.TimeoutExpired:
+            self._process.stop()
+        self._closed = True
+        self._problem = self._explain(self._process.failure())
+        self._discard()
+        raise self._problem
+
+    def _explain(self, message: str) -> MediaError:
+        for line in (*self._process.messages(), message):
+            if "No space left on device" in line:
+                where = self._final.parent if self._final else self.target
+                return MediaError(
+                    f"the disk is full: {self.target} could not be written "
+                    "(No space left on device)",
+                    f"free some space in {where}, or write elsewhere with -o",
+                )
+        if self.target == "-" and ("Broken pipe" in message or "EPIPE" in message):
+            return MediaError("the program that reads the output has ended (Broken pipe)", "")
+        return MediaError(
+            f"ffmpeg could not write {self.target}: {message}",
+            "try another --codec or output format, or --debug for ffmpeg's own words",
+        )
+
+    def _discard(self) -> None:
+        self._process.stop()
+        try:
+            self._process.stdin.close()
+        except OSError:
+            pass
+        self._remove_parts()
+
+    def _add_part(self, suffix: str) -> Path:
+        assert self._final is not None
+        part = self._final.with_name(self._final.name + suffix)
+        try:
+            with open(part, "wb"):
+                pass
+        except OSError as problem:
+            self._remove_parts()
+            raise MediaError(
+                f"output {self.target!r} cannot be written: {problem.strerror}",
+                "choose a folder that exists and that you may write to",
+            ) from None
+        self._parts.append(part)
+        return part
+
+    def _remove_parts(self) -> None:
+        for part in self._parts:
+            part.unlink(missing_ok=True)
+        self._parts = []
+
+
+def open_output(
+    path_or_dash: str | os.PathLike[str],
+    info: StreamInfo,
+    *,
+    codec: str | None = None,
+    crf: float | None = None,
+    audio_from: str | os.PathLike[str] | FileSource | None = None,
+    overwrite: bool = False,
+    start_seconds: float = 0.0,
+    duration_seconds: float | None = None,
+    preset: str | None = None,
+    threads: int | None = None,
+    tool: FfmpegTool | None = None,
+) -> FileSink:
+    """Opens an output; nothing of the final name is touched before ``close(commit=True)``.
+
+    Args:
+        path_or_dash: a file whose suffix names the container (.mp4 .m4v .mov .mkv .webm .gif .avi
+            .ts), "-" for Matroska on standard output, a device or fifo, or an rtmp, rtsp, udp, srt
+            or tcp URL.
+        info: size, rate and pixel aspect of the frames to come; ``duration_seconds`` tells a whole
+            run from one that was stopped early, whose sound is cut to the pictures.
+        codec: h264, h265, vp9, av1, ffv1, prores, ... or an encoder of ffmpeg; None for the
+            container's own (libx264, libvpx-vp9, gif, mpeg4).
+        crf: quality in the encoder's own scale; None for near transparent (18 for h264).
+        audio_from: where the sound is copied from, the input's path or its open ``FileSource``;
+            None for no sound. Tracks that the container cannot hold are encoded.
+        overwrite: replace an existing file.
+        start_seconds, duration_seconds: the range that was read of ``audio_from``; a
+            ``FileSource`` knows its own.
+        preset: speed of libx264 and libx265; veryfast by default.
+        threads: for the encoder; see ``video_in.default_threads``.
+
+    Raises:
+        UsageProblem: a codec, crf, preset or size that is not allowed.
+        MediaError: an unknown suffix, an existing file, the input itself, a folder that is not
+            there or not writable.
+    """
+    target = os.fspath(path_or_dash)
+    tool = tool or find_ffmpeg()
+    if not (1 <= info.width <= MAX_SIDE and 1 <= info.height <= MAX_SIDE):
+        raise UsageProblem(
+            f"output size {info.width}x{info.height} is not allowed: 1 to {MAX_SIDE} a side", ""
+        )
+    container = choose_container(target)
+    name = choose_codec(tool, container, codec)
+    threads = threads or default_threads()
+    encoder = encoder_options(name, info.width, info.height, crf, preset, threads)
+    warnings: list[str] = []
+    if "yuv444p" in encoder.get("vf", "") and name in ("libx264", "libx265"):
+        warnings.append(
+            f"{info.width}x{info.height} is odd and is kept by 4:4:4 colour, which some browsers "
+            "and phones do not play; an even --size plays everywhere"
+        )
+    source = audio_from if isinstance(audio_from, FileSource) else None
+    read_from = source.path if source else None if audio_from is None else os.fspath(audio_from)
+    if target == "-":
+        if sys.stdout.isatty():
+            raise MediaError(
+                "output '-' writes video to a pipe, and standard output is a terminal",
+                "pipe it on, e.g. mirage transform ... -o - | mpv -",
+            )
+    elif not is_url(target):
+        _check_target(target, read_from, overwrite)
+    sound = None
+    if audio_from is not None:
+        sound = plan_sound(
+            tool, source or str(read_from), container, start_seconds=start_seconds,
+            duration_seconds=duration_seconds, warnings=warnings,
+        )
+    return FileSink(tool, target, info, container, encoder, sound, source, threads, warnings)
+
+
+def _is_device(target: str) -> bool:
+    try:
+        return not stat.S_ISREG(os.stat(target).st_mode)
+    except OSError:
+        return False
+
+
+def _check_target(target: str, read_from: str | None, overwrite: bool) -> None:
+    path = Path(target)
+    try:
+        if path.is_dir():
+            raise MediaError(f"output {target!r} is a folder", f"name a file: {path / 'out.mp4'}")
+        if read_from and path.exists() and os.path.exists(read_from):
+            if os.path.samefile(path, read_from):
+                raise MediaError(
+                    f"output {target!r} is the input itself", "give the output another name"
+                )
+        if path.is_file() and not overwrite:
+            raise MediaError(
+                f"output {target!r} exists", "use -y to replace it, or another name"
+            )
+        folder = Path(os.path.realpath(target)).parent
+        if not folder.is_dir():
+            raise MediaError(
+                f"the folder of output {target!r} does not exist", f"mkdir -p {folder}"
+            )
+    except (OSError, ValueError) as problem:
+        reason = getattr(problem, "strerror", None) or str(problem)
+        raise MediaError(
+            f"output {target!r} cannot be written: {reason}", "give a shorter or plainer name"
+        ) from None
