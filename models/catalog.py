@@ -141,9 +141,28 @@ def read_looks(folder: Path) -> list[dict[str, Any]]:
         ) from error
 
 
-def example_prompts(folder: Path) -> dict[str, list[str]]:
-    """Look name -> up to three prompts that find it; ModelError as ``read_looks``."""
-    return {look["name"]: look["prompts"] for look in read_looks(folder)}
+def describe_models(root: Path = MODELS_ROOT) -> list[dict[str, Any]]:
+    """What ``mirage models`` shows: name, title, path, size, parameters and looks of each model.
+
+    Raises:
+        ModelError: a model's weights or looks cannot be read.
+    """
+    documents = []
+    for entry in list_models(root):
+        summary = weight_summary(model_dir(entry.name, root))
+        millions = int(summary["parameters"]) / 1e6
+        documents.append(
+            {
+                "name": entry.name,
+                "title": f"{millions:.1f} M parameters, {entry.bytes / 1e6:.1f} MB",
+                "default": entry.name == DEFAULT_MODEL,
+                "path": str(entry.path),
+                "bytes": entry.bytes,
+                **summary,
+                "looks": read_looks(entry.path),
+            }
+        )
+    return documents
 
 
 def file_sha256(path: Path) -> str:

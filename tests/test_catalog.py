@@ -39,8 +39,21 @@ def test_lists_models_and_looks(models: Path) -> None:
     (entry,) = catalog.list_models(models)
     assert (entry.name, entry.path, entry.looks) == ("tiny", models / "tiny", ("ink-wash", "night"))
     assert entry.bytes == sum(path.stat().st_size for path in (models / "tiny").iterdir())
-    assert catalog.example_prompts(entry.path) == {"ink-wash": ["ink", "a", "b"], "night": ["at night"]}
+    assert catalog.read_looks(entry.path) == [
+        {"name": "ink-wash", "title": "Ink", "prompts": ["ink", "a", "b"]},
+        {"name": "night", "title": "night", "prompts": ["at night"]},
+    ]
     assert catalog.list_models(models / "nowhere") == []
+
+
+def test_describes_models_for_the_command_line(models: Path) -> None:
+    (document,) = catalog.describe_models(models)
+    json.dumps(document)
+    assert document["parameters"] == 22 and not document["default"]
+    assert [look["name"] for look in document["looks"]] == ["ink-wash", "night"]
+    (models / "tiny" / "looks.json").unlink()
+    with pytest.raises(ModelError, match="looks.json"):
+        catalog.describe_models(models)
 
 
 def test_finds_by_name_and_by_path(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
