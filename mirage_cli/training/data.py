@@ -16,12 +16,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mirage_cli.errors import MediaError
 
 IDENTITY = "identity"
+MOST_CHANNELS = 4
 
 
 @dataclass
@@ -30,17 +30,20 @@ class PictureBank:
 
     Attributes:
         photos: uint8 [N, 3, H, W].
-        styled: uint8 [N, L, 3, H, W]; looks in the model's order.
+        styled: uint8 [N, L, 4, H, W]; looks in the model's order. Looks bound to the screen may keep
+            one to four channels for the screen stage, the rest is zero.
+        channels: how many of the four each look uses.
     """
 
     photos: Tensor
     styled: Tensor
+    channels: list[int]
 
     def __len__(self) -> int:
         return self.photos.shape[0]
 
     def gather(self, index: Tensor, look: Tensor) -> Tensor:
-        """Photo and styled twin of each stream, [B, 6, H, W] in [-1, 1]."""
+        """Photo and styled twin of each stream, [B, 3 + 4, H, W] in [-1, 1]."""
         pair = torch.cat((self.photos[index], self.styled[index, look]), dim=1)
         return pair.float() * (2 / 255) - 1
 
@@ -127,16 +130,16 @@ def render_bank(
     looks = list(looks)
     photos = torch.from_numpy(np.stack([fit(s, height, width) for s in stills])).permute(0, 3, 1, 2).contiguous()
     photos = photos.to(device)
-    styled = torch.empty((len(stills), len(looks), 3, height, width), dtype=torch.uint8, device=device)
+    styled = torch.zeros((len(stills), len(looks), MOST_CHANNELS, height, width), dtype=torch.uint8, device=device)
+    channels = []
     for position, look in enumerate(looks):
         for start in range(0, len(stills), batch):
             rgb = photos[start : start + batch].float() / 255
             out = rgb if look == IDENTITY else render(look, rgb)
-            if out.shape[1] == 1:
-                out = out.expand(-1, 3, -1, -1)
-            out = F.interpolate(out.float(), (height, width), mode="bilinear") if out.shape[2:] != rgb.shape[2:] else out
-            styled[start : start + batch, position] = (out.clamp(0, 1) * 255).round().to(torch.uint8)
-    return PictureBank(photos, styled)
+            used = out.shape[1]
+            styled[start : start + batch, position, :used] = (out.clamp(0, 1) * 255).round().to(torch.uint8)
+        channels.append(used)
+    return PictureBank(photos, styled, channels)
 
 
 def share(stills: list[np.ndarray], rank: int, world: int, seed: int) -> list[np.ndarray]:

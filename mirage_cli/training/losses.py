@@ -1,0 +1,54 @@
+"""What a generated frame is graded by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the terms; see ``frame_loss``."""
+
+    clean: float = 0.5
+    features: float = 0.2
+    edges: float = 0.5
+
+
+def edge_difference(a: Tensor, b: Tensor) -> Tensor:
+    """Mean absolute difference of the pictures' gradients, at one and two pixels. [B, C, H, W] -> scalar."""
+    difference = a - b
+    total = difference.new_zeros(())
+    for gap in (1, 2):
+        total = total + (difference[..., gap:] - difference[..., :-gap]).abs().mean()
+        total = total + (difference[..., gap:, :] - difference[..., :-gap, :]).abs().mean()
+    return total / 4
+
+
+def frame_loss(
+    generated: Tensor, clean: Tensor, target: Tensor, features, config: LossConfig
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """L1 of the composed and of the clean frame, of edges, and of network features.
+
+    Args:
+        generated: after the consistency blend; clean: before it; target; all [B, 3, H, W] in [-1, 1].
+        features: callable, rgb in 0..1 -> list of feature maps, already on comparable scales; or None.
+
+    Returns:
+        (loss, terms by name), terms detached.
+    """
+    terms = {
+        "l1": (generated - target).abs().mean(),
+        "clean": (clean - target).abs().mean(),
+        "edges": edge_difference(generated, target),
+    }
+    loss = terms["l1"] + config.clean * terms["clean"] + config.edges * terms["edges"]
+    if features is not None and config.features:
+        with torch.no_grad():
+            wanted = features(target * 0.5 + 0.5)
+        given = features(generated.clamp(-1.2, 1.2) * 0.5 + 0.5)
+        terms["features"] = sum((g - w).abs().mean() for g, w in zip(given, wanted)) / len(wanted)
+        loss = loss + config.features * terms["features"]
+    return loss, {name: value.detach() for name, value in terms.items()}

@@ -1,0 +1,70 @@
+"""What a training run keeps on disk: weights, their running mean, Adam's moments, the step. No pickle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from mirage_cli.errors import ModelError
+
+
+class RunningMean:
+    """Exponential moving average of a network's weights (EMA), with a warm-up of the decay."""
+
+    def __init__(self, net: nn.Module, decay: float) -> None:
+        self.decay, self.steps = decay, 0
+        self.values = {k: v.detach().float().clone() for k, v in net.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, net: nn.Module) -> None:
+        """Take the network's present weights in."""
+        self.steps += 1
+        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        own = list(self.values.values())
+        torch._foreach_lerp_(own, [v.detach().float() for v in net.state_dict().values()], 1 - decay)
+
+
+def save_state(path: Path, net: nn.Module, mean: RunningMean, optimizer: torch.optim.Optimizer, progress: dict) -> None:
+    """Write everything that ``load_state`` needs to go on; the file appears whole or not at all."""
+    tensors: dict[str, Tensor] = {f"net.{k}": v for k, v in net.state_dict().items()}
+    tensors |= {f"mean.{k}": v for k, v in mean.values.items()}
+    for index, parameter in enumerate(net.parameters()):
+        for name, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"adam.{index}.{name}"] = value
+    tensors = {k: v.detach().contiguous().cpu() for k, v in tensors.items()}
+    part = path.with_name(path.name + ".part")
+    save_file(tensors, str(part), metadata={"progress": json.dumps(progress), "mean_steps": str(mean.steps)})
+    part.replace(path)
+
+
+def load_state(path: Path, net: nn.Module, mean: RunningMean, optimizer: torch.optim.Optimizer) -> dict:
+    """Restore a run; returns its progress.
+
+    Raises:
+        ModelError: the file is damaged or belongs to another network.
+    """
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {k: file.get_tensor(k) for k in file.keys()}
+        net.load_state_dict({k[4:]: v for k, v in tensors.items() if k.startswith("net.")})
+        for name, value in mean.values.items():
+            value.copy_(tensors[f"mean.{name}"])
+        progress = json.loads(metadata["progress"])
+        mean.steps = int(metadata["mean_steps"])
+    except (SafetensorError, KeyError, RuntimeError, OSError, ValueError) as error:
+        raise ModelError(
+            f"cannot resume from {path}: {error}".splitlines()[0], "start anew with another --set run=DIR"
+        ) from error
+    for index, parameter in enumerate(net.parameters()):
+        moments = {k.split(".", 2)[2]: v for k, v in tensors.items() if k.startswith(f"adam.{index}.")}
+        if moments:
+            optimizer.state[parameter] = {
+                k: v.to(parameter.device) if k != "step" else v for k, v in moments.items()
+            }
+    return progress

@@ -1,0 +1,52 @@
+"""One door to all teachers: which look is painted by whom, and in which of its two stages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mirage_cli.errors import UsageProblem
+from mirage_cli.training import filters
+from mirage_cli.training.data import IDENTITY
+
+
+class Teachers:
+    """Renders looks: ``scene`` once a still, ``screen`` on each view of it.
+
+    Args:
+        root: the data folder, with ``teachers/`` and ``styles/``.
+        looks: the model's looks, in order.
+        prefer_filters: looks that both kinds of teacher know and the filters paint better.
+    """
+
+    def __init__(self, root: Path, looks: Iterable[str], prefer_filters: Iterable[str], device: torch.device) -> None:
+        from mirage_cli.training.neural_teachers import NeuralTeachers
+
+        self.looks = list(looks)
+        self.neural = NeuralTeachers(root / "teachers", root / "styles", device)
+        by_filter = set(prefer_filters) & set(filters.LOOKS)
+        self.by_filter = by_filter | (set(filters.LOOKS) - set(self.neural.looks))
+        missing = set(self.looks) - self.by_filter - set(self.neural.looks) - {IDENTITY}
+        if missing:
+            raise UsageProblem(f"no teacher knows the looks {sorted(missing)}", "take them out of the config's looks")
+        self.screen_bound = [
+            i for i, look in enumerate(self.looks) if look in self.by_filter and look in filters.SCREEN_BOUND
+        ]
+
+    def scene(self, look: str, rgb: Tensor) -> Tensor:
+        """What moves with the scene: [B, 3, H, W] in 0..1 -> [B, 1 to 4, H, W] in 0..1."""
+        return filters.scene(look, rgb) if look in self.by_filter else self.neural.render(look, rgb)
+
+    def screen(self, look: int, scene: Tensor) -> Tensor:
+        """The look's finished picture from its moved scene stage: -> [B, 3, H, W] in 0..1."""
+        return filters.screen(self.looks[look], scene)
+
+    def render(self, look: str, rgb: Tensor) -> Tensor:
+        """Both stages on a picture that does not move: [B, 3, H, W] -> [B, 3, H, W]."""
+        if look == IDENTITY:
+            return rgb
+        scene = self.scene(look, rgb)
+        return filters.screen(look, scene) if look in self.by_filter else scene
