@@ -25,8 +25,9 @@ class CapturedFrame:
     allocation kept outside of its results. It may change tensors in place that it holds (a history, a
     memory bank); name these in ``state``, so that warming up leaves them as they were.
 
-    The results are static: the next call overwrites them. Clone what must live longer. Inputs are copied
-    into static buffers; an input that is the buffer itself (``inputs``) is not copied.
+    The results are static: the next call overwrites them. Clone what must live longer. Inputs, on the
+    device or the host, are copied into static buffers on the device; an input that is the buffer itself
+    (``inputs``) is not copied. Copies from pinned memory do not wait: leave it alone until they are done.
 
     Args:
         function: tensors in, a tensor or a tuple of tensors out.
@@ -81,13 +82,13 @@ class CapturedFrame:
     def __call__(self, *inputs: Tensor) -> Any:
         """The function's result for these inputs. GpuError when the GPU's memory runs out."""
         if not self._usable:
-            return self.function(*inputs)
+            return self._plain(inputs)
         key = tuple((tuple(t.shape), t.dtype, t.stride(), t.device) for t in inputs)
         if self._graph is None or key != self._key:
             self.reset()
             self._capture(inputs)
             if not self._usable:
-                return self.function(*inputs)
+                return self._plain(inputs)
             self._key = key
         for buffer, given in zip(self.inputs, inputs, strict=True):
             if buffer is not given:
@@ -95,13 +96,16 @@ class CapturedFrame:
         self._graph.replay()
         return self._outputs
 
+    def _plain(self, inputs: tuple[Tensor, ...]) -> Any:
+        return self.function(*(t.to(self.device, non_blocking=True) for t in inputs))
+
     def _capture(self, inputs: tuple[Tensor, ...]) -> None:
         """Warm up and record; on failure back to plain calls, with the reason."""
         saved = [t.clone() for t in self.state]
         random_state = torch.cuda.get_rng_state(self.device)
         try:
             with torch.cuda.device(self.device):
-                self.inputs = tuple(_twin(t) for t in inputs)
+                self.inputs = tuple(torch.empty_like(t, device=self.device).copy_(t) for t in inputs)
                 self._warm_up()
                 graph = torch.cuda.CUDAGraph()
                 # thread_local: the threads that decode and encode may call CUDA in the meantime
@@ -137,9 +141,3 @@ class CapturedFrame:
                 self.function(*self.inputs)
         torch.cuda.current_stream(self.device).wait_stream(side)
         torch.cuda.synchronize(self.device)
-
-
-def _twin(tensor: Tensor) -> Tensor:
-    """A copy with the same strides where they are dense, as channels_last is."""
-    twin = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device)
-    return twin.copy_(tensor)

@@ -1,0 +1,614 @@
+"""Ops: the torch definitions against float64 closed forms, and the PTX kernels against both.
+
+The kernels run twice: on the CPU through the emulator (every instruction of the shipped .ptx, with
+checks of bounds and alignment), and with ``-m gpu`` on the GPU.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ptx_emulator import EmulatedKernels
+
+from mirage_cli.engine import reference
+from mirage_cli.engine.graphs import CapturedFrame
+from mirage_cli.engine.ops import OpSet, PtxOps, select_backend
+from mirage_cli.errors import GpuError, UsageProblem
+from mirage_cli.kernels import loader
+
+DTYPES = [torch.float16, torch.bfloat16, torch.float32]
+NAMES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
+dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=NAMES.values())
+
+
+# float64 closed forms, from numpy alone -------------------------------------------------------------
+
+
+def unshuffled(picture: np.ndarray) -> np.ndarray:
+    """[C, H, W] -> [16 C, H/4, W/4], written out index by index."""
+    colours, height, width = picture.shape
+    cells = np.empty((16 * colours, height // 4, width // 4), picture.dtype)
+    for c in range(colours):
+        for dy in range(4):
+            for dx in range(4):
+                cells[c * 16 + dy * 4 + dx] = picture[c, dy::4, dx::4]
+    return cells
+
+
+def shuffled(cells: np.ndarray) -> np.ndarray:
+    """The inverse of ``unshuffled``."""
+    channels, rows, columns = cells.shape
+    picture = np.empty((channels // 16, 4 * rows, 4 * columns), cells.dtype)
+    for channel in range(channels):
+        c, dy, dx = channel // 16, channel % 16 // 4, channel % 4
+        picture[c, dy::4, dx::4] = cells[channel]
+    return picture
+
+
+def true_frame_in(rgb: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    height, width, _ = rgb.shape
+    padded = np.pad(rgb, ((0, 4 * rows - height), (0, 4 * columns - width), (0, 0)), mode="edge")
+    return unshuffled(padded.transpose(2, 0, 1).astype(np.float64) / 127.5 - 1)
+
+
+def true_norm(x, scale, shift, normalise=True, activate=True) -> np.ndarray:
+    y = x[0].astype(np.float64)
+    if normalise:
+        y = (y - y.mean(0)) / np.sqrt(y.var(0) + 1e-5)
+    y = y * (1 + scale[:, None, None]) + shift[:, None, None]
+    return silu(y) if activate else y
+
+
+def silu(y: np.ndarray) -> np.ndarray:
+    return y / (1 + np.exp(-y))
+
+
+def true_warp(frame: np.ndarray, flow: np.ndarray) -> np.ndarray:
+    _, height, width = frame.shape
+    y, x = np.mgrid[:height, :width].astype(np.float64)
+    x, y = np.clip(x + flow[0], 0, width - 1), np.clip(y + flow[1], 0, height - 1)
+    x0, y0 = np.floor(x).astype(int), np.floor(y).astype(int)
+    x1, y1 = np.minimum(x0 + 1, width - 1), np.minimum(y0 + 1, height - 1)
+    wx, wy = x - x0, y - y0
+    top = frame[:, y0, x0] * (1 - wx) + frame[:, y0, x1] * wx
+    return top * (1 - wy) + (frame[:, y1, x0] * (1 - wx) + frame[:, y1, x1] * wx) * wy
+
+
+def float64(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().double().cpu().numpy()
+
+
+# tensors ---------------------------------------------------------------------------------------------
+
+
+class Maker:
+    """Random tensors on a device; feature maps are slices of a wider NHWC buffer filled with NaN."""
+
+    def __init__(self, device: str, dtype: torch.dtype, seed: int = 0) -> None:
+        self.device, self.dtype, self.random = device, dtype, np.random.default_rng(seed)
+
+    def cells(self, channels: int, height: int, width: int, *, slice_of: int = 0, offset: int = 8, spread: float = 1.0):
+        """[1, channels, height, width], NHWC; with ``slice_of`` a channel slice of so many."""
+        values = torch.from_numpy(self.random.normal(0, spread, (1, height, width, channels)))
+        out = self.poisoned(channels, height, width, slice_of=slice_of, offset=offset)
+        return out.copy_(values.permute(0, 3, 1, 2))
+
+    def poisoned(self, channels: int, height: int, width: int, *, slice_of: int = 0, offset: int = 8):
+        whole = torch.full((1, height, width, slice_of or channels), float("nan"), dtype=self.dtype, device=self.device)
+        start = offset if slice_of else 0
+        return whole.permute(0, 3, 1, 2)[:, start : start + channels]
+
+    def vector(self, channels: int, spread: float = 1.0) -> torch.Tensor:
+        return torch.from_numpy(self.random.normal(0, spread, channels)).to(self.device, self.dtype)
+
+    def rgb(self, height: int, width: int) -> torch.Tensor:
+        return torch.from_numpy(self.random.integers(0, 256, (height, width, 3), np.uint8)).to(self.device)
+
+
+def assert_as_good(result: torch.Tensor, by_torch: torch.Tensor, truth: np.ndarray) -> None:
+    """Error against float64 at most twice torch's in the same precision (plus one fp32 ulp)."""
+    ours = np.abs(float64(result).reshape(truth.shape) - truth).max()
+    theirs = np.abs(float64(by_torch).reshape(truth.shape) - truth).max()
+    assert ours <= 2 * theirs + 2.0**-23 * np.abs(truth).max(), f"error {ours:.3g}, torch's {theirs:.3g}"
+
+
+@pytest.fixture(scope="module")
+def emulated() -> EmulatedKernels:
+    return EmulatedKernels([(loader.HERE / file).read_text() for file in loader.FILES])
+
+
+@pytest.fixture(params=["emulated", pytest.param("gpu", marks=pytest.mark.gpu)])
+def ptx(request, emulated) -> OpSet:
+    """The PTX ops: on the CPU through the emulator, or on the GPU."""
+    if request.param == "emulated":
+        return PtxOps(torch.device("cpu"), "emulated", emulated, strict=True)
+    if not torch.cuda.is_available():
+        pytest.skip("torch sees no GPU")
+    return select_backend("cuda", "ptx")[0]
+
+
+# frame in and out ------------------------------------------------------------------------------------
+
+PICTURES = [(16, 16, 4, 4), (37, 53, 16, 16), (30, 47, 8, 16), (1, 1, 4, 4), (64, 200, 16, 56)]
+
+
+@dtypes
+@pytest.mark.parametrize(("height", "width", "rows", "columns"), PICTURES)
+def test_frame_in_reference(dtype, height, width, rows, columns):
+    make = Maker("cpu", dtype)
+    rgb, out = make.rgb(height, width), make.poisoned(48, rows, columns, slice_of=72)
+    assert reference.frame_in(rgb, out) is out
+    truth = true_frame_in(rgb.numpy(), rows, columns)
+    assert np.abs(float64(out)[0] - truth).max() <= torch.finfo(dtype).eps
+    assert set(np.unique(float64(out)[0][truth == 1.0])) <= {1.0}
+
+
+@dtypes
+@pytest.mark.parametrize(("height", "width", "rows", "columns"), PICTURES)
+def test_frame_in_ptx(ptx, dtype, height, width, rows, columns):
+    make = Maker(ptx.device, dtype)
+    rgb = make.rgb(height, width)
+    ours, theirs = (make.poisoned(48, rows, columns, slice_of=72) for _ in range(2))
+    ptx.frame_in(rgb, ours)
+    reference.frame_in(rgb, theirs)
+    assert torch.equal(ours, theirs)  # the same roundings, so the same bits
+
+
+def test_frame_in_refuses_a_picture_that_does_not_fit():
+    with pytest.raises(ValueError, match="17x8 does not fit"):
+        reference.frame_in(torch.zeros(8, 17, 3, dtype=torch.uint8), torch.zeros(1, 48, 4, 4))
+
+
+def frame_out_case(make: Maker, rows: int, columns: int, blend: bool, base: bool) -> dict:
+    tensors = {"x": make.cells(48, rows, columns, slice_of=64, offset=0, spread=0.8)}
+    if base:
+        tensors["base"] = make.cells(48, rows, columns, slice_of=168, offset=48, spread=0.4)
+    if blend:
+        tensors["warped"] = make.cells(48, rows, columns, slice_of=168, offset=96, spread=0.6)
+        tensors["keep"] = make.cells(16, rows, columns).abs().clamp(max=1).to(memory_format=torch.channels_last)
+    return tensors
+
+
+def true_levels(tensors: dict) -> np.ndarray:
+    """float64 [H, W, 3] before rounding, in levels."""
+    frame = float64(tensors["x"])[0]
+    if "base" in tensors:
+        frame = frame + float64(tensors["base"])[0]
+    if "warped" in tensors:
+        keep = np.tile(float64(tensors["keep"])[0], (3, 1, 1))
+        frame = frame + keep * (float64(tensors["warped"])[0] - frame)
+    frame = np.clip(np.where(np.isnan(frame), 0, frame), -1, 1)
+    return (shuffled(frame).transpose(1, 2, 0) + 1) * 127.5
+
+
+def true_stats(levels: np.ndarray, nan_values: int) -> list[int]:
+    """The five sums of finished uint8 levels, in Python integers."""
+    levels = levels.astype(np.int64)
+    luma = (levels @ np.array([77, 150, 29]) + 128) >> 8
+    gradient = sum(
+        int(np.abs(luma[:, x] - luma[:, x - 1]).sum()) for x in range(1, luma.shape[1]) if x % 4
+    )
+    saturation = levels.max(2) - levels.min(2)
+    return [int(luma.sum()), int((luma * luma).sum()), int(saturation.sum()), gradient, nan_values]
+
+
+OUT_PICTURES = [(16, 16, 4, 4), (37, 53, 12, 16), (30, 48, 8, 12), (1, 1, 4, 4), (13, 530, 4, 133)]
+
+
+@dtypes
+@pytest.mark.parametrize("base", [False, True], ids=["", "base"])
+@pytest.mark.parametrize("blend", [False, True], ids=["", "blend"])
+@pytest.mark.parametrize(("height", "width", "rows", "columns"), OUT_PICTURES)
+def test_frame_out_reference(dtype, blend, base, height, width, rows, columns):
+    make = Maker("cpu", dtype)
+    tensors = frame_out_case(make, rows, columns, blend, base)
+    out = torch.full((height, width, 3), 99, dtype=torch.uint8)
+    history, stats = make.poisoned(48, rows, columns), torch.full((5,), -1)
+    assert reference.frame_out(out=out, history=history, stats=stats, **tensors) is out
+    truth = true_levels(tensors)[:height, :width]
+    assert np.abs(out.numpy() - truth).max() <= 0.5 + 1e-4
+    assert stats.tolist() == true_stats(out.numpy(), 0)
+    padded = (shuffled(float64(history)[0]).transpose(1, 2, 0) + 1) * 127.5
+    assert np.abs(padded - true_levels(tensors)).max() <= 127.5 * 4 * torch.finfo(dtype).eps
+
+
+@dtypes
+@pytest.mark.parametrize("base", [False, True], ids=["", "base"])
+@pytest.mark.parametrize("blend", [False, True], ids=["", "blend"])
+@pytest.mark.parametrize(("height", "width", "rows", "columns"), OUT_PICTURES)
+def test_frame_out_ptx(ptx, dtype, blend, base, height, width, rows, columns):
+    make = Maker(ptx.device, dtype)
+    tensors = frame_out_case(make, rows, columns, blend, base)
+    results = []
+    for ops in (ptx, reference):
+        out = torch.full((height, width, 3), 99, dtype=torch.uint8, device=ptx.device)
+        history, stats = make.poisoned(48, rows, columns, slice_of=56), torch.full((5,), -1, device=ptx.device)
+        ops.frame_out(out=out, history=history, stats=stats, **tensors)
+        results.append((out.cpu().numpy(), history, stats))
+    (ours, our_history, our_stats), (theirs, their_history, _) = results
+    difference = np.abs(ours.astype(int) - theirs.astype(int))
+    assert difference.max() <= 1 and (difference > 0).mean() <= 1e-3
+    assert np.abs(ours - true_levels(tensors)[:height, :width]).max() <= 0.5 + 1e-4
+    assert our_stats.tolist() == true_stats(ours, 0)
+    truth = true_levels(tensors) / 127.5 - 1
+    assert_as_good(our_history, their_history, unshuffled(truth.transpose(2, 0, 1)))
+    again = torch.full((height, width, 3), 99, dtype=torch.uint8, device=ptx.device)
+    ptx.frame_out(out=again, **tensors)  # without history and statistics: the same picture
+    assert np.array_equal(again.cpu().numpy(), ours)
+
+
+@dtypes
+def test_frame_out_ptx_rounds_half_to_even(ptx, dtype):
+    """Every level and every half level that the dtype holds."""
+    levels = np.arange(0, 255.5, 0.5)
+    values = np.resize(levels / 127.5 - 1, 48 * 4 * 4)
+    cells = torch.from_numpy(values.reshape(1, 4, 4, 48)).to(ptx.device, dtype).permute(0, 3, 1, 2)
+    ours, theirs = (torch.zeros(16, 16, 3, dtype=torch.uint8, device=ptx.device) for _ in range(2))
+    ptx.frame_out(cells, ours)
+    reference.frame_out(cells, theirs)
+    assert torch.equal(ours, theirs)
+
+
+@dtypes
+def test_frame_out_counts_and_hides_nan(ptx, dtype):
+    make = Maker(ptx.device, dtype)
+    x = make.cells(48, 4, 8)
+    x[0, 5, 1, 2] = x[0, 37, 1, 2] = x[0, 0, 0, 0] = float("nan")
+    x[0, 15, 3, 7] = float("nan")  # row 15, column 31: cropped away, so not counted
+    x[0, 20, 2, 2], x[0, 21, 2, 2] = float("inf"), float("-inf")
+    for ops in (ptx, reference):
+        out = torch.zeros(15, 30, 3, dtype=torch.uint8, device=ptx.device)
+        stats, history = torch.zeros(5, dtype=torch.int64, device=ptx.device), make.poisoned(48, 4, 8)
+        ops.frame_out(x, out, stats=stats, history=history)
+        assert stats[4] == 3 and not history.isnan().any()
+        assert stats.tolist() == true_stats(out.cpu().numpy(), 3)
+        assert out[0, 0, 0] == 128  # the middle: 127.5 rounds to even
+        assert out[9, 8, 1] == 255 and out[9, 9, 1] == 0  # the infinities: channel 16 + 4 * 1 + 0 and + 1
+
+
+# per-pixel ops ---------------------------------------------------------------------------------------
+
+NORM_SHAPES = [(8, 1, 1), (64, 5, 7), (72, 3, 3), (96, 3, 5), (128, 2, 9), (192, 3, 3), (256, 3, 5), (384, 1, 7), (512, 2, 3)]
+MODES = {"all": (True, True), "plain": (False, False), "norm": (True, False), "silu": (False, True)}
+
+
+@dtypes
+@pytest.mark.parametrize(("normalise", "activate"), MODES.values(), ids=MODES.keys())
+def test_norm_reference(dtype, normalise, activate):
+    make = Maker("cpu", dtype)
+    x, scale, shift = make.cells(72, 3, 5, spread=2), make.vector(72, 0.3), make.vector(72, 0.5)
+    result = reference.channel_norm_film_silu(x, scale, shift, normalise=normalise, activate=activate)
+    truth = true_norm(float64(x), float64(scale), float64(shift), normalise, activate)
+    assert np.abs(float64(result)[0] - truth).max() <= 4 * torch.finfo(dtype).eps * max(1, np.abs(truth).max())
+    batched = reference.channel_norm_film_silu(x, scale[None], shift[None], normalise=normalise, activate=activate)
+    assert torch.equal(batched, result)
+
+
+@dtypes
+@pytest.mark.parametrize(("channels", "height", "width"), NORM_SHAPES)
+def test_norm_ptx(ptx, dtype, channels, height, width):
+    make = Maker(ptx.device, dtype, seed=channels)
+    x = make.cells(channels, height, width, spread=2, slice_of=channels + 24)
+    scale, shift = make.vector(channels, 0.3), make.vector(channels, 0.5)
+    for normalise, activate in MODES.values():
+        how = {"normalise": normalise, "activate": activate}
+        out = make.poisoned(channels, height, width, slice_of=channels + 16)
+        assert ptx.channel_norm_film_silu(x, scale, shift, out=out, **how) is out
+        by_torch = reference.channel_norm_film_silu(x, scale, shift, **how)
+        assert_as_good(out, by_torch, true_norm(float64(x), float64(scale), float64(shift), **how)[None])
+
+
+@dtypes
+def test_norm_ptx_without_film_and_in_place(ptx, dtype):
+    make = Maker(ptx.device, dtype)
+    x = make.cells(64, 5, 3)
+    zero = np.zeros(64)
+    truth = true_norm(float64(x), zero, zero)[None]
+    by_torch = reference.channel_norm_film_silu(x)
+    assert_as_good(ptx.channel_norm_film_silu(x), by_torch, truth)
+    ptx.channel_norm_film_silu(x, out=x)
+    assert_as_good(x, by_torch, truth)
+
+
+@dtypes
+def test_norm_ptx_of_hard_values(ptx, dtype):
+    """A large mean with a small spread, a constant pixel, and SiLU far from zero."""
+    make = Maker(ptx.device, dtype)
+    x = make.cells(64, 1, 4, spread=0.25)
+    x[:, :, 0, 0] += 30
+    x[:, :, 0, 1] = 3
+    zero = torch.zeros(64, dtype=dtype, device=ptx.device)
+    by_torch = reference.channel_norm_film_silu(x, zero, zero)
+    assert_as_good(ptx.channel_norm_film_silu(x, zero, zero), by_torch, true_norm(float64(x), float64(zero), float64(zero))[None])
+    far = make.cells(64, 1, 4)
+    far[0, :8, 0, 0] = torch.tensor([-100, -60, -20, -1, 0, 1, 20, 100], dtype=dtype)
+    result = ptx.channel_norm_film_silu(far, normalise=False)
+    assert_as_good(result, reference.channel_norm_film_silu(far, normalise=False), silu(float64(far)))
+
+
+def test_silu_of_an_overflowing_exponential_is_zero(ptx):
+    x = torch.full((1, 8, 1, 1), -1e4, device=ptx.device).to(memory_format=torch.channels_last)
+    assert (ptx.channel_norm_film_silu(x, normalise=False) == 0).all()
+
+
+@dtypes
+@pytest.mark.parametrize(("channels", "height", "width"), [(8, 1, 1), (48, 5, 7), (64, 3, 3), (256, 3, 11)])
+def test_add_ptx(ptx, dtype, channels, height, width):
+    make = Maker(ptx.device, dtype)
+    x = make.cells(channels, height, width, slice_of=channels + 8)
+    residual, bias = make.cells(channels, height, width), make.vector(channels)
+    plain = float64(x) + float64(bias)[:, None, None]
+    cases = [
+        (ptx.add_bias_silu(x, bias), reference.add_bias_silu(x, bias), silu(plain)),
+        (ptx.residual_add(x, residual), reference.residual_add(x, residual), float64(x) + float64(residual)),
+        (
+            ptx.residual_add(x, residual, bias=bias, activate=True),
+            reference.residual_add(x, residual, bias=bias, activate=True),
+            silu(plain + float64(residual)),
+        ),
+    ]
+    for ours, theirs, truth in cases:
+        assert np.abs(float64(theirs) - truth).max() <= 4 * torch.finfo(dtype).eps * np.abs(truth).max()
+        assert_as_good(ours, theirs, truth)
+    out = make.poisoned(channels, height, width, slice_of=channels + 16)
+    assert ptx.residual_add(x, residual, out=out) is out
+    assert torch.equal(out, ptx.residual_add(x, residual))
+    ptx.residual_add(residual, x, out=residual)  # in place
+    assert torch.equal(out, residual)
+
+
+@dtypes
+@pytest.mark.parametrize(("c1", "c2", "height", "width"), [(8, 8, 1, 1), (64, 24, 3, 5), (16, 128, 5, 2)])
+def test_upsample_concat(ptx, dtype, c1, c2, height, width):
+    make = Maker(ptx.device, dtype)
+    x = make.cells(c1, height, width, slice_of=c1 + 8)
+    skip = make.cells(c2, 2 * height, 2 * width, slice_of=c2 + 16)
+    truth = np.concatenate((float64(x).repeat(2, 2).repeat(2, 3), float64(skip)), 1)
+    out = make.poisoned(c1 + c2, 2 * height, 2 * width)
+    for result in (ptx.upsample_concat(x, skip), ptx.upsample_concat(x, skip, out=out), reference.upsample_concat(x, skip)):
+        assert np.array_equal(float64(result), truth)
+
+
+@dtypes
+@pytest.mark.parametrize("own_flow", [False, True], ids=["flow-fp32", "flow-own"])
+@pytest.mark.parametrize(("height", "width"), [(4, 4), (20, 36), (8, 68)])
+def test_warp(ptx, dtype, own_flow, height, width):
+    make = Maker(ptx.device, dtype)
+    frame = make.cells(3, height, width)
+    flow = torch.from_numpy(make.random.normal(0, 4, (1, 2, height, width))).to(ptx.device, dtype if own_flow else torch.float32)
+    flow[0, :, 0, 0], flow[0, :, 1, 1] = 0, 1e4  # no motion, and far outside
+    truth = true_warp(float64(frame)[0], float64(flow)[0])
+    by_torch = reference.warp(frame, flow)
+    # torch computes fp32 positions through [-1, 1]; they are off by a few 1e-6 of the width
+    assert np.abs(float64(by_torch)[0] - truth).max() <= 2e-4 + 4 * torch.finfo(dtype).eps
+    assert_as_good(ptx.warp(frame, flow), by_torch, truth[None])
+    planar = frame.contiguous()
+    assert torch.equal(ptx.warp(planar, flow), ptx.warp(frame, flow))
+    cells = make.poisoned(48, height // 4, width // 4, slice_of=72)
+    cells.copy_(torch.nn.functional.pixel_unshuffle(frame, 4))
+    out = make.poisoned(48, height // 4, width // 4, slice_of=168)
+    assert ptx.warp(cells, flow, out=out) is out
+    assert torch.equal(torch.nn.functional.pixel_shuffle(out, 4), ptx.warp(frame, flow))
+    reference.warp(cells, flow, out=out)
+    assert torch.equal(torch.nn.functional.pixel_shuffle(out, 4), by_torch)
+
+
+def test_warp_equals_grid_sample_on_odd_sizes():
+    make = Maker("cpu", torch.float32)
+    frame = make.cells(3, 7, 13)
+    flow = torch.from_numpy(make.random.normal(0, 3, (1, 2, 7, 13))).float()
+    assert np.abs(float64(reference.warp(frame, flow))[0] - true_warp(float64(frame)[0], float64(flow)[0])).max() < 1e-5
+
+
+@dtypes
+def test_sampler_step(ptx, dtype):
+    make = Maker(ptx.device, dtype)
+    x0, noise = make.cells(48, 3, 5, slice_of=168, offset=96), make.cells(48, 3, 5)
+    coefficients = torch.tensor([0.3, 0.7], device=ptx.device)
+    a, b = float64(coefficients)
+    truth = a * float64(x0) + b * float64(noise)
+    by_torch = reference.sampler_step(x0, noise, coefficients)
+    assert np.abs(float64(by_torch) - truth).max() <= 2 * torch.finfo(dtype).eps * np.abs(truth).max()
+    out = make.poisoned(48, 3, 5, slice_of=56)
+    assert_as_good(ptx.sampler_step(x0, noise, coefficients, out=out), by_torch, truth)
+
+
+# dispatch --------------------------------------------------------------------------------------------
+
+
+def test_auto_on_the_cpu_is_torch_and_says_so():
+    ops, reason = select_backend("cpu")
+    assert ops.backend == "torch" and reason == ops.reason and "cpu" in reason
+    assert ops.describe() == {"backend": "torch", "reason": reason, "fallbacks": {}}
+    assert select_backend("cpu", "torch")[1] == "torch: asked for"
+
+
+def test_ptx_on_the_cpu_is_an_error_with_its_reason():
+    with pytest.raises(GpuError, match="--backend ptx is not possible: the device is cpu") as caught:
+        select_backend("cpu", "ptx")
+    assert caught.value.exit_code == 5 and caught.value.remedy
+
+
+def test_unknown_backend_is_a_usage_problem():
+    with pytest.raises(UsageProblem, match="'cuda'"):
+        select_backend("cpu", "cuda")
+
+
+def test_what_a_kernel_cannot_take_is_refused_or_noted(emulated):
+    device = torch.device("cpu")
+    strict = PtxOps(device, "emulated", emulated, strict=True)
+    lenient = PtxOps(device, "emulated", emulated, strict=False)
+    planar = torch.randn(1, 16, 3, 5)
+    with pytest.raises(GpuError, match="not channels_last"):
+        strict.channel_norm_film_silu(planar)
+    assert torch.equal(lenient.channel_norm_film_silu(planar), reference.channel_norm_film_silu(planar))
+    assert "not channels_last" in lenient.fallbacks["channel_norm_film_silu"]
+    wide = torch.randn(1, 520, 2, 2).to(memory_format=torch.channels_last)
+    with pytest.raises(GpuError, match="at most 512"):
+        strict.channel_norm_film_silu(wide)
+    grown = torch.randn(1, 8, 2, 2).to(memory_format=torch.channels_last).requires_grad_()
+    with pytest.raises(GpuError, match="gradients"):
+        strict.residual_add(grown, grown)
+    odd = torch.zeros(1, 1, 4, 4, 24)[0].permute(0, 3, 1, 2)[:, 4:20]  # starts between 16-byte words
+    with pytest.raises(GpuError, match="aligned"):
+        strict.residual_add(odd.half().contiguous(memory_format=torch.channels_last)[:, 4:12], odd.half()[:, :8])
+
+
+# captured frames -------------------------------------------------------------------------------------
+
+
+def test_captured_frame_on_the_cpu_calls():
+    calls = []
+    frame = CapturedFrame(lambda x: calls.append(1) or x + 1, device="cpu")
+    assert torch.equal(frame(torch.ones(2)), torch.full((2,), 2.0))
+    assert not frame.captured and frame.captures == 0 and len(calls) == 1 and "cpu" in frame.reason
+    off = CapturedFrame(lambda x: x, device="cpu", enabled=False)
+    assert "switched off" in off.reason
+
+
+@pytest.mark.gpu
+def test_replay_equals_eager_and_shapes_recapture():
+    history = torch.zeros(64, device="cuda")
+
+    def step(x):
+        history.mul_(0.5).add_(x.mean())
+        return x * 2 + history[0], history.clone()
+
+    def eager(values):
+        past, results = torch.zeros(64, device="cuda"), []
+        for x in values:
+            past = past * 0.5 + x.mean()
+            results.append(x * 2 + past[0])
+        return results
+
+    values = [torch.randn(1, 8, 16, 16, device="cuda") for _ in range(5)]
+    frame = CapturedFrame(step, device="cuda", state=[history], required=True)
+    results = [frame(x)[0].clone() for x in values]
+    assert frame.captured and frame.captures == 1
+    for ours, theirs in zip(results, eager(values), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    frame(torch.randn(1, 8, 4, 4, device="cuda"))
+    assert frame.captures == 2
+    frame(torch.randn(1, 8, 4, 4).pin_memory())
+    frame.reset()
+    assert not frame.captured
+
+
+@pytest.mark.gpu
+def test_failed_capture_is_an_error_or_plain_calls():
+    def copies_to_the_host(x):
+        return x * float(x.sum().item())
+
+    x = torch.ones(4, device="cuda")
+    with pytest.raises(GpuError, match="cannot be captured"):
+        CapturedFrame(copies_to_the_host, device="cuda", required=True)(x)
+    frame = CapturedFrame(copies_to_the_host, device="cuda")
+    assert torch.equal(frame(x), x * 4) and "capture failed" in frame.reason
+    assert torch.equal(torch.ones(3, device="cuda") + 1, torch.full((3,), 2.0, device="cuda"))  # the device still works
+
+
+@pytest.mark.gpu
+def test_kernels_inside_a_graph_equal_torch():
+    ops, _ = select_backend("cuda", "ptx")
+    make = Maker("cuda", torch.float16)
+    buffer = torch.zeros(1, 168, 128, 128, dtype=torch.float16, device="cuda").to(memory_format=torch.channels_last)
+    weight = make.vector(48 * 48).view(48, 48, 1, 1).to(memory_format=torch.channels_last) / 7
+    scale, shift = make.vector(48, 0.3), make.vector(48, 0.3)
+
+    def frame(implementation):
+        def run(rgb):
+            out = torch.empty(512, 512, 3, dtype=torch.uint8, device="cuda")
+            stats = torch.empty(5, dtype=torch.int64, device="cuda")
+            x = implementation.frame_in(rgb, buffer[:, 48:96])
+            h = implementation.channel_norm_film_silu(x, scale, shift)
+            h = implementation.residual_add(torch.nn.functional.conv2d(h, weight), x)
+            implementation.frame_out(h, out, stats=stats)
+            return out, stats
+
+        return run
+
+    captured = CapturedFrame(frame(ops), device="cuda", required=True)
+    for _ in range(3):
+        rgb = make.rgb(512, 512)
+        out, stats = (t.clone() for t in captured(rgb))
+        expected, expected_stats = frame(reference)(rgb)
+        difference = (out.int() - expected.int()).abs()
+        assert difference.max() <= 2 and (difference > 1).float().mean() <= 1e-3
+        assert abs(int(stats[0]) - int(expected_stats[0])) <= 1e-3 * int(expected_stats[0])
+    assert captured.captures == 1 and not ops.fallbacks
+
+
+@pytest.mark.gpu
+def test_microbenchmark():
+    """Kernel times at 512x512 against torch eager under a graph; JSON to the file named by MIRAGE_BENCH_JSON."""
+    ops, reason = select_backend("cuda", "ptx")
+    make = Maker("cuda", torch.float16)
+    rgb, picture = make.rgb(512, 512), torch.empty(512, 512, 3, dtype=torch.uint8, device="cuda")
+    stats = torch.empty(5, dtype=torch.int64, device="cuda")
+    inputs, outputs = make.cells(168, 128, 128), make.cells(64, 128, 128)
+    history, moved = make.cells(48, 128, 128), make.cells(48, 128, 128)
+    keep = make.cells(16, 128, 128).abs().clamp(max=1).to(memory_format=torch.channels_last)
+    flow = torch.randn(1, 2, 512, 512, device="cuda")
+    coefficients = torch.tensor([0.4, 0.6], device="cuda")
+    blend = {"base": inputs[:, 48:96], "warped": inputs[:, 96:144], "keep": keep, "history": history, "stats": stats}
+    cases = {
+        "frame_in": (lambda o: o.frame_in(rgb, inputs[:, 48:96]), 512 * 512 * 3 + 128 * 128 * 96),
+        "frame_out": (lambda o: o.frame_out(outputs[:, :48], picture, **blend), 128 * 128 * (4 * 96 + 32) + 512 * 512 * 3),
+        "warp": (lambda o: o.warp(history, flow, out=moved), 512 * 512 * (6 + 6 + 8)),
+        "sampler_step": (lambda o: o.sampler_step(history, moved, coefficients, out=inputs[:, :48]), 3 * 128 * 128 * 96),
+    }
+    for channels, side in ((64, 128), (128, 64), (256, 32)):
+        x, residual = make.cells(channels, side, side), make.cells(channels, side, side)
+        scale, shift, out = make.vector(channels), make.vector(channels), make.cells(channels, side, side)
+        size = side * side * channels * 2
+        cases[f"channel_norm_film_silu_{channels}"] = (
+            lambda o, x=x, s=scale, t=shift, y=out: o.channel_norm_film_silu(x, s, t, out=y), 2 * size)  # fmt: skip
+        cases[f"residual_add_{channels}"] = (lambda o, x=x, r=residual, y=out: o.residual_add(x, r, out=y), 3 * size)
+    x, skip, out = make.cells(128, 64, 64), make.cells(64, 128, 128), make.cells(192, 128, 128)
+    cases["upsample_concat"] = (lambda o: o.upsample_concat(x, skip, out=out), 2 * (64 * 64 * 128 + 2 * 128 * 128 * 64 + 128 * 128 * 128))
+    rows = {}
+    for name, (call, byte_count) in cases.items():
+        times = {"ptx_us": _graph_time(lambda c=call: c(ops)), "torch_us": _graph_time(lambda c=call: c(reference))}
+        rows[name] = {**times, "bytes": byte_count, "ratio": times["ptx_us"] / times["torch_us"]}
+        assert times["ptx_us"] > 0
+    result = {
+        "device": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "backend": reason,
+        "dtype": "fp16",
+        "method": "CUDA graph of 50 calls, 20 replays, median time of a replay / 50; the same buffers each call, so they stay in L2",
+        "kernels": rows,
+    }
+    if path := os.environ.get("MIRAGE_BENCH_JSON"):
+        Path(path).write_text(json.dumps(result, indent=2) + "\n")
+    for name, row in rows.items():
+        print(f"{name:32s} ptx {row['ptx_us']:7.2f} us  torch {row['torch_us']:7.2f} us")
+    assert not ops.fallbacks
+
+
+def _graph_time(call, calls: int = 50, replays: int = 20) -> float:
+    """Median microseconds a call, many calls in one graph so that launching costs nothing."""
+
+    def many(unused):
+        for _ in range(calls):
+            call()
+        return unused
+
+    unused = torch.zeros(1, device="cuda")
+    frame = CapturedFrame(many, device="cuda", required=True)
+    frame(unused)
+    times = []
+    for _ in range(replays):
+        start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        frame(unused)
+        stop.record()
+        stop.synchronize()
+        times.append(start.elapsed_time(stop) * 1000 / calls)
+    return statistics.median(times)
