@@ -69,7 +69,7 @@ def test_contents(wheel: Path) -> None:
     tops = {name.split("/")[0] for name in names}
     assert tops == {"mirage_cli", next(top for top in tops if top.endswith(".dist-info"))}
     for folder, suffixes in (("kernels", (".cu", ".cuh", ".ptx", ".toml", ".py")),
-                             ("models", (".json", ".safetensors", ".md", ".py"))):  # fmt: skip
+                             ("models", (".json", ".safetensors", ".md", ".toml", ".py"))):  # fmt: skip
         shipped = [path for path in (ROOT / folder).rglob("*") if path.suffix in suffixes]
         assert shipped
         for path in shipped:
