@@ -189,8 +189,7 @@ class KernelSet:
                 packed.append(argument)
             else:
                 raise TypeError(f"{entry}: argument {argument!r} has no fixed width; pass a numpy scalar")
-        stream = self._stream(torch.cuda.current_stream(self.index))
-        with self._cupy.cuda.Device(self.index), stream:
+        with self._cupy.cuda.Device(self.index), self._stream(torch.cuda.current_stream(self.index)):
             self._functions[entry](tuple(grid), tuple(block), packed)
 
     def _stream(self, stream: Any) -> Any:

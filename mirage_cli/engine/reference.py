@@ -41,7 +41,9 @@ def frame_in(rgb: Tensor, out: Tensor) -> Tensor:
     pad = (0, CELL * out.shape[3] - width, 0, CELL * out.shape[2] - height)
     if min(pad) < 0:
         raise ValueError(f"a picture of {width}x{height} does not fit {tuple(out.shape)} cells of {CELL}x{CELL}")
-    frame = rgb.permute(2, 0, 1)[None].float() / 127.5 - 1
+    # rgb / 127.5 - 1, with one rounding and the same one on every device (a GPU divides by a constant
+    # through its reciprocal, which would make 255 more than one)
+    frame = (2 * rgb.permute(2, 0, 1)[None].float() - 255) * (1 / 255)
     if any(pad):
         frame = F.pad(frame, pad, mode="replicate")
     return out.copy_(F.pixel_unshuffle(frame, CELL))
