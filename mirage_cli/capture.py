@@ -302,21 +302,21 @@ class ResizedSource:
     """Gives another source's frames at a given size (for pipes, whose size is known too late)."""
 
     def __init__(self, source: FrameSource, size: tuple[int, int]) -> None:
-        self._source, self._size = source, size
+        self.source, self._size = source, size
         self.live = source.live
         self.info = replace(source.info, width=size[0], height=size[1])
 
     @property
     def warnings(self) -> list[str]:
-        return self._source.warnings
+        return self.source.warnings
 
     def __iter__(self) -> Iterator[Frame]:
-        for frame in self._source:
+        for frame in self.source:
             rgb = cv2.resize(frame.rgb, self._size, interpolation=cv2.INTER_AREA)
             yield Frame(rgb, frame.pts_seconds, frame.index)
 
     def close(self) -> None:
-        self._source.close()
+        self.source.close()
 
 
 def _quiet_opencv() -> None:

@@ -47,7 +47,7 @@ def cli() -> None:
 @option("--start", "start_seconds", type=flags.SecondsType(), default=0.0, section=SOURCE,
         envvar="MIRAGE_START", metavar="TIME",
         help="Begin here: seconds or m:ss.")  # fmt: skip
-@option("--duration", "duration_seconds", type=flags.SecondsType(), section=SOURCE,
+@option("--duration", "duration_seconds", type=flags.SecondsType(positive=True), section=SOURCE,
         envvar="MIRAGE_DURATION", metavar="TIME",
         help="Take this much: seconds or m:ss.")  # fmt: skip
 @flags.look_options
@@ -57,7 +57,7 @@ def cli() -> None:
 @option("--size", type=flags.SizeType(), section=OUTPUT, metavar="WxH|native",
         help="Pixels of the output, 16 to 8192 a side. Default: the input's own; on a CPU no more "
         "pixels than 768x432.")  # fmt: skip
-@option("--fps", type=click.FloatRange(0, 1000, min_open=True), section=OUTPUT, metavar="N",
+@option("--fps", type=flags.NumberType(0, 1000, min_open=True), section=OUTPUT, metavar="N",
         help="Frames a second of the output. Default: the input's times, kept.")  # fmt: skip
 @flags.encode_options
 @flags.model_options
@@ -111,7 +111,7 @@ def transform(**values: Any) -> int:
 @option("--loop/--no-loop", default=False, section=SOURCE, help="Begin a file again at its end.")
 @option("--frames", type=click.IntRange(1), section=SOURCE, metavar="N",
         help="End after N frames.")  # fmt: skip
-@option("--duration", "duration_seconds", type=flags.SecondsType(), section=SOURCE,
+@option("--duration", "duration_seconds", type=flags.SecondsType(positive=True), section=SOURCE,
         envvar="MIRAGE_DURATION", metavar="TIME",
         help="End after this much time: seconds or m:ss.")  # fmt: skip
 @flags.look_options
@@ -122,7 +122,7 @@ def transform(**values: Any) -> int:
 @option("--size", type=flags.SizeType(), section=OUTPUT, metavar="WxH|native",
         help="Pixels of the output, 16 to 8192 a side. Default: the input's own; on a CPU no more "
         "pixels than 512x288.")  # fmt: skip
-@option("--fps", type=click.FloatRange(0, 1000, min_open=True), section=OUTPUT, metavar="N",
+@option("--fps", type=flags.NumberType(0, 1000, min_open=True), section=OUTPUT, metavar="N",
         help="Frames a second to ask of the source.")  # fmt: skip
 @flags.encode_options
 @flags.model_options

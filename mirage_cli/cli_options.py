@@ -37,13 +37,31 @@ class SizeType(click.ParamType):
 
 
 class SecondsType(click.ParamType):
-    """A time: 7.5, 250ms or 1:30."""
+    """A time: 7.5, 250ms or 1:30; more than 0 where ``positive``."""
 
     name = "time"
 
+    def __init__(self, positive: bool = False) -> None:
+        self.positive = positive
+
     def convert(self, value: Any, param: Any, ctx: Any) -> float:
         what = param.opts[-1] if param is not None else "time"
-        return value if isinstance(value, float) else parse_seconds(str(value), what)
+        seconds = parse_seconds(str(value), what)
+        if self.positive and seconds <= 0.0:
+            raise UsageProblem(
+                f"{what} {str(value)!r} is not more than 0 seconds", "Leave it away to take all."
+            )
+        return seconds
+
+
+class NumberType(click.FloatRange):
+    """A float in a range; NaN, which no comparison catches, is in none."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        number = super().convert(value, param, ctx)
+        if number != number:
+            self.fail(f"nan is not in the range {self._describe_range()}.", param, ctx)
+        return number
 
 
 class PromptType(click.ParamType):
@@ -123,18 +141,25 @@ def _read_config(ctx: click.Context, _param: click.Parameter, path: str | None) 
         return
     group = ctx.parent.command if ctx.parent is not None else ctx.command
     commands = getattr(group, "commands", {ctx.info_name: ctx.command})
-    skip = {"config", "help", "debug"}
-    flags = {
-        name: {param.name for param in command.params if param.name} - skip
-        for name, command in commands.items()
+    names = {name: _flag_names(command) for name, command in commands.items()}
+    values = load_config_file(path, {name: set(flags) for name, flags in names.items()})
+    mine = names.get(ctx.info_name or "", {})
+    defaults = dict(ctx.default_map or {})
+    for flag, value in values.get(ctx.info_name or "", {}).items():
+        several = mine[flag].multiple and not isinstance(value, list)
+        defaults[mine[flag].name or flag] = [value] if several else value
+    ctx.default_map = defaults
+
+
+def _flag_names(command: click.Command) -> dict[str, click.Option]:
+    """``blend_seconds`` -> the option ``--blend-seconds``, for all that a file may set."""
+    return {
+        name.lstrip("-").replace("-", "_"): param
+        for param in command.params
+        if isinstance(param, click.Option) and param.name not in ("config", "debug")
+        for name in param.opts
+        if name.startswith("--")
     }
-    values = load_config_file(path, flags).get(ctx.info_name or "", {})
-    for param in ctx.command.params:
-        value = values.get(param.name or "")
-        if param.multiple if isinstance(param, click.Option) else False:
-            if value is not None and not isinstance(value, list):
-                values[param.name] = [value]
-    ctx.default_map = {**(ctx.default_map or {}), **values}
 
 
 config_options = stack(
@@ -165,7 +190,7 @@ prompt_option = option(
 
 look_options = stack(
     prompt_option,
-    option("--strength", type=click.FloatRange(0.0, 1.0), default=1.0, show_default=True,
+    option("--strength", type=NumberType(0.0, 1.0), default=1.0, show_default=True,
            section=LOOK, metavar="0..1", help="0 returns the input, 1 is the look in full."),
 )  # fmt: skip
 

@@ -76,6 +76,7 @@ def run(
     prompts = parse_prompts(config.prompts)
     if config.output is not None:
         check_output(config.input or PIPE, config.output, config.overwrite, ui)
+    engine.check_model(config.model)
     source, size = _open_source(config, engine, ui, clock)
     sink: FrameSink | None = None
     window: WindowSink | None = None
@@ -202,7 +203,7 @@ class _Live:
         self.about = dict(styler.session.describe())
         self.prompt = ""
         self.prompts: list[dict[str, Any]] = []
-        self.message = self.matched = ""
+        self.matched = ""
         self.keys = LineReader(self.line)
         self.flow_begin = 0.0
         self._next_sample = 0.0
@@ -252,7 +253,6 @@ class _Live:
                 self.prompt = text
                 self.styler.request("look", text, weights)
         except MirageError as error:
-            self.message = error.message
             self.ui.warn(f"{error.message}. {error.remedy}")
 
     def _command(self, text: str) -> None:
@@ -273,8 +273,7 @@ class _Live:
         new = total - self._told
         for change in list(self.styler.applied)[-new:] if new else []:
             found = f" ({self.matched})" if change["kind"] == "look" and self.matched else ""
-            self.message = f'"{change["text"]}" applied at frame {change["frame"]}{found}'
-            self.ui.note(self.message)
+            self.ui.note(f'"{change["text"]}" applied at frame {change["frame"]}{found}')
         self._told = total
 
     def _tick(self) -> None:
@@ -312,7 +311,7 @@ class _Live:
             self.clock(),
             self.flow_begin,
             typed=self.keys.typed,
-            message=self.message,
+            message="ending" if self.stop.event.is_set() else "",
         )
 
     def document(self, result: RunResult) -> dict[str, Any]:

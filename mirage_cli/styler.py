@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 
-from mirage_cli.config import ModelOptions, Size
+from mirage_cli.config import MAX_SIDE, MIN_SIDE, ModelOptions, Size
 from mirage_cli.errors import GpuError, MirageError
 from mirage_cli.frames import Frame
 from mirage_cli.measure import Meter, Stats, exact_percentile
@@ -75,6 +75,16 @@ class Engine:
                 )
             return False
         return not torch.cuda.is_available()
+
+    def check_model(self, options: ModelOptions) -> None:
+        """Fail at once, before torch is imported, where there is no such model.
+
+        Raises:
+            ModelError: see above.
+        """
+        from mirage_cli.models.catalog import model_dir
+
+        model_dir(options.model)
 
     def bundle(self, options: ModelOptions) -> Any:
         """The model's weights and looks, loaded once."""
@@ -164,7 +174,7 @@ def match_text(text: str, match: Any) -> str:
     """One line on what a prompt was taken for."""
     if not match.known and match.message:
         return str(match.message)
-    return f'prompt "{text}": look {match.look} (similarity {float(match.similarity):.2f})'
+    return f'"{text}" is look {match.look} (similarity {float(match.similarity):.2f})'
 
 
 def track_of(read: list[ReadPrompt], blend_seconds: float) -> LookTrack:
@@ -190,12 +200,13 @@ def choose_size(have: Size, wanted: Size | str | None, cpu: bool, limit: Size) -
     if isinstance(wanted, tuple):
         return wanted, ""
     pixels = limit[0] * limit[1]
-    if wanted == "native" or not cpu or width * height <= pixels:
+    if min(have) >= MIN_SIDE and (wanted == "native" or not cpu or width * height <= pixels):
         return have, ""
-    scale = math.sqrt(pixels / (width * height))
-    size = (max(16, 2 * round(width * scale / 2)), max(16, 2 * round(height * scale / 2)))
-    return size, (
-        f"size {size[0]}x{size[1]}: the input is {width}x{height}, large for a CPU "
+    scale = min(1.0, math.sqrt(pixels / (width * height)))
+    side = [min(MAX_SIDE, max(MIN_SIDE, 2 * round(value * scale / 2))) for value in have]
+    why = "large for a CPU" if scale < 1.0 else f"and the model needs {MIN_SIDE} pixels a side"
+    return (side[0], side[1]), (
+        f"size {side[0]}x{side[1]}: the input is {width}x{height}, {why} "
         "(--size native keeps it, --size WxH sets it)"
     )
 

@@ -77,6 +77,7 @@ def run(
         )
     if target is not None:
         check_output(config.input, target, config.overwrite, ui)
+    engine.check_model(config.model)
     source, size, input_info = _open_source(config, engine, ui)
     sink: FrameSink | None = None
     finished = False
@@ -85,13 +86,9 @@ def run(
         if target is None:
             target = default_output(config.input, read[0].look)
             check_output(config.input, target, config.overwrite, ui)
-        styler = Styler(
-            engine.session(config.model, *size),
-            track_of(read, config.blend_seconds),
-            Meter(),
-            size,
-        )
-        sink = _open_sink(config, target, source.info, size)
+        sink = _open_sink(config, target, source, size)  # before the model: its errors come fast
+        session = engine.session(config.model, *size)
+        styler = Styler(session, track_of(read, config.blend_seconds), Meter(), size)
         job = _Job(config, ui, source, sink, styler, read, target, input_info, stop, clock, begun)
         result = job.flow()
         written = styler.meter.frames_out
@@ -160,6 +157,7 @@ def _open_source(
             start_seconds=config.start_seconds,
             duration_seconds=config.duration_seconds,
             fps=config.fps,
+            keep_sound=config.input == PIPE,
         )
 
     wanted = config.size if isinstance(config.size, tuple) else None
@@ -183,20 +181,20 @@ def _open_source(
     return source, size, info
 
 
-def _open_sink(config: TransformConfig, target: str, info: StreamInfo, size: Size) -> FrameSink:
+def _open_sink(
+    config: TransformConfig, target: str, source: FrameSource, size: Size
+) -> FrameSink:
     from mirage_cli.video_out import open_output
 
+    inner = source.source if isinstance(source, ResizedSource) else source
     width = size[0] * (2 if config.compare else 1)
-    copy_audio = info.has_audio and config.input != PIPE
     return open_output(
         target,
-        replace(info, width=width, height=size[1]),
+        replace(source.info, width=width, height=size[1]),
         codec=config.codec,
         crf=config.crf,
-        audio_from=config.input if copy_audio else None,
+        audio_from=inner if source.info.has_audio else None,  # type: ignore[arg-type]
         overwrite=True,  # asked for, or nothing there, by check_output
-        start_seconds=config.start_seconds,
-        duration_seconds=config.duration_seconds,
     )
 
 

@@ -111,7 +111,8 @@ class LineReader:
         elif key == "\x15":
             self._buffer = ""
         elif key == "\x17":
-            self._buffer = self._buffer.rstrip().rpartition(" ")[0]
+            kept = self._buffer.rstrip()
+            self._buffer = kept[: kept.rfind(" ") + 1]
         elif key == "\x04" and not self._buffer:
             self._on_line("q")
         elif key.isprintable():

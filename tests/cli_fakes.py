@@ -82,6 +82,9 @@ class FakeEngine:
         self.session_options = session
         self.sessions: list[FakeSession] = []
 
+    def check_model(self, options):
+        pass
+
     def is_cpu(self, options):
         return True
 
