@@ -195,23 +195,31 @@ def check_cupy(load: Callable[[str], object] = importlib.import_module) -> list[
     return [finding("cupy", "ok", f"{cupy.__version__}")]  # type: ignore[attr-defined]
 
 
-def check_kernels(folder: Path | None = None) -> list[Finding]:
-    """The PTX that is shipped, and whether anything can run it here."""
-    if folder is None:
-        from mirage_cli import kernels
+def check_kernels(
+    has_gpu: bool | None = None, states: Callable[[], Iterable[object]] | None = None
+) -> list[Finding]:
+    """The PTX kernels that are shipped, and whether this GPU and its driver take them.
 
-        folder = Path(kernels.__file__).parent
-    count = len(list(folder.glob("*.ptx")))
-    if not count:
-        return [finding("kernels", "ok", "no PTX in this install; torch computes every op")]
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_available():
-        return [finding("kernels", "ok", f"{count} PTX files, not used without an NVIDIA GPU")]
-    major, minor = torch.cuda.get_device_capability()
-    if major < 8:
-        text = f"{count} PTX files need sm_80 or newer; this GPU is sm_{major}{minor}"
-        return [finding("kernels", "warn", text, "None needed: torch computes every op.")]
-    return [finding("kernels", "ok", f"{count} PTX files for sm_80 and newer")]
+    Args:
+        has_gpu: None asks torch.
+        states: stands in for ``kernels.loader.kernel_states``.
+    """
+    from mirage_cli.kernels import loader
+
+    if has_gpu is None:
+        torch = sys.modules.get("torch")
+        has_gpu = bool(torch is not None and torch.cuda.is_available())
+    if not has_gpu:
+        count = sum(len(entries) for entries in loader.FILES.values())
+        return [finding("kernels", "ok", f"{count} PTX kernels, not used without an NVIDIA GPU")]
+    found = list((states or loader.kernel_states)())
+    ready = [state for state in found if state.ready]  # type: ignore[attr-defined]
+    text = f"{len(ready)} of {len(found)} PTX kernels load"
+    if len(ready) == len(found):
+        return [finding("kernels", "ok", text)]
+    reasons = dict.fromkeys(state.reason for state in found if not state.ready)  # type: ignore[attr-defined]
+    detail = f"{text}, torch computes instead: {'; '.join(reasons)}"
+    return [finding("kernels", "warn", detail, "Mend the reason given; results are right without.")]
 
 
 def check_ffmpeg() -> list[Finding]:

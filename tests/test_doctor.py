@@ -94,12 +94,15 @@ def test_cupy() -> None:
     assert broken["status"] == "warn" and "[gpu" in broken["fix"]
 
 
-def test_kernels(tmp_path: Path) -> None:
-    (none,) = doctor.check_kernels(tmp_path)
-    assert none["status"] == "ok" and "no PTX" in none["detail"]
-    (tmp_path / "a.sm80.ptx").touch()
-    (one,) = doctor.check_kernels(tmp_path)
-    assert one["status"] == "ok" and one["detail"].startswith("1 PTX")
+def test_kernels() -> None:
+    (idle,) = doctor.check_kernels(has_gpu=False)
+    assert idle["status"] == "ok" and "not used" in idle["detail"]
+    good = SimpleNamespace(ready=True, reason="")
+    bad = SimpleNamespace(ready=False, reason="needs sm_80")
+    assert statuses(doctor.check_kernels(True, lambda: [good, good])) == ["ok"]
+    (mixed,) = doctor.check_kernels(True, lambda: [good, bad, bad])
+    assert mixed["status"] == "warn" and mixed["detail"].count("needs sm_80") == 1
+    assert "1 of 3" in mixed["detail"]
 
 
 def test_ffmpeg(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
