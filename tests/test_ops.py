@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 import statistics
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -399,6 +401,17 @@ def test_warp(ptx, dtype, own_flow, height, width):
     assert torch.equal(torch.nn.functional.pixel_shuffle(out, 4), by_torch)
 
 
+@dtypes
+def test_warp_of_frame_and_luma_together_into_the_network_input(ptx, dtype):
+    """Four colours at once: 64 neighbouring channels of the input buffer."""
+    make = Maker(ptx.device, dtype)
+    pictures, out = make.cells(4, 8, 20).contiguous(), make.poisoned(64, 2, 5, slice_of=168, offset=96)
+    flow = torch.from_numpy(make.random.normal(0, 2, (1, 2, 8, 20))).float().to(ptx.device)
+    by_torch = reference.warp(pictures, flow)
+    ptx.warp(pictures, flow, out=out)
+    assert_as_good(torch.nn.functional.pixel_shuffle(out, 4), by_torch, true_warp(float64(pictures)[0], float64(flow)[0])[None])
+
+
 def test_warp_equals_grid_sample_on_odd_sizes():
     make = Maker("cpu", torch.float32)
     frame = make.cells(3, 7, 13)
@@ -438,6 +451,30 @@ def test_ptx_on_the_cpu_is_an_error_with_its_reason():
 def test_unknown_backend_is_a_usage_problem():
     with pytest.raises(UsageProblem, match="'cuda'"):
         select_backend("cpu", "cuda")
+
+
+def test_auto_on_a_gpu_without_cupy_is_torch_and_ptx_an_error(monkeypatch):
+    def missing(index):
+        raise GpuError("the PTX kernels need CuPy, which is not installed", "install it")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(loader, "load", missing)
+    ops, reason = select_backend("cuda")
+    assert ops.backend == "torch" and reason == "torch: the PTX kernels need CuPy, which is not installed"
+    with pytest.raises(GpuError, match="not possible: the PTX kernels need CuPy") as caught:
+        select_backend("cuda", "ptx")
+    assert caught.value.remedy == "install it"
+
+
+def test_kernels_that_load_are_chosen(monkeypatch, emulated):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    monkeypatch.setattr(loader, "load", lambda index: emulated)
+    for backend, how, strict in (("auto", "chosen", False), ("ptx", "asked for", True)):
+        ops, reason = select_backend("cuda:1", backend)
+        assert ops.backend == "ptx" and ops.device == torch.device("cuda:1") and ops.strict is strict
+        assert reason == f"ptx: {how}; {len(emulated.entries)} kernels loaded on a GPU"
 
 
 def test_what_a_kernel_cannot_take_is_refused_or_noted(emulated):
@@ -500,17 +537,42 @@ def test_replay_equals_eager_and_shapes_recapture():
     assert not frame.captured
 
 
+FAILED_CAPTURE = """
+import pytest, torch
+from mirage_cli.engine.graphs import CapturedFrame
+from mirage_cli.errors import GpuError
+
+def copies_to_the_host(x):
+    return x * float(x.sum().item())
+
+x = torch.ones(4, device="cuda")
+with pytest.raises(GpuError, match="cannot be captured"):
+    CapturedFrame(copies_to_the_host, device="cuda", required=True)(x)
+frame = CapturedFrame(copies_to_the_host, device="cuda")
+assert torch.equal(frame(x), x * 4) and "capture failed" in frame.reason
+assert torch.cuda.current_stream() == torch.cuda.default_stream()
+assert torch.randn(8, device="cuda").isfinite().all()
+good = CapturedFrame(lambda x: x + torch.randn_like(x), device="cuda", required=True)
+assert not torch.equal(good(x).clone(), good(x))
+"""
+
+
 @pytest.mark.gpu
 def test_failed_capture_is_an_error_or_plain_calls():
-    def copies_to_the_host(x):
-        return x * float(x.sum().item())
+    """In a process of its own: a failed capture must leave torch usable, and if not, other tests alone."""
+    result = subprocess.run([sys.executable, "-c", FAILED_CAPTURE], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
 
-    x = torch.ones(4, device="cuda")
-    with pytest.raises(GpuError, match="cannot be captured"):
-        CapturedFrame(copies_to_the_host, device="cuda", required=True)(x)
-    frame = CapturedFrame(copies_to_the_host, device="cuda")
-    assert torch.equal(frame(x), x * 4) and "capture failed" in frame.reason
-    assert torch.equal(torch.ones(3, device="cuda") + 1, torch.full((3,), 2.0, device="cuda"))  # the device still works
+
+@pytest.mark.gpu
+def test_same_seed_same_numbers_with_and_without_a_capture():
+    x = torch.zeros(16, device="cuda")
+    torch.manual_seed(3)
+    plain = [(x + torch.randn_like(x)).clone() for _ in range(3)]
+    torch.manual_seed(3)
+    frame = CapturedFrame(lambda x: x + torch.randn_like(x), device="cuda", required=True)
+    for expected in plain:
+        torch.testing.assert_close(frame(x), expected)
 
 
 @pytest.mark.gpu
@@ -607,7 +669,7 @@ def _graph_time(call, calls: int = 50, replays: int = 20) -> float:
     for _ in range(replays):
         start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         start.record()
-        frame(unused)
+        frame(*frame.inputs)
         stop.record()
         stop.synchronize()
         times.append(start.elapsed_time(stop) * 1000 / calls)

@@ -101,12 +101,12 @@ class CapturedFrame:
 
     def _capture(self, inputs: tuple[Tensor, ...]) -> None:
         """Warm up and record; on failure back to plain calls, with the reason."""
-        saved = [t.clone() for t in self.state]
+        previous = torch.cuda.current_stream(self.device)
         random_state = torch.cuda.get_rng_state(self.device)
         try:
             with torch.cuda.device(self.device):
                 self.inputs = tuple(torch.empty_like(t, device=self.device).copy_(t) for t in inputs)
-                self._warm_up()
+                self._warm_up(random_state)
                 graph = torch.cuda.CUDAGraph()
                 # thread_local: the threads that decode and encode may call CUDA in the meantime
                 with torch.cuda.graph(graph, capture_error_mode="thread_local"):
@@ -115,29 +115,49 @@ class CapturedFrame:
             self.captures += 1
             self.reason = "CUDA graph: replayed"
         except torch.cuda.OutOfMemoryError as error:
-            self.reset()
+            self._give_up(previous, random_state)
             raise GpuError(
-                f"out of GPU memory while a frame was captured ({str(error).splitlines()[0]})",
+                f"out of GPU memory while a frame was captured ({_first_line(error)})",
                 "use a smaller --size, or close other programs that use the GPU",
             ) from error
         except RuntimeError as error:
-            self.reset()
-            first_line = (str(error).splitlines() or [type(error).__name__])[0]
+            self._give_up(previous, random_state)
             if self.required:
-                raise GpuError(f"the frame cannot be captured as a CUDA graph: {first_line}", "use --backend torch") from error
+                raise GpuError(
+                    f"the frame cannot be captured as a CUDA graph: {_first_line(error)}", "use --backend torch"
+                ) from error
             self._usable = False
-            self.reason = f"plain calls: the capture failed ({first_line})"
+            self.reason = f"plain calls: the capture failed ({_first_line(error)})"
+
+    def _warm_up(self, random_state: Tensor) -> None:
+        """Call the function on a side stream, as captures ask for; state and random numbers are put back.
+
+        The capture itself runs nothing, so it changes neither.
+        """
+        saved = [t.clone() for t in self.state]
+        side = torch.cuda.Stream(self.device)
+        side.wait_stream(torch.cuda.current_stream(self.device))
+        try:
+            with torch.cuda.stream(side):
+                for _ in range(WARM_UP_CALLS):
+                    self.function(*self.inputs)
         finally:
+            torch.cuda.current_stream(self.device).wait_stream(side)
             for tensor, value in zip(self.state, saved, strict=True):
                 tensor.copy_(value)
             torch.cuda.set_rng_state(random_state, self.device)
+            torch.cuda.synchronize(self.device)
 
-    def _warm_up(self) -> None:
-        """Call the function on a side stream, as captures ask for."""
-        side = torch.cuda.Stream(self.device)
-        side.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(side):
-            for _ in range(WARM_UP_CALLS):
-                self.function(*self.inputs)
-        torch.cuda.current_stream(self.device).wait_stream(side)
-        torch.cuda.synchronize(self.device)
+    def _give_up(self, stream: Any, random_state: Tensor) -> None:
+        """Undo what a broken capture leaves behind in torch: the capture's stream stays the current one,
+        and the default generator believes that it is still being captured."""
+        self.reset()
+        torch.cuda.set_stream(stream)
+        index = torch.cuda.current_device() if self.device.index is None else self.device.index
+        fresh = torch.Generator(device=torch.device("cuda", index))
+        fresh.set_state(random_state)
+        torch.cuda.default_generators[index].graphsafe_set_state(fresh)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
