@@ -212,7 +212,7 @@ def stained_glass_screen(scene: Tensor) -> Tensor:
     lead = torch.maximum(inner, outer)
     glass = glass * (1.08 - 0.38 * ops.blur(lead, 3.0))
     glass = ops.bloom(glass, 0.65, 8.0, 0.25)
-    return ops.mix(glass, ops.colour((0.045, 0.04, 0.05), glass), ops.smoothstep(lead, 0.12, 0.62))
+    return ops.mix(glass, ops.colour((0.045, 0.04, 0.05), glass), ops.smoothstep(lead, 0.18, 0.68))
 
 
 def mosaic_scene(rgb: Tensor) -> Tensor:
@@ -237,15 +237,14 @@ def low_poly_scene(rgb: Tensor) -> Tensor:
     return ops.saturate(ops.kuwahara(rgb, 4), 1.15)
 
 
-def _triangle_colours(scene: Tensor, ids: Tensor, middle: Tensor) -> Tensor:
-    """Mean of a few samples around each triangle's centroid."""
-    soft = ops.blur(scene, 2.0)
-    return ops.sample_at(soft, middle[:, :1], middle[:, 1:])
+def _triangle_colours(scene: Tensor, middle: Tensor) -> Tensor:
+    """Colour at each triangle's centroid, averaged over a few px around it."""
+    return ops.sample_at(ops.blur(scene, 2.0), middle[:, :1], middle[:, 1:])
 
 
 def low_poly_screen(scene: Tensor) -> Tensor:
     ids, middle = triangles(ops.to_oklab(scene), 16)
-    lab = ops.to_oklab(_triangle_colours(scene, ids, middle))
+    lab = ops.to_oklab(_triangle_colours(scene, middle))
     tilt = torch.where(ids.remainder(2) == 0, 0.012, -0.012)
     light = (lab[:, :1] - 0.5) * 1.12 + 0.52 + tilt
     return ops.from_oklab(torch.cat([light, lab[:, 1:] * 1.2], 1))
@@ -254,6 +253,8 @@ def low_poly_screen(scene: Tensor) -> Tensor:
 def cubism_scene(rgb: Tensor) -> Tensor:
     """RGB flat colour plus outlines as the fourth channel."""
     flat = ops.kuwahara(rgb, 7)
+    lab = ops.to_oklab(flat)
+    flat = ops.from_oklab(torch.cat([ops.lift_dark(lab[:, :1], 0.45, 0.5), lab[:, 1:]], 1))
     return torch.cat([flat, ops.ink_lines(flat, 1.8, 60.0, 0.008, steps=9)], 1)
 
 
@@ -265,7 +266,7 @@ def cubism_screen(scene: Tensor) -> Tensor:
     gx, gy = ops.gradients(soft)
     pull = ops.sample_at(torch.cat([gx, gy], 1), middle[:, :1], middle[:, 1:])
     steep = (pull * pull).sum(1, keepdim=True).sqrt()
-    pull = pull / (steep + 1e-3)  # points to the light; short where nothing happens
+    pull = pull / (steep + 2e-3)  # points to the light; short where nothing happens
     turn = torch.where(ids.remainder(2) == 0, 1.0, -1.0)
     out_x, out_y = px - middle[:, :1], py - middle[:, 1:]
     # every facet shows the picture from its own side: shifted, turned and drawn together
@@ -273,7 +274,7 @@ def cubism_screen(scene: Tensor) -> Tensor:
     qy = middle[:, 1:] + 1.15 * out_y + 0.22 * turn * out_x + 7.0 * turn * pull[:, 1:]
     facet = ops.sample_at(lab, qx, qy)
     own = ops.sample_at(ops.blur(lab, 4.0), middle[:, :1], middle[:, 1:])
-    slope = (out_x * (pull[:, :1] + 0.25 * turn) + out_y * (pull[:, 1:] + 0.25)) / 20
+    slope = (out_x * (pull[:, :1] + 0.12 * turn) + out_y * (pull[:, 1:] + 0.10)) / 20
     light = ops.soft_levels(ops.mix(facet[:, :1], own[:, :1], 0.35), 6, 5.0)
     light = (light - 0.5) * 1.15 + 0.53 + 0.16 * slope.clamp(-1, 1)
     # ochre, umber and slate: chroma pulled towards the warm-cold axis

@@ -52,8 +52,8 @@ def comic_halftone_screen(scene: Tensor) -> Tensor:
     light = lab[:, :1]
     screen = dots(rgb, 8)
     # the darker the tone, the larger the dot of a deeper colour
-    size = ops.smoothstep(light, 0.97, 0.30) * 0.66
-    dot = ops.smoothstep(screen - (1 - size), -0.09, 0.09)
+    size = ops.smoothstep(light, 0.99, 0.30) * 0.74
+    dot = ops.smoothstep(screen - (1.09 - size), -0.09, 0.09)
     paper = ops.from_oklab(torch.cat([ops.mix(light, 0.97, 0.38), lab[:, 1:] * 1.05], 1))
     deep = ops.from_oklab(torch.cat([0.10 + 0.74 * light, lab[:, 1:] * 1.25], 1))
     out = ops.mix(paper, deep, dot)
@@ -92,12 +92,14 @@ def pencil_sketch_screen(scene: Tensor) -> Tensor:
 def ink_wash_scene(rgb: Tensor) -> Tensor:
     lab, tensor = _guide(rgb)
     wash = ops.kuwahara(lab[:, :1].expand(-1, 3, -1, -1), 7)[:, :1]
-    wash = (wash - 0.5) * 1.25 + 0.60
-    tones = ops.soft_levels(wash.clamp(0, 1), 5, 2.6)
+    around = ops.blur(wash, 24.0)
+    wash = ops.mix(wash, 0.60 + 1.3 * (wash - around), 0.5)  # dark scenes get some paper, pale ones ink
+    wash = (wash - 0.5) * 1.65 + 0.56
+    tones = ops.soft_levels(wash.clamp(0, 1), 5, 3.0)
     # pigment gathers where a wash ends
     rim = ops.smoothstep(ops.edge_strength(ops.blur(tones, 1.2)), 0.02, 0.10)
-    tones = ops.mix(tones, ops.blur(tones, 5.0), 0.45)
-    tones = 0.16 + 0.84 * tones ** 0.85 - 0.10 * rim
+    tones = ops.mix(tones, ops.blur(tones, 5.0), 0.35)
+    tones = 0.10 + 0.90 * tones ** 0.9 - 0.12 * rim
     bold = ops.ink_lines(ops.kuwahara(rgb, 4), 2.2, 42.0, 0.010, steps=10)
     fine = ops.ink_lines(rgb, 1.1, 34.0, 0.012, steps=7)
     ink = torch.maximum(bold, 0.6 * fine)
@@ -128,20 +130,22 @@ def charcoal_screen(scene: Tensor) -> Tensor:
 
 
 def linocut_scene(rgb: Tensor) -> Tensor:
+    """Channels: the cut in black (0) and white (1), tone."""
     lab, tensor = _guide(rgb)
-    flat = ops.kuwahara(lab[:, :1].expand(-1, 3, -1, -1), 5)[:, :1]
+    flat = ops.lift_dark(ops.kuwahara(lab[:, :1].expand(-1, 3, -1, -1), 5)[:, :1], 0.4, 0.5)
     base = ops.blur(flat, 24.0)
     local = flat - 0.45 * base + 0.22
-    return torch.cat([ops.xdog(local, 1.3, 10.0, 0.40, 6.0, tensor, 7),
-                      ops.along_flow(local, tensor, 4)], 1).clamp(0, 1)
+    cut = ops.xdog(local, 1.3, 10.0, 0.40, 6.0, tensor, 7)
+    outline = 1 - ops.ink_lines(ops.kuwahara(rgb, 2.5), 1.3, 70.0, 0.008)
+    return torch.cat([torch.minimum(cut, outline), ops.along_flow(local, tensor, 4)], 1).clamp(0, 1)
 
 
 def linocut_screen(scene: Tensor) -> Tensor:
     cut, tone = scene[:, :1], scene[:, 1:2]
     groove = stripes(scene, 1, -1, 8)
     mid = ops.smoothstep(tone, 0.60, 0.36)  # how much ink the mid tones keep
-    carved = ops.smoothstep(groove - (1 - mid), -0.16, 0.16)
-    ink = torch.maximum(1 - ops.smoothstep(cut, 0.25, 0.75), carved * ops.smoothstep(cut, 1.2, 0.6))
+    carved = ops.smoothstep(groove - (1.17 - 1.17 * mid), -0.16, 0.16)
+    ink = torch.maximum(1 - ops.smoothstep(cut, 0.38, 0.66), carved)
     return ops.mix(ops.colour((0.95, 0.92, 0.84), scene), ops.colour((0.07, 0.07, 0.09), scene), ink)
 
 
@@ -150,7 +154,8 @@ def blueprint_scene(rgb: Tensor) -> Tensor:
     lab, tensor = _guide(rgb)
     guide = torch.cat([lab[:, :1], 1.4 * lab[:, 1:]], 1)
     edges = ops.along_flow(ops.edge_strength(ops.blur(guide, 0.7)), tensor, 6)
-    dark = ops.ink_lines(rgb, 0.9, 70.0, 0.005)
+    edges = edges * (0.030 / (ops.blur(edges, 24.0) + 0.004)).clamp(0.5, 2.5) ** 0.6
+    dark = ops.ink_lines(rgb, 0.9, 75.0, 0.006, adapt=0.8)
     line = torch.maximum(dark, 0.55 * ops.smoothstep(edges, 0.04, 0.12))
     tone = ops.kuwahara(lab[:, :1].expand(-1, 3, -1, -1), 4)[:, :1]
     return torch.cat([line, ops.soft_levels(tone, 5, 5.0)], 1)
@@ -171,16 +176,16 @@ def watercolour_scene(rgb: Tensor) -> Tensor:
     near = ops.kuwahara(rgb, 3.5)
     lab = ops.to_oklab(ops.mix(wide, near, 0.30))
     # transparent paint on white paper: nothing is black, lights run into the paper
-    tone = ops.soft_levels((lab[:, :1] + 0.04).clamp(0, 1), 6, 3.2)
-    wash = 0.30 + 0.69 * tone ** 0.9
+    tone = ops.soft_levels((ops.lift_dark(lab[:, :1], 0.35) + 0.04).clamp(0, 1), 6, 3.6)
+    wash = 0.26 + 0.735 * tone ** 0.85
     # pigment gathers at the rim of a wash and leaves a paler line inside
     layers = torch.cat([wash, lab[:, 1:]], 1)
     edges = ops.edge_strength(ops.blur(layers, 1.1))
     rim = ops.smoothstep(edges, 0.012, 0.060)
     halo = (ops.blur(rim, 4.0) - 0.6 * rim).clamp(min=0)
-    wash = wash - 0.15 * rim + 0.16 * halo * (1 - rim)
-    drawn = ops.ink_lines(near, 1.1, 36.0, 0.010)
-    wash = wash - 0.30 * drawn
+    wash = wash - 0.20 * rim + 0.22 * halo * (1 - rim)
+    drawn = ops.ink_lines(rgb, 1.0, 50.0, 0.009)
+    wash = wash - 0.42 * drawn
     strength = 1.32 + 0.6 * rim - 0.5 * halo
     fade = ops.smoothstep(wash, 0.90, 0.99)
     chroma = ops.blur(lab[:, 1:], 1.5) * strength * (1 - 0.55 * fade)

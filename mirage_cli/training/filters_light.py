@@ -30,8 +30,9 @@ def night_scene(rgb: Tensor) -> Tensor:
     base = ops.guided(light, light, 16, 0.01)
     detail = light - base
     sky = _sky(lab)
-    dark = 0.08 + 0.43 * base ** 1.5
-    dark = ops.mix(dark, 0.15 + 0.10 * base, sky) + detail * (0.75 - 0.3 * sky)
+    ground = ops.lift_dark(base, 0.35)
+    dark = 0.08 + 0.43 * ground ** 1.5
+    dark = ops.mix(dark, 0.15 + 0.10 * base, sky) + detail * (0.85 - 0.4 * sky)
     # moonlight: blue, little colour
     chroma_a = lab[:, 1:2] * 0.22 - 0.006
     chroma_b = warm * 0.22 - 0.052 - 0.015 * sky
@@ -84,7 +85,7 @@ def snow_frost_scene(rgb: Tensor) -> Tensor:
     rough = ops.smoothstep(edges, 0.010, 0.040)  # foliage, rock, grass
     # grass and leaves, also yellow and brown ones, but neither skin nor cloth
     green = ops.smoothstep(ops.blur(lab[:, 2:] - 1.6 * lab[:, 1:2], 2.0), 0.05, 0.13)
-    ground = torch.maximum(green, 0.55 * rough)
+    ground = torch.maximum(green, 0.72 * rough)
     ground = ops.guided(ground, light, 8, 4e-3).clamp(0, 1)
     # snow lies where the surface catches light from above
     up = ops.smoothstep(soft - _shift_down(ops.blur(light, 1.5), 4) + 0.8 * (soft - local), -0.10, 0.12)
@@ -93,7 +94,7 @@ def snow_frost_scene(rgb: Tensor) -> Tensor:
     cap = ops.smoothstep(above[:, :1] - soft, 0.05, 0.18) * ops.smoothstep(above[:, 1:], 0.2, 0.7)
     cover = torch.maximum(ground * (0.30 + 0.70 * up), ops.blur(cap, 1.0)) * (1 - sky)
     cover = ops.smoothstep(cover, 0.10, 0.80)
-    cold_light = ops.mix((light - 0.5) * 0.92 + 0.53, 0.80 + 0.10 * light, 0.85 * sky)
+    cold_light = ops.mix((ops.lift_dark(light, 0.25) - 0.5) * 0.92 + 0.55, 0.80 + 0.10 * light, 0.85 * sky)
     a = ops.mix(lab[:, 1:2] * 0.50 - 0.006, torch.full_like(light, -0.004), sky)
     b = ops.mix(lab[:, 2:] * 0.40 - 0.026, torch.full_like(light, -0.014), sky)
     plain = torch.cat([cold_light, a, b], 1)
@@ -113,7 +114,7 @@ def _shift_down(x: Tensor, pixels: int) -> Tensor:
 def thermal_scene(rgb: Tensor) -> Tensor:
     lab = ops.to_oklab(rgb)
     # warm hues read as warm bodies, sky as cold
-    heat = 0.80 * lab[:, :1] + 1.5 * lab[:, 1:2] + 0.55 * lab[:, 2:] - 0.26 * _sky(lab)
+    heat = 0.80 * ops.lift_dark(lab[:, :1], 0.4) + 1.5 * lab[:, 1:2] + 0.55 * lab[:, 2:] - 0.26 * _sky(lab)
     heat = ops.guided(heat, heat, 4, 0.002)
     heat = 0.85 * heat + 0.15 * ops.blur(heat, 6.0)
     out = ops.palette_map((heat - 0.10) / 0.80, INFERNO)
@@ -123,7 +124,7 @@ def thermal_scene(rgb: Tensor) -> Tensor:
 def neon_cyberpunk_scene(rgb: Tensor) -> Tensor:
     lab = ops.to_oklab(rgb)
     light = lab[:, :1]
-    flat = ops.kuwahara(lab[:, :1].expand(-1, 3, -1, -1), 3)[:, :1]
+    flat = ops.lift_dark(ops.kuwahara(light.expand(-1, 3, -1, -1), 3)[:, :1], 0.45)
     dark = 0.05 + 0.46 * flat ** 1.5
     # shadows violet, lights teal to pink by the hue of the picture
     warm = ops.smoothstep(ops.blur(lab[:, 1:2] + 0.6 * lab[:, 2:], 3.0), -0.05, 0.09)
@@ -135,7 +136,8 @@ def neon_cyberpunk_scene(rgb: Tensor) -> Tensor:
     guide = torch.cat([light, 1.4 * lab[:, 1:]], 1)
     tensor = ops.structure_tensor(guide, 2.5)
     edges = ops.along_flow(ops.edge_strength(ops.blur(guide, 1.0)), tensor, 5)
-    tube = ops.smoothstep(edges, 0.022, 0.075)
+    edges = edges * (0.030 / (ops.blur(edges, 24.0) + 0.004)).clamp(0.5, 2.5) ** 0.6
+    tube = ops.smoothstep(edges, 0.026, 0.085)
     magenta, cyan = ops.colour((1.0, 0.10, 0.72), rgb), ops.colour((0.08, 0.92, 1.0), rgb)
     neon = ops.mix(cyan, magenta, warm) * tube
     glow = 0.55 * ops.blur(neon, 3.0) + 0.6 * ops.blur(neon, 9.0) + 0.45 * ops.blur(neon, 24.0)
@@ -148,7 +150,7 @@ def film_noir_scene(rgb: Tensor) -> Tensor:
     red, green, blue = rgb.split(1, 1)
     grey = 0.45 * red + 0.45 * green + 0.10 * blue  # as through an orange filter
     base = ops.guided(grey, grey, 16, 0.02)
-    grey = base + 1.5 * (grey - base)
+    grey = ops.lift_dark(base, 0.75, 0.45) + 1.7 * (grey - base)
     grey = (grey - 0.06) * 1.02
     curve = ops.smoothstep(grey, 0.10, 0.95)
     curve = ops.mix(grey * grey * 0.9, curve, 0.75)

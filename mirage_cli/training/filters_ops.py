@@ -157,6 +157,13 @@ def bloom(rgb: Tensor, threshold: float, sigma: float, gain: float) -> Tensor:
     return 1 - (1 - rgb.clamp(0, 1)) * (1 - glow.clamp(0, 1))
 
 
+def lift_dark(light: Tensor, strength: float = 0.5, target: float = 0.55) -> Tensor:
+    """Raises large dark areas towards ``target`` (gain up to about 2), keeps local contrast."""
+    base = blur(guided(light, light, 16, 0.02), 8.0)
+    gain = (target / (base + 0.06)).clamp(1.0, 4.0) ** strength
+    return (light * gain).clamp(0, 1)
+
+
 # ---------------------------------------------------------------- sampling and structure
 def pixel_grid(x: Tensor) -> tuple[Tensor, Tensor]:
     """Pixel coordinates from the top left corner, as [1,1,H,W] each (x, y)."""
@@ -267,16 +274,20 @@ def flow_dog(x: Tensor, sigma: float, tensor: Tensor, steps: int = 5, tau: float
 
 
 def ink_lines(rgb: Tensor, sigma: float = 1.0, gain: float = 60.0, floor: float = 0.008,
-              tensor_sigma: float = 2.5, steps: int = 6) -> Tensor:
+              tensor_sigma: float = 2.5, steps: int = 6, adapt: float = 0.0) -> Tensor:
     """Darkness of drawn lines at edges, 0 paper to 1 ink, [B,1,H,W].
 
-    Both sides of an edge count little, its dark side much, so outlines stay thin and closed.
+    Lines lie on the dark side of an edge, so outlines stay thin and closed. ``adapt`` 0..1
+    brings busy and faint surroundings to the same amount of line.
     """
     lab = to_oklab(rgb)
     guide = torch.cat([lab[:, :1], 1.4 * lab[:, 1:]], 1)
     tensor = structure_tensor(guide, tensor_sigma)
     tone = blur(lab[:, :1], 0.6)
     response = flow_dog(tone, sigma, tensor, steps, tau=1.0)
+    if adapt:
+        level = blur(response.abs(), 24.0)
+        response = response * (0.012 / (level + 0.002)).clamp(0.35, 3.0) ** adapt
     return torch.tanh(((-response - floor) * gain).clamp(min=0))
 
 
