@@ -122,7 +122,7 @@ class BenchConfig:
     """``mirage bench``: measure, on the device at hand.
 
     Attributes:
-        input: file to read frames from; None takes the moving test picture.
+        input: file to read frames from; None takes the example clip, or the test picture without.
         prompt: the look to run.
         size: None takes 512x288 on a CPU and 512x512 on a GPU.
         frames: measured frames.

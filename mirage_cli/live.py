@@ -80,7 +80,8 @@ def run(
     source, size = _open_source(config, engine, ui, clock)
     sink: FrameSink | None = None
     window: WindowSink | None = None
-    finished = False
+    finished = keep = False
+    live: _Live | None = None
     try:
         shown = (size[0] * (2 if config.compare else 1), size[1])
         if config.window:
@@ -98,11 +99,18 @@ def run(
         live.memory.sample()
         sink.close(commit=styler.meter.frames_out > 0)
         finished = True
+    except Exception as error:
+        # A camera that is pulled out or a stream that breaks spoils nothing of what was written.
+        keep = getattr(error, "pipeline_part", "") == "source" and config.output is not None
+        raise
     finally:
         if not finished:
+            keep = keep and live is not None and live.styler.meter.frames_out > 0
             for item in (sink, window):
                 if item is not None:
-                    item.close(commit=False)
+                    item.close(commit=keep)
+            if keep:
+                ui.note(f"wrote {config.output}: what came before the source failed")
         source.close()
     return live.document(result)
 

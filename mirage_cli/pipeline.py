@@ -10,6 +10,7 @@ frames exist at a time than the channels and the three threads hold.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
@@ -135,24 +136,29 @@ class _Run:
         self.error_lock = threading.Lock()
         self.stopped = False
         self.threads = [
-            threading.Thread(target=self._guarded, args=(work,), name=name, daemon=True)
-            for name, work in (
-                ("mirage-decode", self._decode),
-                ("mirage-model", self._model),
-                ("mirage-encode", self._encode),
+            threading.Thread(target=self._guarded, args=args, name=f"mirage-{args[0]}", daemon=True)
+            for args in (
+                ("source", self._decode),
+                ("model", self._model),
+                ("sink", self._encode),
             )
         ]
 
-    def _guarded(self, work: Callable[[], None]) -> None:
+    def _guarded(self, part: str, work: Callable[[], None]) -> None:
         try:
             work()
         except BaseException as error:  # noqa: BLE001  a dead worker ends the run with its error
             with self.error_lock:
                 # Once the run is being stopped, a source that was cut off may complain: no news.
-                if self.error is None and not (self.stopped and work == self._decode):
+                if self.error is None and not (self.stopped and part == "source"):
                     self.error = error
-            self.to_model.abandon()
-            self.to_sink.abandon()
+                    with contextlib.suppress(AttributeError):
+                        error.pipeline_part = part  # type: ignore[attr-defined]
+            if part == "source":  # what came before is good and is still written
+                self.to_model.finish()
+            else:
+                self.to_model.abandon()
+                self.to_sink.abandon()
 
     def _decode(self) -> None:
         frames = iter(self.source)
@@ -242,7 +248,8 @@ def run(
         tick: called in the calling thread about every ``tick_seconds``, for the display.
 
     Raises:
-        Whatever a worker raised first.
+        Whatever a worker raised first; its ``pipeline_part`` is "source", "model" or "sink". Frames
+        read before a source failed are written first.
     """
     stop = stop or threading.Event()
     job = _Run(

@@ -14,7 +14,7 @@ from mirage_cli.config import Size, TransformConfig
 from mirage_cli.errors import Interrupted, MediaError, UsageProblem
 from mirage_cli.frames import FrameSink, FrameSource, StreamInfo
 from mirage_cli.measure import Meter, PeakMemory, Stats
-from mirage_cli.pipeline import RunResult, run as run_pipeline
+from mirage_cli.pipeline import run as run_pipeline
 from mirage_cli.schedule import parse_prompts
 from mirage_cli.styler import (
     Engine,
@@ -90,7 +90,7 @@ def run(
         session = engine.session(config.model, *size)
         styler = Styler(session, track_of(read, config.blend_seconds), Meter(), size)
         job = _Job(config, ui, source, sink, styler, read, target, input_info, stop, clock, begun)
-        result = job.flow()
+        job.flow()
         written = styler.meter.frames_out
         if stop.event.is_set() and not written:
             raise Interrupted("interrupted before the first frame: nothing was written")
@@ -101,12 +101,13 @@ def run(
             )
         job.memory.sample()
         sink.close(commit=True)
+        job.flow_end = clock()
         finished = True
     finally:
         if sink is not None and not finished:
             sink.close(commit=False)
         source.close()
-    return job.document(result)
+    return job.document()
 
 
 def check_output(source: str, target: str, overwrite: bool | None, ui: Ui) -> None:
@@ -220,14 +221,14 @@ class _Job:
         self.stop, self.clock, self.begun = stop, clock, begun
         self.memory = PeakMemory()
         self.about = dict(styler.session.describe())
-        self.flow_begin = 0.0
+        self.flow_begin = self.flow_end = 0.0
         self._next_sample = 0.0
 
-    def flow(self) -> RunResult:
+    def flow(self) -> None:
         self.flow_begin = self.clock()
         self.stop.graceful = True
         try:
-            return run_pipeline(
+            run_pipeline(
                 self.source,
                 self.styler.step,
                 self.sink,
@@ -266,15 +267,16 @@ class _Job:
             message="ending: the file is being finished" if self.stop.event.is_set() else "",
         )
 
-    def document(self, result: RunResult) -> dict[str, Any]:
+    def document(self) -> dict[str, Any]:
         """What happened, as plain data.
 
-        ``seconds`` is from the first read to the last write and ``fps`` is frames over it; a
-        latency in ``latency_ms`` is one frame's: ``model`` the session's step (prepare + denoise +
+        ``seconds`` is from the first read until the file is finished and ``fps`` is frames over
+        it; a latency in ``latency_ms`` is one frame's: ``model`` the session's step (prepare + denoise +
         compose), ``end_to_end`` from decoded to written, waiting in the channels included.
         """
         meter = self.styler.meter
         first = meter.first_out_seconds
+        seconds = self.flow_end - self.flow_begin
         model_seconds = meter.stages["model"].total_ms / 1e3
         return {
             "command": "transform",
@@ -287,8 +289,8 @@ class _Job:
             "frames_in": meter.frames_in,
             "dropped": meter.dropped,
             "video_seconds": round(meter.last_out_pts_seconds, 3),
-            "seconds": round(result.seconds, 3),
-            "fps": round(meter.frames_out / result.seconds, 2) if result.seconds else 0.0,
+            "seconds": round(seconds, 3),
+            "fps": round(meter.frames_out / seconds, 2) if seconds else 0.0,
             "model_seconds": round(model_seconds, 3),
             "first_frame_seconds": None if first is None else round(first - self.begun, 3),
             "latency_ms": meter.latency_summary(),

@@ -326,6 +326,18 @@ def test_a_slow_run_without_a_terminal_gives_plain_lines(clip, tmp_path, monkeyp
     assert "frames/s" not in capsys.readouterr().err
 
 
+def test_memory_does_not_grow_with_the_clip(tmp_path):
+    peaks = []
+    for seconds in (3, 24):
+        clip = make_clip(tmp_path / f"{seconds}.mp4", seconds=seconds, fps=25, size=(320, 240))
+        done = mirage("transform", clip, "-p", "night", "-o", tmp_path / f"{seconds}.out.mp4",
+                      "--json", FAKE_MODEL_MS="0")  # fmt: skip
+        document = json.loads(done.stdout)
+        assert document["frames"] == seconds * 25
+        peaks.append(document["peak_memory_mb"]["process"])
+    assert peaks[1] <= 1.05 * peaks[0], peaks
+
+
 # ---- bad input --------------------------------------------------------------------------------
 
 
@@ -634,6 +646,7 @@ def test_ctrl_c_typed_at_a_terminal_lets_ffmpeg_finish(tmp_path):
     out = tmp_path / "out.mp4"
     terminal = Terminal("transform", clip, "-p", "night", "-o", out, FAKE_MODEL_MS="40")
     terminal.read("model alone 4")
+    time.sleep(0.5)
     terminal.type("\x03")
     assert terminal.end() == 130
     assert probe(out).frames >= 3

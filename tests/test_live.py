@@ -176,6 +176,19 @@ def test_a_camera_gives_rgb_and_says_when_it_stops(monkeypatch):
     assert camera._camera.released
 
 
+def test_a_camera_that_is_pulled_out_spoils_nothing(monkeypatch, tmp_path):
+    monkeypatch.setattr("mirage_cli.capture.list_cameras", lambda: [0])
+    monkeypatch.setattr("mirage_cli.capture.cv2.VideoCapture", Camera)
+    out, ui = tmp_path / "out.mp4", RecordingUi()
+    with pytest.raises(MediaError, match="stopped giving pictures"):
+        live.run(
+            config(camera=0, input=None, size=None, output=str(out)), ui, engine=FakeEngine(),
+            keys=False,
+        )  # fmt: skip
+    assert probe(out).size == (60, 40) and probe(out).frames >= 1
+    assert any(str(out) in note for note in ui.notes)
+
+
 def test_a_window_without_a_display(monkeypatch):
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)

@@ -128,9 +128,14 @@ def test_a_dead_worker_ends_the_run_with_its_error(where):
         return frame.rgb
 
     expected = {"source": "source broke", "model": "model broke", "sink": "disk is full"}[where]
-    with pytest.raises((MediaError, ValueError), match=expected):
+    with pytest.raises((MediaError, ValueError), match=expected) as caught:
         run(source, step, sink, meter=Meter())
-    assert len(sink.frames) <= 5 and source.closed.is_set() and not threads()
+    assert caught.value.pipeline_part == where
+    assert source.closed.is_set() and not threads()
+    if where == "source":  # what came before it is whole
+        assert [frame.index for frame in sink.frames] == [0, 1, 2, 3, 4]
+    else:
+        assert len(sink.frames) <= 5
 
 
 def test_stop_finishes_the_frame_at_hand_and_returns():
