@@ -176,6 +176,21 @@ def test_frame_out_counts_and_hides_nan(ptx, dtype):
         assert out[9, 8, 1] == 255 and out[9, 9, 1] == 0  # the infinities: channel 16 + 4 * 1 + 0 and + 1
 
 
+def test_frame_out_finds_nan_in_every_channel(ptx):
+    """Cell k has its one NaN in channel k."""
+    x = Maker(ptx.device, torch.float16).cells(48, 4, 12, spread=0.3)
+    for k in range(48):
+        x[0, k, k // 12, k % 12] = float("nan")
+    results = []
+    for ops in (ptx, reference):
+        out = torch.zeros(16, 48, 3, dtype=torch.uint8, device=ptx.device)
+        stats = torch.zeros(5, dtype=torch.int64, device=ptx.device)
+        ops.frame_out(x, out, stats=stats)
+        results.append((out, stats))
+    assert results[0][1][4] == 48
+    assert torch.equal(results[0][0], results[1][0]) and torch.equal(results[0][1], results[1][1])
+
+
 # per-pixel ops ---------------------------------------------------------------------------------------
 
 NORM_SHAPES = [(8, 1, 1), (64, 5, 7), (72, 3, 3), (96, 3, 5), (128, 2, 9), (192, 3, 3), (256, 3, 5), (384, 1, 7), (512, 2, 3)]
