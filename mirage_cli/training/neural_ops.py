@@ -123,6 +123,43 @@ def kuwahara(x: Tensor, radius: float, power: float = 4.0) -> Tensor:
     return total / weights
 
 
+def along_flow(x: Tensor, guide: Tensor, length: int, sigma: float) -> Tensor:
+    """Averages along the stroke direction of ``guide`` [B, 1, H, W] (smoothed structure tensor).
+
+    Line integral convolution with Gaussian weights, ``length`` pixels to either side: strokes grow
+    longer and cleaner, pixel noise and grids of upsampling go.
+    """
+    soft = F.pad(blur(guide, 1.0), (1, 1, 1, 1), mode="replicate")
+    gx = soft[..., 1:-1, 2:] - soft[..., 1:-1, :-2]
+    gy = soft[..., 2:, 1:-1] - soft[..., :-2, 1:-1]
+    tensor = blur(torch.cat((gx * gx - gy * gy, 2 * gx * gy), 1), sigma)
+    # doubled angle of the tangent: interpolates without a sign
+    double = -tensor / (tensor.norm(dim=1, keepdim=True) + 1e-8)
+    batch, _, height, width = x.shape
+    ys, xs = torch.meshgrid(
+        torch.arange(height, device=x.device, dtype=torch.float32),
+        torch.arange(width, device=x.device, dtype=torch.float32), indexing="ij")
+    scale = torch.stack((torch.full_like(xs, 2 / width), torch.full_like(xs, 2 / height)), -1)
+    start = torch.stack((xs, ys), -1)[None].expand(batch, -1, -1, -1)
+    field = torch.cat((x, double), 1)
+    total, weights = x, 1.0
+    for sign in (1.0, -1.0):
+        angle = 0.5 * torch.atan2(double[:, 1], double[:, 0])
+        step = torch.stack((torch.cos(angle), torch.sin(angle)), -1) * sign
+        place = start
+        for k in range(1, length + 1):
+            place = place + step
+            sample = F.grid_sample(field, (place + 0.5) * scale - 1, mode="bilinear",
+                                   padding_mode="border", align_corners=False)
+            weight = math.exp(-0.5 * (2 * k / length) ** 2)
+            total, weights = total + weight * sample[:, :3], weights + weight
+            angle = 0.5 * torch.atan2(sample[:, 4], sample[:, 3])
+            new = torch.stack((torch.cos(angle), torch.sin(angle)), -1)
+            facing = (new * step).sum(-1, keepdim=True) >= 0
+            step = torch.where(facing, new, -new)
+    return total / weights
+
+
 def smoothstep(x: Tensor, low: float, high: float) -> Tensor:
     t = ((x - low) / (high - low)).clamp(0, 1)
     return t * t * (3 - 2 * t)
@@ -136,9 +173,12 @@ State = dict[str, Tensor]
 
 
 def op_paint(t: NeuralTeachers, state: State, *, styles: dict[str, float], scale: float = 1.0,
-             source: str = "x") -> Tensor:
-    """A mixture of the 26 trained styles, painted at ``scale`` times the picture's size."""
-    return t.paint(state[source], styles, scale)
+             source: str = "x", shifts: int = 1) -> Tensor:
+    """A mixture of the 26 trained styles, painted at ``scale`` times the picture's size.
+
+    ``shifts`` renders are averaged, each moved against the net's 4-pixel grid, which hides it.
+    """
+    return sum(t.paint(state[source], styles, scale, shift=4 * k // shifts) for k in range(shifts)) / shifts
 
 
 def op_transfer(t: NeuralTeachers, state: State, *, styles: dict[str, float], scale: float = 1.0,
@@ -159,6 +199,14 @@ def op_flatten(t: NeuralTeachers, state: State, *, radius: float = 6, eps: float
     for _ in range(passes):
         x = guided(to_lab(x)[:, :1], x, radius, eps)
     return x.clamp(0, 1)
+
+
+def op_flow(t: NeuralTeachers, state: State, *, length: int = 6, sigma: float = 2.5,
+            sharpen: float = 0.0, source: str = "x") -> Tensor:
+    """Combs the picture along its own strokes, then sharpens across them."""
+    x = state[source]
+    x = along_flow(x, to_lab(x)[:, :1], length, sigma)
+    return (x + sharpen * (x - blur(x, 1.5))).clamp(0, 1)
 
 
 def op_mix(t: NeuralTeachers, state: State, *, other: str, weight: float) -> Tensor:

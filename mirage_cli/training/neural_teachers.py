@@ -81,14 +81,14 @@ class NeuralTeachers(torch.nn.Module):
 
     # --- networks
 
-    def _at_scale(self, x: Tensor, scale: float, run: Callable[[Tensor], Tensor]) -> Tensor:
+    def _at_scale(self, x: Tensor, scale: float, run: Callable[[Tensor], Tensor], shift: int = 0) -> Tensor:
         """Runs a net on a resized picture, padded by reflection so that borders look like the rest."""
         height, width = x.shape[-2:]
         h, w = (max(64, 8 * round(n * scale / 8)) for n in (height, width))
         if (h, w) != (height, width):
             x = F.interpolate(x, size=(h, w), mode="bicubic", antialias=True).clamp(0, 1)
-        pad = 16
-        x = F.pad(x, (pad,) * 4, mode="reflect")
+        pad = 16 + shift
+        x = F.pad(x, (pad, 32 - pad, pad, 32 - pad), mode="reflect")
         with torch.autocast(self.device.type, self.dtype, enabled=self.device.type == "cuda"):
             y = run(x)
         y = y.float()[..., pad : pad + h, pad : pad + w]
@@ -96,7 +96,7 @@ class NeuralTeachers(torch.nn.Module):
             y = F.interpolate(y, size=(height, width), mode="bicubic", antialias=True)
         return y.clamp(0, 1)
 
-    def paint(self, x: Tensor, styles: dict[str, float], scale: float) -> Tensor:
+    def paint(self, x: Tensor, styles: dict[str, float], scale: float, shift: int = 0) -> Tensor:
         key = str(sorted(styles.items()))
         if key not in self._vectors:
             weights = torch.zeros(26)
@@ -104,7 +104,7 @@ class NeuralTeachers(torch.nn.Module):
                 weights[int(style)] = value
             self._vectors[key] = (weights / weights.sum()).to(self.device)
         weights = self._vectors[key]
-        return self._at_scale(x, scale, lambda p: self.painter(p, weights)[0])
+        return self._at_scale(x, scale, lambda p: self.painter(p, weights)[0], shift)
 
     def transfer(self, x: Tensor, styles: dict[str, float], scale: float) -> Tensor:
         total = sum(styles.values())
