@@ -57,7 +57,7 @@ def plain_line(stats: Stats) -> str:
             f"p99 {ms_text(stats.p99_ms)}"
         )
     else:
-        parts.append(f"latency p50 {ms_text(stats.p50_ms)} p95 {ms_text(stats.p95_ms)}")
+        parts.append(f"model p50 {ms_text(stats.model_p50_ms)} p95 {ms_text(stats.model_p95_ms)}")
         if stats.left_seconds is not None:
             parts.append(f"ETA {clock_text(stats.left_seconds)}")
     parts.append(looks_text(stats.looks))
@@ -79,11 +79,7 @@ def render(stats: Stats) -> RenderableType:
             "in ", (f"{stats.fps_in:.1f}", "bold"), "  out ", (f"{stats.fps_out:.1f}", "bold green"),
             " frames/s  dropped ", (str(stats.dropped), "bold" if stats.dropped else "none"),
         )  # fmt: skip
-    latency = Text.assemble(
-        "p50 ", (ms_text(stats.p50_ms), "bold"), "  p95 ", (ms_text(stats.p95_ms), "bold"),
-        *(("  p99 ", (ms_text(stats.p99_ms), "bold")) if live else ()),
-        ("  (model alone ", "dim"), (ms_text(stats.model_p50_ms), "dim"), (")", "dim"),
-    )  # fmt: skip
+    latency = _latency(stats, live)
     looks = looks_text(stats.looks)
     prompt = Text.assemble((stats.prompt, "bold cyan"), ("  -> " + looks, "dim"))
     model = f"{stats.model}  {stats.device}  {stats.dtype}  {stats.backend}"
@@ -124,6 +120,20 @@ def _progress(stats: Stats) -> RenderableType:
         text = f"frame {stats.frames_out}  running {clock_text(stats.elapsed_seconds)}"
     line.add_row(bar, text)
     return line
+
+
+def _latency(stats: Stats, live: bool) -> Text:
+    """A live frame's age when it leaves; for files the model's time, as the rest is waiting."""
+    if live:
+        pairs = (("p50", stats.p50_ms), ("p95", stats.p95_ms), ("p99", stats.p99_ms))
+        rest = f"(model alone {ms_text(stats.model_p50_ms)})"
+    else:
+        pairs = (("p50", stats.model_p50_ms), ("p95", stats.model_p95_ms))
+        rest = f"a frame in the model (with waiting {ms_text(stats.p50_ms)})"
+    text = Text()
+    for name, value in pairs:
+        text.append(f"{name} ").append(ms_text(value), style="bold").append("  ")
+    return text.append(rest, style="dim")
 
 
 def _events(stats: Stats, live: bool) -> Text:

@@ -234,7 +234,8 @@ class Stats:
         frames_total: expected, None where nobody knows.
         fps_in, fps_out: frames a second over the last frames.
         p50_ms, p95_ms, p99_ms: latency of the last frames from source to sink; NaN before any.
-        model_p50_ms: of the model alone.
+        model_p50_ms, model_p95_ms: of the model alone; the rest of a latency is reading, writing
+            and, in transform, waiting in full channels.
         elapsed_seconds: since the first read; ``left_seconds`` until the end, None if unknown.
         position_seconds: time of the last written frame in the stream.
         cuts, guard_events: counted so far; ``last_event`` in words.
@@ -263,6 +264,7 @@ class Stats:
     p95_ms: float = math.nan
     p99_ms: float = math.nan
     model_p50_ms: float = math.nan
+    model_p95_ms: float = math.nan
     elapsed_seconds: float = 0.0
     left_seconds: float | None = None
     position_seconds: float = 0.0

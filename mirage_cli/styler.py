@@ -172,7 +172,7 @@ def read_prompts(
 
 def match_text(text: str, match: Any) -> str:
     """One line on what a prompt was taken for."""
-    if not match.known and match.message:
+    if match.message:
         return str(match.message)
     return f'"{text}" is look {match.look} (similarity {float(match.similarity):.2f})'
 
@@ -382,6 +382,7 @@ def stats_of(
         p95_ms=exact_percentile(recent, 95),
         p99_ms=exact_percentile(recent, 99),
         model_p50_ms=exact_percentile(model, 50),
+        model_p95_ms=exact_percentile(model, 95),
         elapsed_seconds=now_seconds - begin_seconds,
         left_seconds=left,
         position_seconds=meter.last_out_pts_seconds,

@@ -320,7 +320,7 @@ def test_a_slow_run_without_a_terminal_gives_plain_lines(clip, tmp_path, monkeyp
     out = str(tmp_path / "o.mp4")
     assert main(["transform", str(clip), "-p", "night", "-o", out]) == 0
     err = capsys.readouterr().err
-    assert len(re.findall(r"^frame \d+/20  [\d.]+ frames/s  latency p50 .* ms", err, re.M)) >= 2
+    assert len(re.findall(r"^frame \d+/20  [\d.]+ frames/s  model p50 .* ms", err, re.M)) >= 2
     assert "\x1b" not in err and "\r" not in err
     assert main(["transform", str(clip), "-p", "night", "-o", out, "-y", "--no-progress"]) == 0
     assert "frames/s" not in capsys.readouterr().err
@@ -645,7 +645,7 @@ def test_ctrl_c_typed_at_a_terminal_lets_ffmpeg_finish(tmp_path):
     clip = make_clip(tmp_path / "in.mp4", seconds=20, fps=25)
     out = tmp_path / "out.mp4"
     terminal = Terminal("transform", clip, "-p", "night", "-o", out, FAKE_MODEL_MS="40")
-    terminal.read("model alone 4")
+    terminal.read("p50 4")
     time.sleep(0.5)
     terminal.type("\x03")
     assert terminal.end() == 130
