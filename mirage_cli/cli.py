@@ -26,9 +26,10 @@ INTERRUPTED = Interrupted.exit_code
 _begun_seconds = time.perf_counter()
 
 
-@click.group(context_settings=flags.CONTEXT)
+@click.group(context_settings=flags.CONTEXT, invoke_without_command=True)
 @click.version_option(__version__, "-V", "--version", prog_name="mirage")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> int:
     """Turn a video, a camera or a stream into another look, prompted by text, live.
 
     \b
@@ -38,6 +39,10 @@ def cli() -> None:
 
     Exit codes: 0 done, 1 failure, 2 usage, 3 input or output, 4 model, 5 GPU, 130 interrupted.
     """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help(), err=True)
+        return UsageProblem.exit_code
+    return 0
 
 
 @cli.command(cls=SectionCommand)
@@ -456,9 +461,6 @@ def main(arguments: list[str] | None = None) -> int:
             _say(error.message)
             return error.exit_code
         return _fail(error.message, error.remedy, error.exit_code, as_json)
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.ctx.get_help() if error.ctx else "", err=True)
-        return 2
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         path = context.command_path if context is not None else "mirage"
