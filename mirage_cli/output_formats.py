@@ -34,6 +34,8 @@ class Container:
         options: for the muxer of a finished file.
         only_codecs: the encoders it allows; None for all.
         constant_rate: it cannot hold times of its own for each frame.
+        picture_muxer: for the pictures before the sound is added, where ``muxer`` would not let
+            them begin at 0; "" for ``muxer``.
     """
 
     muxer: str
@@ -43,6 +45,7 @@ class Container:
     options: dict[str, str] = field(default_factory=dict)
     only_codecs: frozenset[str] | None = None
     constant_rate: bool = False
+    picture_muxer: str = ""
 
 
 _MP4_SOUND = frozenset({"aac", "mp3", "ac3", "eac3", "opus", "flac", "alac", "mp2", "dts"})
@@ -63,7 +66,7 @@ CONTAINERS: dict[str, Container] = {
     ".avi": Container(
         "avi", "mpeg4", frozenset({"mp3", "ac3", "mp2"}) | _PCM, "libmp3lame", {}, None, True
     ),
-    ".ts": Container("mpegts", "libx264", _TS_SOUND, "aac"),
+    ".ts": Container("mpegts", "libx264", _TS_SOUND, "aac", picture_muxer="mp4"),
 }
 PIPE_CONTAINER = Container("matroska", "libx264", None, "aac")
 URL_CONTAINERS = {
@@ -220,10 +223,16 @@ def encoder_options(
     return options
 
 
-def tick_rate(codec_name: str, rate_num: int) -> int:
-    """Ticks a second of which the frame rate's own grid is a part: 30000/1001 -> 90000."""
+def tick_rate(codec_name: str, rate_num: int | None) -> int:
+    """Ticks a second of which the frame rate's own grid is a part: 30000/1001 -> 90000.
+
+    Args:
+        rate_num: numerator of the frame rate; None where frames keep to no grid.
+    """
     limit = CODECS.get(codec_name, Codec()).max_tick_rate
     goal = min(limit, 60000) if limit else 90000
+    if rate_num is None:
+        return goal
     if rate_num > goal:
         return goal if limit else rate_num
     return rate_num * (goal // rate_num)

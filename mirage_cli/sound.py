@@ -38,10 +38,6 @@ class SoundPlan:
     cut_start: bool
     end_seconds: float | None
 
-    @property
-    def all_copied(self) -> bool:
-        return all(codec == "copy" for _, codec in self.codecs)
-
     def encoded_to(self, encoder: str) -> SoundPlan:
         """The same with no track copied."""
         return replace(self, codecs=tuple((index, encoder) for index, _ in self.codecs))

@@ -17,6 +17,7 @@ from mirage_cli.errors import MediaError
 
 HEAD_BYTES = 1 << 20
 CHUNK_BYTES = 1 << 16
+HEAD_PAUSE_S = 1.0
 
 
 class StdinFeed:
@@ -67,11 +68,18 @@ class StdinFeed:
     def _read_head(self) -> bytes:
         head = b""
         while len(head) < HEAD_BYTES:
+            if head and not self._readable(HEAD_PAUSE_S):
+                break  # a slow sender: what has come must do for the probe
             chunk = os.read(self._descriptor, HEAD_BYTES - len(head))
             if not chunk:
                 break
             head += chunk
         return head
+
+    def _readable(self, timeout_s: float) -> bool:
+        if os.name == "nt":
+            return True  # select() there is for sockets only
+        return bool(select.select([self._descriptor], [], [], timeout_s)[0])
 
     def _spool(self) -> str:
         handle, path = tempfile.mkstemp(prefix="mirage-stdin-")
@@ -97,7 +105,7 @@ class StdinFeed:
             with pipe:
                 _write_all(pipe, self.head)
                 while not self._stopped.is_set():
-                    if os.name != "nt" and not select.select([self._descriptor], [], [], 0.2)[0]:
+                    if not self._readable(0.2):
                         continue
                     chunk = os.read(self._descriptor, CHUNK_BYTES)
                     if not chunk:

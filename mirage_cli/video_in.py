@@ -49,9 +49,10 @@ TICKS_PER_SECOND = 1_000_000
 # NUT holds no negative times, and files may begin before zero; the shift is taken off again here.
 NUT_SHIFT_SECONDS = 3600
 SCALER = "bicubic+accurate_rnd+full_chroma_int"
+# Reference white of 203 nits (ITU-R BT.2408), highlights up to 1000 nits folded in.
 TONE_MAP = (
     "zscale=t=linear:npl=203,format=gbrpf32le,zscale=p=bt709,"
-    "tonemap=tonemap=hable:desat=0,zscale=t=bt709:m=bt709:r=tv,format=yuv444p"
+    "tonemap=tonemap=mobius:param=0.3:peak=4.926:desat=0,zscale=t=bt709:m=bt709:r=tv,format=yuv444p"
 )
 
 
@@ -315,6 +316,7 @@ def _open(
         tool, probe, video, url, size=size, start_seconds=start, duration_seconds=duration,
         fps=fps, threads=threads, warnings=warnings,
         sound_to=sound_url if sound_folder else None,
+        probe_bytes=max(len(feed.head), 1 << 20) if feed else 0,
     )
     process = FfmpegProcess(
         tool, arguments, stdin=subprocess.PIPE if piped else subprocess.DEVNULL,
@@ -383,6 +385,7 @@ def decode_arguments(
     tool: FfmpegTool, probe: MediaProbe, video: VideoTrack, url: str, *,
     size: tuple[int, int] | None, start_seconds: float, duration_seconds: float | None,
     fps: float | None, threads: int, warnings: list[str], sound_to: str | None,
+    probe_bytes: int = 0,
 ) -> list[str]:
     """The command that decodes ``url`` to RGB24 in NUT on standard output."""
     options, filters = seek_plan(
@@ -405,7 +408,7 @@ def decode_arguments(
     filters += [f"scale={':'.join(scale)}", "format=rgb24"]
     options.update(threads=threads)
     if url == "pipe:0":
-        options.update(fflags="+genpts")
+        options.update(probesize=probe_bytes)  # start as soon as a slow sender allows
     source = ffmpeg.input(url, reinit_filter=0, **options)
     picture = ffmpeg.output(
         source["V:0"], "pipe:1", f="nut", vf=",".join(filters), pix_fmt="rgb24",

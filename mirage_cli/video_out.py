@@ -15,7 +15,6 @@ import os
 import stat
 import subprocess
 import sys
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -68,14 +67,14 @@ class FileSink:
         encoder: dict[str, str],
         sound: SoundPlan | None,
         source: FileSource | None,
-        threads: int,
         warnings: list[str],
     ) -> None:
         self.target, self.warnings, self.frames_written = target, warnings, 0
         self._tool, self._info, self._container = tool, info, container
-        self._sound, self._source, self._threads = sound, source, threads
+        self._sound, self._source = sound, source
         self._rate = rational_rate(info.fps)
-        self._ticks = tick_rate(encoder["c:v"], self._rate.numerator)
+        grid = None if info.variable_rate else self._rate.numerator
+        self._ticks = tick_rate(encoder["c:v"], grid)
         self._first_pts = self._last_pts = 0.0
         self._last_ticks = -1
         self._closed = False
@@ -158,6 +157,8 @@ class FileSink:
     # Times
 
     def _to_ticks(self, pts_seconds: float) -> int:
+        if self._info.variable_rate:
+            return round(pts_seconds * self._ticks)
         slot = round(pts_seconds * self._rate)
         on_grid = slot / self._rate
         if abs(float(on_grid) - pts_seconds) < GRID_TOLERANCE_SECONDS:
@@ -189,9 +190,10 @@ class FileSink:
         options: dict[str, Any] = {"f": "nut", "probesize": 32, "analyzeduration": 0}
         options["threads"] = 1
         if self._final is not None:
-            settings.update(f=self._container.muxer)
             if self._sound is None:
-                settings.update(self._container.options)
+                settings.update(f=self._container.muxer, **self._container.options)
+            else:
+                settings.update(f=self._container.picture_muxer or self._container.muxer)
             target = file_url(self._parts[0])
         else:
             settings.update(f=self._container.muxer, flush_packets=1)
@@ -242,7 +244,7 @@ class FileSink:
         whole = self._add_part(".sound.part")
         settings = {"c:v": "copy", "f": self._container.muxer, **self._container.options}
         attempts = [plan]
-        if not plan.all_copied or plan.codecs:
+        if any(codec == "copy" for _, codec in plan.codecs):
             attempts.append(plan.encoded_to(self._container.sound_encoder))
         message = ""
         for attempt in attempts:
@@ -363,8 +365,9 @@ def open_output(
         )
     container = choose_container(target)
     name = choose_codec(tool, container, codec)
-    threads = threads or default_threads()
-    encoder = encoder_options(name, info.width, info.height, crf, preset, threads)
+    encoder = encoder_options(
+        name, info.width, info.height, crf, preset, threads or default_threads()
+    )
     warnings: list[str] = []
     if "yuv444p" in encoder.get("vf", "") and name in ("libx264", "libx265"):
         warnings.append(
@@ -387,7 +390,7 @@ def open_output(
             tool, source or str(read_from), container, start_seconds=start_seconds,
             duration_seconds=duration_seconds, warnings=warnings,
         )
-    return FileSink(tool, target, info, container, encoder, sound, source, threads, warnings)
+    return FileSink(tool, target, info, container, encoder, sound, source, warnings)
 
 
 def _is_device(target: str) -> bool:
