@@ -163,7 +163,7 @@ _BETWEEN = re.compile(
 _LIST = re.compile(r"\s*,\s*(?:and\s)?\s*|\s+(?:and|&|with|plus)\s+|\s*\+\s*", re.I)
 _JOINS = re.compile(
     r"\s+(?:(?:mixed|blended|combined|crossed|merged|fused|melted|morphed)(?: together)? (?:with|into|and)|meets?|plus|vs\.?|versus|x|×|/|\+)\s+|\s*\+\s*", re.I)
-_WEAK = re.compile(r"\s*[,;&]\s*(?:and\s)?\s*|\s+(?:and|with)\s+", re.I)
+_WEAK = re.compile(r"\s*[,;&]\s*(?:and\s)?\s*|\s+(?:and|with|at|in|in the|during)\s+", re.I)
 
 
 def _even(phrases: list[str], kind: str) -> Split | None:

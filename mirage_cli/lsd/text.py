@@ -235,7 +235,7 @@ class PromptReader:
         weights = {look: weight / total for look, weight in weights.items()}
         look = max(weights, key=weights.__getitem__)
         shares = " and ".join(f"{100 * weight:.0f}% {name}" for name, weight in weights.items())
-        message = f"{_quote(text)} is taken as {shares} (similarity {nearest:.2f} or more)"
+        message = f"{_quote(text)} is taken as {shares} (similarity at least {nearest:.2f})"
         if unread:
             message += "; no look is known for " + " and ".join(map(_quote, unread)) + ", left out"
         return PromptMatch(weights, look, nearest, not unread, message)
@@ -246,8 +246,9 @@ def _quote(text: str) -> str:
 
 
 def _folder(name_or_path: str | Path) -> Path:
-    if Path(name_or_path).is_dir():
-        return Path(name_or_path)
+    """A ``Path`` is taken as it is; a string is a name of the catalogue or a path."""
+    if isinstance(name_or_path, Path):
+        return name_or_path
     from mirage_cli.models.catalog import model_dir
 
-    return Path(model_dir(str(name_or_path)))
+    return model_dir(name_or_path)

@@ -29,7 +29,7 @@ from mirage_cli.lsd.mixture import bare_request
 from mirage_cli.lsd.text import (CLASSIFIER_FILE, IDENTITY, Look, PromptReader, paraphrase_digest, plain_form,
                                  read_looks)
 
-MAX_TOKENS = 128
+MAX_TOKENS = 64  # a look is named within 62 word pieces, and 128 would cost 50 ms a prompt
 
 # (bits, columns a scale) of the word embeddings and of the layers. The first is what ships.
 FORMS = {
@@ -82,6 +82,7 @@ def pack_encoder(source: Path, target: Path, form: str = SHIPPED_FORM) -> int:
     for token in tokenizer["post_processor"]["special_tokens"].values():
         token["ids"] = [rows[row] for row in token["ids"]]
     tokenizer["padding"] = None
+    tokenizer["truncation"]["max_length"] = MAX_TOKENS
 
     words, positions = "embeddings.word_embeddings.weight", "embeddings.position_embeddings.weight"
     weights[words] = weights[words][[row for _, row in kept]]
