@@ -1,0 +1,658 @@
+"""Video out: what is written, when, with which sound; and what happens when it cannot be."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import media
+import numpy as np
+import pytest
+
+from mirage_cli.errors import MediaError, UsageProblem
+from mirage_cli.ffmpeg_tools import file_url, find_ffmpeg
+from mirage_cli.frames import Frame, FrameSink, StreamInfo
+from mirage_cli.output_formats import CODECS, CONTAINERS, tick_rate
+from mirage_cli.video_in import open_file
+from mirage_cli.video_out import FileSink, open_output
+
+FRAME_S = 1 / 30
+
+
+def pictures(count: int, width: int = 64, height: int = 48, seed: int = 0) -> list[np.ndarray]:
+    """Smooth colours that move, so that 4:2:0 loses little."""
+    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
+    found = []
+    for n in range(count):
+        waves = [127 + 90 * np.sin((x * a + y * b) / 12 + n / 6 + seed) for a, b in
+                 ((1, 0.3), (-0.4, 1), (0.5, -0.7))]
+        found.append(np.stack(waves, axis=2).astype(np.uint8))
+    return found
+
+
+def write_all(target, frames, info, **options) -> FileSink:
+    sink = open_output(target, info, **options)
+    for n, (pts, rgb) in enumerate(frames):
+        sink.write(Frame(rgb, pts, n))
+    sink.close()
+    return sink
+
+
+def still_info(width: int = 64, height: int = 48, fps: float = 30.0, **more) -> StreamInfo:
+    return StreamInfo(width=width, height=height, fps=fps, **more)
+
+
+def constant(rgb: list[np.ndarray], fps: float = 30.0):
+    return [(n / fps, picture) for n, picture in enumerate(rgb)]
+
+
+def copy_clip(path: Path, target, *, by_path: bool = False, stop_after=None, **options) -> FileSink:
+    """Input to output unchanged, as the command line does it."""
+    read = {key: options.pop(key) for key in ("start_seconds", "duration_seconds", "size", "fps")
+            if key in options}
+    with open_file(path, **read) as source:
+        read.pop("size", None)
+        read.pop("fps", None)
+        sound = {"audio_from": str(path), **read} if by_path else {"audio_from": source}
+        sink = open_output(target, source.info, **sound, **options)
+        for frame in source:
+            sink.write(frame)
+            if stop_after is not None and sink.frames_written == stop_after:
+                break
+        sink.close()
+    return sink
+
+
+def times_of(path: Path) -> list[float]:
+    with open_file(path) as source:
+        return [frame.pts_seconds for frame in source]
+
+
+# What is written
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".webm", ".ts", ".m4v"])
+def test_frames_times_size_and_colour(tmp_path, suffix):
+    target = tmp_path / f"out{suffix}"
+    rgb = pictures(12)
+    sink = write_all(target, constant(rgb), still_info())
+    assert isinstance(sink, FrameSink) and sink.frames_written == 12 and sink.warnings == []
+    assert sorted(os.listdir(tmp_path)) == [target.name]
+    with open_file(target) as source:
+        back = list(source)
+        assert (source.info.width, source.info.height) == (64, 48)
+        assert source.info.fps == pytest.approx(30, rel=0.02)
+    np.testing.assert_allclose([f.pts_seconds for f in back], np.arange(12) / 30, atol=1e-3)
+    off = np.abs(np.stack([f.rgb for f in back]).astype(int) - np.stack(rgb))
+    assert off.mean() < 4.0
+    assert "yuv420p(tv, bt709" in media.streams_of(target)
+
+
+@pytest.mark.parametrize("codec, most", [("ffv1", 0), ("libx264rgb", 0)])
+def test_lossless_round_trip(tmp_path, codec, most):
+    rgb = [np.random.default_rng(n).integers(0, 256, (33, 47, 3), np.uint8) for n in range(4)]
+    write_all(tmp_path / "out.mkv", constant(rgb), still_info(47, 33), codec=codec)
+    with open_file(tmp_path / "out.mkv") as source:
+        back = np.stack([frame.rgb for frame in source]).astype(int)
+    assert np.abs(back - np.stack(rgb)).max() <= most
+
+
+def test_colours_survive_h264_at_crf_0(tmp_path):
+    """Flat colours: what is left is the rounding of 8-bit BT.709."""
+    colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0), (18, 52, 200)]
+    rgb = [np.full((48, 64, 3), colour, np.uint8) for colour in colours]
+    write_all(tmp_path / "out.mp4", constant(rgb), still_info(), crf=0)
+    with open_file(tmp_path / "out.mp4") as source:
+        for frame, colour in zip(source, colours):
+            assert np.abs(frame.rgb.astype(int) - colour).max() <= 2, colour
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".webm"])
+def test_variable_rate_is_written(tmp_path, suffix):
+    times = [0.0, 0.033333, 0.1, 0.105, 0.35, 0.8, 0.816667, 2.0]
+    info = still_info(variable_rate=True, fps=4.0)
+    write_all(tmp_path / f"o{suffix}", list(zip(times, pictures(8))), info)
+    np.testing.assert_allclose(times_of(tmp_path / f"o{suffix}"), times, atol=1.1e-3)
+
+
+def test_a_rate_called_constant_may_still_have_gaps(tmp_path):
+    times = [0.0, 1 / 30, 4 / 30, 5 / 30, 0.2123, 1.0]
+    write_all(tmp_path / "o.mp4", list(zip(times, pictures(6))), still_info())
+    np.testing.assert_allclose(times_of(tmp_path / "o.mp4"), times, atol=1e-3)
+
+
+def test_times_start_at_zero_and_never_stand_still(tmp_path):
+    times = [7.0, 7.0, 6.9, 7.1]
+    write_all(tmp_path / "o.mp4", list(zip(times, pictures(4))), still_info(variable_rate=True))
+    found = times_of(tmp_path / "o.mp4")
+    assert len(found) == 4 and found[0] == 0 and found[-1] == pytest.approx(0.1, abs=1e-3)
+
+
+@pytest.mark.parametrize("fps, shown", [(30000 / 1001, "29.97 fps"), (24.0, "24 fps"),
+                                        (12.5, "12.50 fps"), (60.0, "60 fps")])
+def test_constant_rates_come_out_constant(tmp_path, fps, shown):
+    """Also from Matroska's whole milliseconds."""
+    frames = [(round(pts, 3), rgb) for pts, rgb in constant(pictures(24), fps)]
+    write_all(tmp_path / "o.mp4", frames, still_info(fps=fps))
+    assert shown in media.streams_of(tmp_path / "o.mp4")
+    with open_file(tmp_path / "o.mp4") as source:
+        found = [frame.pts_seconds for frame in source]
+    np.testing.assert_allclose(found, np.arange(24) / fps, atol=2e-5)
+
+
+def test_tick_rates_hold_the_frame_rate():
+    assert tick_rate("libx264", 30000) == 90000 and tick_rate("libx264", 24) == 90000
+    assert tick_rate("libx264", 24000) == 72000 and tick_rate("mpeg4", 30000) <= 65535
+    assert tick_rate("libx264", None) == 90000
+
+
+def test_average_rate_is_what_a_variable_file_says(tmp_path):
+    times = [0.0, 0.05, 0.25, 0.3, 0.5]
+    write_all(
+        tmp_path / "o.mp4", list(zip(times, pictures(5))), still_info(fps=10, variable_rate=True)
+    )
+    level = media.streams_of(tmp_path / "o.mp4")
+    assert "90k fps" not in level and "h264 (High)" in level
+
+
+@pytest.mark.parametrize("suffix, pixels", [(".mp4", "yuv444p"), (".webm", "yuv420p"),
+                                            (".gif", "bgra")])
+def test_odd_sizes_are_kept(tmp_path, suffix, pixels):
+    target = tmp_path / f"odd{suffix}"
+    sink = write_all(target, constant(pictures(4, 47, 33), 10), still_info(47, 33, 10))
+    with open_file(target) as source:
+        assert (source.info.width, source.info.height) == (47, 33)
+        assert len(list(source)) == 4
+    assert pixels in media.streams_of(target)
+    assert any("47x33" in warning for warning in sink.warnings) == (suffix == ".mp4")
+
+
+def test_pixel_aspect_is_written(tmp_path):
+    for suffix in (".mp4", ".mkv"):
+        target = tmp_path / f"o{suffix}"
+        write_all(target, constant(pictures(3)), still_info(pixel_aspect=(4, 3)))
+        with open_file(target) as source:
+            assert source.info.pixel_aspect == (4, 3)
+
+
+@pytest.mark.parametrize("codec", ["h265", "av1", "vp9", "mpeg4", "prores", "mjpeg"])
+def test_codecs_by_their_common_names(tmp_path, codec):
+    target = tmp_path / "o.mkv"
+    write_all(target, constant(pictures(4)), still_info(), codec=codec)
+    with open_file(target) as source:
+        back = np.stack([frame.rgb for frame in source]).astype(int)
+    assert np.abs(back - np.stack(pictures(4))).mean() < 5
+
+
+def test_quality_and_preset(tmp_path):
+    rgb = [np.random.default_rng(n).integers(0, 256, (48, 64, 3), np.uint8) for n in range(6)]
+    sizes = []
+    for crf in (10, 40):
+        write_all(tmp_path / "o.mp4", constant(rgb), still_info(), crf=crf, overwrite=True,
+                  preset="medium")
+        sizes.append((tmp_path / "o.mp4").stat().st_size)
+    assert sizes[0] > 2 * sizes[1]
+
+
+def test_mp4_has_its_index_in_front(tmp_path):
+    for sound in (None, media.clip(tmp_path / "in.mp4", seconds=0.3)):
+        target = tmp_path / "o.mp4"
+        write_all(target, constant(pictures(9)), still_info(duration_seconds=0.3),
+                  audio_from=sound, overwrite=True)
+        data = target.read_bytes()
+        assert data.index(b"moov") < data.index(b"mdat")
+
+
+def test_table_of_formats_is_sound():
+    for suffix, container in CONTAINERS.items():
+        assert container.codec in CODECS, suffix
+        assert container.only_codecs is None or container.codec in container.only_codecs
+
+
+# Sound
+
+
+@pytest.mark.parametrize(
+    "inside, outside, codec, by_path",
+    [(".mp4", ".mp4", "aac", True), (".mkv", ".mp4", "aac", False), (".mp4", ".mkv", "aac", True),
+     (".ts", ".mp4", "aac", True), (".mp4", ".webm", "opus", False), (".mp4", ".mov", "aac", True),
+     (".ts", ".mkv", "aac", False), (".mp4", ".ts", "aac", True), (".mov", ".avi", "mp3", False)],
+)
+def test_sound_stays_under_its_pictures(tmp_path, inside, outside, codec, by_path):
+    source = media.flash_and_beep(tmp_path / f"in{inside}", at=0.5)
+    target = tmp_path / f"out{outside}"
+    sink = copy_clip(source, target, by_path=by_path)
+    assert sink.warnings == [] and sorted(os.listdir(tmp_path)) == sorted(
+        [source.name, target.name]
+    )
+    assert f"Audio: {codec}" in media.streams_of(target)
+    flash, beep = media.flash_seconds(target), media.beep_seconds(target)
+    wanted = media.flash_seconds(source) - media.beep_seconds(source)
+    assert abs((flash - beep) - wanted) < FRAME_S / 2
+    assert abs(flash - beep) < FRAME_S
+
+
+@pytest.mark.parametrize("by_path", [False, True])
+@pytest.mark.parametrize("inside", [".mp4", ".mkv", ".ts"])
+def test_sound_of_a_range(tmp_path, inside, by_path):
+    source = media.flash_and_beep(tmp_path / f"in{inside}", at=1.2, seconds=2.5)
+    target = tmp_path / "out.mp4"
+    copy_clip(source, target, by_path=by_path, start_seconds=0.71, duration_seconds=1.0)
+    flash, beep = media.flash_seconds(target), media.beep_seconds(target)
+    assert abs(flash - beep) < FRAME_S
+    assert flash == pytest.approx(0.48, abs=0.04)
+    with open_file(target) as out:
+        assert out.probe.duration_seconds == pytest.approx(1.0, abs=0.08)
+
+
+@pytest.mark.parametrize("offset", [0.3, -0.3])
+def test_tracks_that_do_not_start_together(tmp_path, offset):
+    plain = media.flash_and_beep(tmp_path / "plain.mp4")
+    shifted = tmp_path / "shifted.mkv"
+    media.ffmpeg("-i", plain, "-itsoffset", offset, "-i", plain, "-map", "0:v", "-map", "1:a",
+                 "-c", "copy", shifted)
+    wanted = media.flash_seconds(shifted) - media.beep_seconds(shifted)
+    assert wanted == pytest.approx(-offset, abs=0.03)
+    for by_path in (False, True):
+        target = tmp_path / "out.mp4"
+        copy_clip(shifted, target, by_path=by_path, overwrite=True)
+        found = media.flash_seconds(target) - media.beep_seconds(target)
+        assert found == pytest.approx(wanted, abs=FRAME_S / 2)
+
+
+def test_sound_is_copied_bit_for_bit_in_all_tracks(tmp_path):
+    source = tmp_path / "two.mkv"
+    media.ffmpeg(
+        "-f", "lavfi", "-i", "testsrc2=s=64x48:r=30:d=1", "-f", "lavfi", "-i", "sine=d=1",
+        "-f", "lavfi", "-i", "sine=f=880:d=1", "-map", 0, "-map", 1, "-map", 2, "-c:v", "libx264",
+        "-c:a:0", "aac", "-c:a:1", "libopus", "-metadata:s:a:1", "language=deu", source,
+    )
+    target = tmp_path / "out.mp4"
+    copy_clip(source, target)
+    shown = media.streams_of(target)
+    assert shown.count("Audio:") == 2 and "(deu): Audio: opus" in shown
+
+    def packets(path, track):
+        rows = media.ffmpeg("-i", path, "-map", f"0:a:{track}", "-c", "copy", "-f", "framecrc", "-")
+        return [row.split(b",")[5].strip() for row in rows.splitlines() if row[:1] == b"0"]
+
+    for track in (0, 1):
+        assert packets(source, track) == packets(target, track)
+
+
+def test_stopped_early_cuts_the_sound(tmp_path):
+    source = media.clip(tmp_path / "in.mp4", seconds=4.0)
+    for by_path in (False, True):
+        target = tmp_path / "out.mp4"
+        copy_clip(source, target, stop_after=30, by_path=by_path, overwrite=True)
+        with open_file(target) as out:
+            assert out.probe.duration_seconds == pytest.approx(1.0, abs=0.06)
+            assert len(list(out)) == 30
+
+
+def test_sound_longer_than_the_pictures_is_kept_whole(tmp_path):
+    source = tmp_path / "in.mkv"
+    media.ffmpeg("-f", "lavfi", "-i", "testsrc2=s=64x48:r=30:d=0.5", "-f", "lavfi", "-i",
+                 "sine=d=1.5", source)
+    for by_path in (False, True):
+        target = tmp_path / "out.mp4"
+        copy_clip(source, target, by_path=by_path, overwrite=True)
+        with open_file(target) as out:
+            assert out.probe.duration_seconds == pytest.approx(1.5, abs=0.1)
+            assert len(list(out)) == 15
+
+
+def test_sound_shorter_than_the_pictures_cuts_nothing(tmp_path):
+    source = tmp_path / "in.mkv"
+    media.ffmpeg("-f", "lavfi", "-i", "testsrc2=s=64x48:r=30:d=1", "-f", "lavfi", "-i",
+                 "sine=d=0.3", source)
+    copy_clip(source, tmp_path / "out.mp4")
+    assert len(times_of(tmp_path / "out.mp4")) == 30
+
+
+def test_gif_says_that_it_has_no_sound(tmp_path):
+    source = media.clip(tmp_path / "in.mp4", seconds=0.4, fps="10")
+    sink = copy_clip(source, tmp_path / "out.gif")
+    assert sink.warnings == ["a gif file holds no sound; it was left out"]
+    assert times_of(tmp_path / "out.gif") == pytest.approx([0, 0.1, 0.2, 0.3], abs=1e-3)
+
+
+def test_truncated_input_gives_a_file_that_plays(tmp_path):
+    source = media.truncated_clip(tmp_path / "cut.mp4")
+    target = tmp_path / "out.mp4"
+    sink = copy_clip(source, target)
+    found = times_of(target)
+    assert len(found) == sink.frames_written > 10
+    assert "Audio: aac" in media.streams_of(target)
+
+
+def test_rotated_input_comes_out_upright_once(tmp_path):
+    source = media.rotated_clip(tmp_path / "turned.mp4")
+    copy_clip(source, tmp_path / "out.mp4")
+    assert "rotation" not in media.streams_of(tmp_path / "out.mp4")
+    with open_file(tmp_path / "out.mp4") as out:
+        assert (out.info.width, out.info.height) == (64, 96)
+        red, _, blue = next(iter(out)).rgb[8, 32].astype(int)
+        assert blue > red + 100
+
+
+def test_input_from_a_pipe_keeps_its_sound(tmp_path):
+    source = media.flash_and_beep(tmp_path / "in.mkv", at=0.5)
+    target = tmp_path / "out.mp4"
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[2])\n"
+        "from mirage_cli.video_in import open_file\n"
+        "from mirage_cli.video_out import open_output\n"
+        "source = open_file('-', keep_sound=True)\n"
+        "sink = open_output(sys.argv[1], source.info, audio_from=source)\n"
+        "for frame in source: sink.write(frame)\n"
+        "sink.close(); source.close(); print(source.warnings + sink.warnings)\n"
+    )
+    with subprocess.Popen(["cat", source], stdout=subprocess.PIPE) as cat:
+        done = subprocess.run([sys.executable, "-c", script, target, Path(__file__).parents[1]],
+                              stdin=cat.stdout, capture_output=True, timeout=60)
+    assert done.stdout.strip() == b"[]", done.stderr.decode()
+    assert "Audio: aac" in media.streams_of(target)
+    assert abs(media.flash_seconds(target) - media.beep_seconds(target)) < FRAME_S
+
+
+@pytest.mark.parametrize("stop_after", [0, 10])
+def test_output_to_a_pipe_is_matroska_with_sound(tmp_path, stop_after):
+    source = media.flash_and_beep(tmp_path / "in.mp4", at=0.2, seconds=2.0)
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[2])\n"
+        "from mirage_cli.video_in import open_file\n"
+        "from mirage_cli.video_out import open_output\n"
+        "source = open_file(sys.argv[1])\n"
+        "sink = open_output('-', source.info, audio_from=sys.argv[1])\n"
+        "for frame in source:\n"
+        "    sink.write(frame)\n"
+        "    if frame.index + 1 == int(sys.argv[3]): break\n"
+        "sink.close(); source.close()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, source, Path(__file__).parents[1], str(stop_after)],
+        capture_output=True, timeout=60,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    target = tmp_path / "out.mkv"
+    target.write_bytes(done.stdout)
+    assert done.stdout[:4] == b"\x1aE\xdf\xa3" and "Audio: aac" in media.streams_of(target)
+    assert len(times_of(target)) == (stop_after or 60)
+    assert abs(media.flash_seconds(target) - media.beep_seconds(target)) < FRAME_S
+
+
+def test_reader_of_the_pipe_goes_away(tmp_path):
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import numpy as np\n"
+        "from mirage_cli.errors import MediaError\n"
+        "from mirage_cli.frames import Frame, StreamInfo\n"
+        "from mirage_cli.video_out import open_output\n"
+        "sink = open_output('-', StreamInfo(320, 240, 30.0), codec='ffv1')\n"
+        "noise = np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8)\n"
+        "try:\n"
+        "    for n in range(2000): sink.write(Frame(noise, n / 30, n))\n"
+        "except MediaError as problem: print(problem.message, file=sys.stderr)\n"
+    )
+    child = subprocess.Popen([sys.executable, "-c", script, Path(__file__).parents[1]],
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    child.stdout.read(1000)
+    child.stdout.close()
+    message = child.stderr.read().decode()
+    child.stderr.close()
+    assert child.wait(30) == 0 and "has ended (Broken pipe)" in message, message
+
+
+# Names and places
+
+
+@pytest.mark.parametrize("name", ["-dash.mp4", "a b'c\"d.mp4", "фильм 影.mkv", "x:y%03d.mp4"])
+def test_names_of_any_characters(tmp_path, name, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source = media.clip(tmp_path / ("in " + name), seconds=0.3)
+    copy_clip(Path(source.name), name)
+    assert len(times_of(name)) == 9
+    assert sorted(os.listdir()) == sorted([name, source.name])
+
+
+def test_existing_output_is_safe_until_the_end(tmp_path):
+    target = tmp_path / "o.mp4"
+    target.write_bytes(b"precious")
+    with pytest.raises(MediaError, match="exists") as caught:
+        open_output(target, still_info())
+    assert caught.value.exit_code == 3 and "-y" in caught.value.remedy
+    sink = open_output(target, still_info(), overwrite=True)
+    sink.write(Frame(pictures(1)[0], 0.0, 0))
+    assert target.read_bytes() == b"precious" and (tmp_path / "o.mp4.part").exists()
+    sink.close(commit=False)
+    sink.close(commit=True)
+    assert target.read_bytes() == b"precious" and os.listdir(tmp_path) == ["o.mp4"]
+    write_all(target, constant(pictures(3)), still_info(), overwrite=True)
+    assert len(times_of(target)) == 3
+
+
+def test_the_input_is_never_overwritten(tmp_path):
+    source = media.clip(tmp_path / "in.mp4", seconds=0.3)
+    before = source.read_bytes()
+    (tmp_path / "link.mp4").symlink_to(source)
+    os.link(source, tmp_path / "hard.mp4")
+    with open_file(source) as opened:
+        for target in ("in.mp4", "./in.mp4", "link.mp4", "hard.mp4"):
+            for sound in (opened, source):
+                with pytest.raises(MediaError, match="is the input itself"):
+                    open_output(os.path.join(tmp_path, target), opened.info, audio_from=sound,
+                                overwrite=True)
+    assert source.read_bytes() == before
+
+
+def test_a_link_is_written_through(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link.mp4").symlink_to(tmp_path / "real" / "o.mp4")
+    write_all(tmp_path / "link.mp4", constant(pictures(3)), still_info())
+    assert (tmp_path / "link.mp4").is_symlink() and (tmp_path / "real" / "o.mp4").is_file()
+
+
+@pytest.mark.parametrize(
+    "name, words",
+    [("o.xyz", "ends in '.xyz'"), ("plain", "no suffix"), ("no/o.mp4", "does not exist"),
+     (".", "is a folder"), ("n" * 300 + ".mp4", "cannot be written"), ("a\0b.mp4", "cannot")],
+)
+def test_outputs_that_cannot_be(tmp_path, name, words):
+    with pytest.raises(MediaError, match=words) as caught:
+        open_output(f"{tmp_path}/{name}", still_info())
+    assert caught.value.remedy and "\n" not in caught.value.message
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc")
+def test_folder_that_takes_no_files():
+    with pytest.raises(MediaError, match="cannot be written"):
+        open_output("/proc/o.mp4", still_info())
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_folder_without_permission(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(MediaError, match="Permission denied"):
+        open_output(tmp_path / "o.mp4", still_info())
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [({"codec": "h999"}, "no video encoder 'h999'"), ({"crf": 99}, "0 to 51"),
+     ({"crf": -1}, "0 to 51"), ({"codec": "ffv1", "crf": 5}, "takes no crf"),
+     ({"preset": "warp"}, "veryfast"), ({"codec": "vp9", "preset": "fast"}, "preset")],
+)
+def test_options_that_are_refused(tmp_path, options, words):
+    with pytest.raises(UsageProblem) as caught:
+        open_output(tmp_path / "o.mkv", still_info(), **options)
+    assert words in caught.value.message + caught.value.remedy
+    assert os.listdir(tmp_path) == []
+
+
+def test_codec_that_the_container_refuses(tmp_path):
+    with pytest.raises(UsageProblem, match="webm file does not hold libx264"):
+        open_output(tmp_path / "o.webm", still_info(), codec="h264")
+    with pytest.raises(MediaError, match="ffmpeg could not write"):
+        write_all(tmp_path / "o.mp4", constant(pictures(40)), still_info(), codec="gif")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("width, height", [(0, 48), (64, 100000)])
+def test_sizes_that_are_refused(tmp_path, width, height):
+    with pytest.raises(UsageProblem, match="not allowed"):
+        open_output(tmp_path / "o.mp4", still_info(width, height))
+
+
+# Failures on the way
+
+
+def fill(sink: FileSink, most: int = 3000) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8)
+    for n in range(most):
+        sink.write(Frame(noise, n / 30, n))
+    sink.close()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Gives a function that makes a folder on a file system of so many bytes."""
+    folder = tmp_path / "disk"
+    mounted = []
+
+    def mount(size: int) -> Path:
+        folder.mkdir()
+        if os.geteuid() != 0 or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True
+        ).returncode:
+            pytest.skip("cannot mount a small file system here")
+        mounted.append(folder)
+        return folder
+
+    yield mount
+    for folder in mounted:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_full_disk(small_disk):
+    folder = small_disk(400_000)
+    sink = open_output(folder / "o.mp4", still_info(320, 240), crf=0)
+    with pytest.raises(MediaError, match="disk is full") as caught:
+        fill(sink)
+    assert caught.value.exit_code == 3 and "free some space" in caught.value.remedy
+    with pytest.raises(MediaError, match="disk is full"):
+        sink.write(Frame(np.zeros((240, 320, 3), np.uint8), 0.0, 0))
+    sink.close(commit=False)
+    assert os.listdir(folder) == []
+
+
+def test_full_disk_while_the_sound_is_added(small_disk, tmp_path):
+    """The pictures fit once, not twice."""
+    source = media.clip(tmp_path / "in.mp4", seconds=2.0)
+    noise = [np.random.default_rng(n).integers(0, 256, (96, 96, 3), np.uint8) for n in range(60)]
+    info = still_info(96, 96, duration_seconds=2.0)
+    write_all(tmp_path / "o.mp4", constant(noise), info)
+    folder = small_disk(int(1.5 * (tmp_path / "o.mp4").stat().st_size))
+    with pytest.raises(MediaError, match="disk is full"):
+        write_all(folder / "o.mp4", constant(noise), info, audio_from=source)
+    assert os.listdir(folder) == []
+
+
+def test_a_limit_on_the_file_size(tmp_path):
+    sink = open_output(tmp_path / "o.mp4", still_info(320, 240), crf=0)
+    resource.prlimit(sink._process.pid, resource.RLIMIT_FSIZE, (300_000, 300_000))
+    with pytest.raises(MediaError, match="SIGXFSZ|File too large"):
+        fill(sink)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("moment", ["while writing", "at the end"])
+def test_encoder_is_killed(tmp_path, moment):
+    sink = open_output(tmp_path / "o.mp4", still_info(320, 240))
+    sink.write(Frame(np.zeros((240, 320, 3), np.uint8), 0.0, 0))
+    os.kill(sink._process.pid, signal.SIGKILL)
+    with pytest.raises(MediaError, match="ended by signal SIGKILL") as caught:
+        if moment == "while writing":
+            fill(sink)
+        sink.close()
+    assert "\n" not in caught.value.message and os.listdir(tmp_path) == []
+
+
+def test_nothing_written_is_no_file(tmp_path):
+    with pytest.raises(MediaError, match="no frame was written"):
+        open_output(tmp_path / "o.mp4", still_info()).close()
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_error_elsewhere_discards(tmp_path):
+    with pytest.raises(RuntimeError):
+        with open_output(tmp_path / "o.mp4", still_info()) as sink:
+            sink.write(Frame(pictures(1)[0], 0.0, 0))
+            raise RuntimeError
+    assert os.listdir(tmp_path) == []
+
+
+def test_frames_of_another_size_are_a_bug(tmp_path):
+    sink = open_output(tmp_path / "o.mp4", still_info())
+    with pytest.raises(ValueError, match="64"):
+        sink.write(Frame(np.zeros((10, 10, 3), np.uint8), 0.0, 0))
+    sink.close(commit=False)
+    with pytest.raises(ValueError, match="closed"):
+        sink.write(Frame(pictures(1)[0], 0.0, 0))
+
+
+def test_sound_that_cannot_be_copied_is_encoded_or_left_out(tmp_path, monkeypatch):
+    """ffmpeg's first try with -c copy fails, the second with an encoder works."""
+    from mirage_cli import output_formats
+
+    source = tmp_path / "in.mkv"
+    media.ffmpeg("-f", "lavfi", "-i", "testsrc2=s=64x48:r=30:d=0.5", "-f", "lavfi", "-i",
+                 "sine=d=0.5", "-c:a", "wmav2", source)
+    loose = replace(output_formats.CONTAINERS[".mp4"], sound_copied=None)
+    monkeypatch.setitem(output_formats.CONTAINERS, ".mp4", loose)
+    sink = copy_clip(source, tmp_path / "out.mp4")
+    assert "Audio: aac" in media.streams_of(tmp_path / "out.mp4") and sink.warnings == []
+    broken = replace(loose, sound_copied=frozenset(), sound_encoder="no_such_encoder")
+    monkeypatch.setitem(output_formats.CONTAINERS, ".mp4", broken)
+    sink = copy_clip(source, tmp_path / "out2.mp4")
+    assert len(sink.warnings) == 1 and "silent" in sink.warnings[0]
+    assert len(times_of(tmp_path / "out2.mp4")) == 15
+
+
+def test_interrupt_of_the_terminal_leaves_a_file_that_plays(tmp_path):
+    """Ctrl-C reaches the whole process group; ffmpeg must live to finish the file."""
+    target = tmp_path / "o.mp4"
+    script = (
+        "import os, signal, sys; sys.path.insert(0, sys.argv[2])\n"
+        "import numpy as np\n"
+        "from mirage_cli.frames import Frame, StreamInfo\n"
+        "from mirage_cli.video_out import open_output\n"
+        "signal.signal(signal.SIGINT, lambda *_: None)\n"
+        "sink = open_output(sys.argv[1], StreamInfo(64, 48, 30.0))\n"
+        "for n in range(20):\n"
+        "    sink.write(Frame(np.full((48, 64, 3), n, np.uint8), n / 30, n))\n"
+        "    if n == 10: os.killpg(0, signal.SIGINT)\n"
+        "sink.close()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, target, Path(__file__).parents[1]],
+                          capture_output=True, start_new_session=True, timeout=60)
+    assert done.returncode == 0, done.stderr.decode()
+    assert len(times_of(target)) == 20
+
+
+def test_a_fifo_gets_a_stream(tmp_path):
+    fifo = tmp_path / "out.mkv"
+    os.mkfifo(fifo)
+    with subprocess.Popen(
+        [find_ffmpeg().path, "-v", "error", "-i", file_url(fifo), "-f", "framecrc", "-"],
+        stdout=subprocess.PIPE, stdin=subprocess.DEVNULL,
+    ) as reader:
+        write_all(fifo, constant(pictures(10)), still_info())
+        rows = reader.stdout.read()
+    assert sum(row[:1] == b"0" for row in rows.splitlines()) == 10
