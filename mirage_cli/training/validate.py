@@ -20,7 +20,7 @@ from mirage_cli.lsd.memory import MemoryBank
 from mirage_cli.lsd.model import LSDNet, screen_channels
 from mirage_cli.lsd.sampling import compose, sample, schedule
 from mirage_cli.training.camera import CameraWalk, WalkConfig
-from mirage_cli.training.data import load_stills, render_bank, share
+from mirage_cli.training.data import load_stills, render_bank, shuffled
 
 
 @torch.inference_mode()
@@ -66,23 +66,24 @@ def closed_path(walk: CameraWalk, frame: int, period: int) -> None:
     walk.flip.fill_(1.0)
 
 
-def validate(trainer, period: int = 100, returns: int = 3) -> dict:
+def validate(trainer, period: int = 60, returns: int = 3) -> dict:
     """L1 to the teacher in every look: first frames, at each return, and with the past hidden.
 
-    Writes sheet.png (views of each look: input, target, frame 1, frame 50, last) into the run's folder.
+    Each process does its own looks. Writes sheetR.jpg (a row a look: input, target and output of the
+    first frame and of one half round on, and the last output) and validationR.json into the run's folder.
     """
     c, net, device = trainer.config, trainer.net, trainer.device
-    stills = share(load_stills(Path(c.data), "val", c.shippable_only, 0, 0), 0, 1, 5)[:4]
-    looks = net.config.looks
+    stills = shuffled(load_stills(Path(c.data), "val", c.shippable_only, 0, 0), 5)[:4]
+    looks, own = net.config.looks, trainer.own
     trained = {k: v.clone() for k, v in net.state_dict().items()}
     net.load_state_dict(trainer.mean.values)
     net.eval()
     height, width, _ = c.banks[0]
-    bank = render_bank(stills, looks, trainer.teachers.scene, height, width, device)
+    bank = render_bank(stills, [looks[i] for i in own], trainer.teachers.scene, height, width, device)
     generator = torch.Generator(device).manual_seed(3)
     report, rows = {}, []
-    for position, name in enumerate(looks):
-        n = len(stills)
+    for position, number in enumerate(own):
+        name, n = looks[number], len(stills)
         walk = CameraWalk(n, (c.size, c.size), (height, width), WalkConfig(), device, generator)
         index, look = torch.arange(n, device=device), torch.full((n,), position, device=device)
         pairs = bank.gather(index, look)
@@ -92,13 +93,13 @@ def validate(trainer, period: int = 100, returns: int = 3) -> dict:
             view = walk.look(pairs, pairs)
             frames.append(view[:, :3].clamp(-1, 1))
             scene = view[:, 3 : 3 + bank.channels[position]]
-            if position in trainer.teachers.screen_bound:
-                scene = trainer.teachers.screen(position, scene * 0.5 + 0.5) * 2 - 1
+            if number in trainer.teachers.screen_bound:
+                scene = trainer.teachers.screen(number, scene * 0.5 + 0.5) * 2 - 1
             targets.append(scene)
         video = torch.stack(frames).repeat(returns, 1, 1, 1, 1)[: period * (returns - 1) + 10]
         target = torch.stack(targets)
         noise = torch.randn(n, 3, c.size, c.size, device=device, generator=generator)
-        mixture = torch.nn.functional.one_hot(look, len(looks)).float()
+        mixture = torch.nn.functional.one_hot(torch.full_like(look, number), len(looks)).float()
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             out = roll_out(net, video, mixture, noise, 1)
             alone = roll_out(net, video[:period], mixture, noise, 1, use_past=False)
@@ -110,15 +111,17 @@ def validate(trainer, period: int = 100, returns: int = 3) -> dict:
             "past_hidden": float(np.mean(still_error)),
             "returns": [float(np.mean(error[k * period : k * period + 5])) for k in range(1, returns)],
         }
-        views = [frames[0][0], target[0][0], out[0][0], frames[50][0], target[50][0], out[50][0], out[-10][0]]
+        half = period // 2
+        views = [frames[0][0], target[0][0], out[0][0], frames[half][0], target[half][0], out[half][0], out[-10][0]]
         rows.append(torch.cat(views, dim=-1))
     net.load_state_dict(trained)
     sheet = ((torch.cat(rows, dim=-2) * 0.5 + 0.5).clamp(0, 1) * 255).byte().permute(1, 2, 0).cpu().numpy()
-    for part, start in enumerate(range(0, len(rows), 8)):
-        strip = sheet[start * c.size : (start + 8) * c.size, :, ::-1]
-        cv2.imwrite(str(trainer.run / f"sheet{part}.jpg"), strip, [cv2.IMWRITE_JPEG_QUALITY, 88])
+    name = trainer.run / f"sheet{trainer.rank}.jpg"
+    cv2.imwrite(str(name), np.ascontiguousarray(sheet[:, :, ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 88])
     keys = ("first_5", "first_round", "past_hidden")
     mean = {k: float(np.mean([r[k] for r in report.values()])) for k in keys}
     mean["returns"] = np.mean([r["returns"] for r in report.values()], axis=0).tolist()
+    record = {"mean": mean, "looks": report}
+    (trainer.run / f"validation{trainer.rank}.json").write_text(json.dumps(record, indent=1))
     trainer.say("validation " + json.dumps(mean))
-    return {"mean": mean, "looks": report}
+    return record
