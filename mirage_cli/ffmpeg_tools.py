@@ -100,7 +100,7 @@ def _find_ffmpeg(named: str, _search_path: str) -> FfmpegTool:
         version = _version_of(path) if path else None
         if path and version:
             tool = FfmpegTool(path, version, origin)
-            if tool.release >= MIN_VERSION or origin == "imageio-ffmpeg":
+            if tool.release >= MIN_VERSION:
                 found.append(tool)
     if not found:
         raise MediaError("no ffmpeg found (5.1 or newer is needed)", INSTALL_REMEDY)
@@ -111,9 +111,10 @@ def _bundled_path() -> str | None:
     try:
         import imageio_ffmpeg
 
-        # get_ffmpeg_exe() also looks at PATH and at IMAGEIO_FFMPEG_EXE, which is fine: it is asked
-        # for its version like any other.
-        return imageio_ffmpeg.get_ffmpeg_exe()
+        path = imageio_ffmpeg.get_ffmpeg_exe()
+        # Without a binary of its own for this platform it names the one on PATH, found later.
+        own = os.path.dirname(os.path.abspath(imageio_ffmpeg.__file__))
+        return path if os.path.abspath(path).startswith(own) else None
     except (ImportError, RuntimeError, OSError):
         return None
 
@@ -271,6 +272,10 @@ class FfmpegProcess:
         if self.running:
             self._process.kill()
         return self.wait()
+
+    def forget_errors(self) -> None:
+        """Starts counting anew, e.g. after a seek into the middle of a stream."""
+        self.error_count, self.first_error = 0, ""
 
     def failure(self) -> str:
         """Why it ended badly, in one line: its last telling message, or the signal."""

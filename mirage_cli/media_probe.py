@@ -136,7 +136,7 @@ def probe_media(
 
 def _reason(text: str) -> str:
     message = pick_message([line for line in text.splitlines() if line.strip()])
-    opening = re.findall(r"Error opening input(?: file)?:? (?!file)(.+)$", text, re.MULTILINE)
+    opening = re.findall(r"Error opening input: (.+)$", text, re.MULTILINE)
     message = opening[-1] if opening else re.sub(r"^\S.*: (?=Invalid data|No such|Perm)", "", message)
     if "moov atom not found" in text and "low score" not in text:
         return "its index (moov atom) is missing, the file was cut short or never finished"

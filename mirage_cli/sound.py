@@ -7,6 +7,7 @@ from typing import Any
 
 import ffmpeg
 
+from mirage_cli.decode_command import NUT_SHIFT_SECONDS
 from mirage_cli.ffmpeg_tools import FfmpegTool, file_url, is_url
 from mirage_cli.media_probe import (
     Timeline,
@@ -15,7 +16,7 @@ from mirage_cli.media_probe import (
     probe_media,
 )
 from mirage_cli.output_formats import Container
-from mirage_cli.video_in import NUT_SHIFT_SECONDS, FileSource
+from mirage_cli.video_in import FileSource
 
 SOUND_BITRATE = "192k"
 

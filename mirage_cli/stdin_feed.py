@@ -1,4 +1,4 @@
-"""Video that arrives on standard input.
+"""Video that arrives through a pipe: standard input or a named pipe.
 
 ffmpeg is asked what the input holds before it decodes, and a pipe can be read only once. So the
 first bytes are kept, shown to the probe, and sent again ahead of the rest. An MP4 whose index lies
@@ -24,7 +24,8 @@ class StdinFeed:
     """Reads a descriptor once and gives what it carries to ffmpeg.
 
     Args:
-        descriptor: a pipe or file open for reading; stays open.
+        descriptor: a pipe or file open for reading.
+        owned: close it at the end.
 
     Attributes:
         head: the first bytes, at most 1 MiB.
@@ -35,7 +36,8 @@ class StdinFeed:
         MediaError: it is a terminal, it carries nothing, or the temporary file does not fit.
     """
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, *, owned: bool = False) -> None:
+        self._owned = owned
         if os.isatty(descriptor):
             raise MediaError(
                 "input '-' reads a pipe, and standard input is a terminal",
@@ -46,7 +48,7 @@ class StdinFeed:
         self._stopped = threading.Event()
         self.head = self._read_head()
         if not self.head:
-            raise MediaError("standard input carried no data", "pipe a video in")
+            raise MediaError("the input pipe carried no data", "pipe a video in")
         self.spool_path: str | None = self._spool() if _index_at_end(self.head) else None
 
     def start(self, pipe: IO[bytes]) -> None:
@@ -61,6 +63,9 @@ class StdinFeed:
         self._stopped.set()
         if self._thread is not None:
             self._thread.join(2.0)
+        if self._owned:
+            self._owned = False
+            os.close(self._descriptor)
         if self.spool_path is not None:
             _remove(self.spool_path)
             self.spool_path = None

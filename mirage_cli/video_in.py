@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 import subprocess
 import sys
 import tempfile
@@ -16,15 +17,14 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
-import ffmpeg
 import numpy as np
 
+from mirage_cli.decode_command import NUT_SHIFT_SECONDS, decode_arguments
 from mirage_cli.errors import MediaError, UsageProblem
 from mirage_cli.ffmpeg_tools import (
     FfmpegProcess,
     FfmpegTool,
     file_url,
-    filter_names,
     find_ffmpeg,
     is_url,
     rational_rate,
@@ -39,21 +39,11 @@ from mirage_cli.media_probe import (
     make_timeline,
     probe_media,
     scan_packets,
-    seek_plan,
 )
 from mirage_cli.nut_pipe import NutError, NutReader
 from mirage_cli.stdin_feed import StdinFeed
 
 MAX_SIDE = 16384
-TICKS_PER_SECOND = 1_000_000
-# NUT holds no negative times, and files may begin before zero; the shift is taken off again here.
-NUT_SHIFT_SECONDS = 3600
-SCALER = "bicubic+accurate_rnd+full_chroma_int"
-# Reference white of 203 nits (ITU-R BT.2408), highlights up to 1000 nits folded in.
-TONE_MAP = (
-    "zscale=t=linear:npl=203,format=gbrpf32le,zscale=p=bt709,"
-    "tonemap=tonemap=mobius:param=0.3:peak=4.926:desat=0,zscale=t=bt709:m=bt709:r=tv,format=yuv444p"
-)
 
 
 def default_threads() -> int:
@@ -213,7 +203,7 @@ def open_file(
     """Opens a video and decodes its first frame.
 
     Args:
-        path_or_dash: a file, "-" for standard input, or a URL that ffmpeg reads.
+        path_or_dash: a file, "-" for standard input, a named pipe, or a URL that ffmpeg reads.
         size: (width, height) to scale to; the picture is stretched, and ``info.pixel_aspect``
             changes so that it is shown in its own shape.
         start_seconds: skip what is shown before this.
@@ -239,6 +229,9 @@ def open_file(
         url = file_url(feed.spool_path) if feed.spool_path else "pipe:0"
     elif is_url(name):
         url = name
+    elif _is_fifo(name):
+        feed, shown = StdinFeed(os.open(name, os.O_RDONLY), owned=True), Path(name).name
+        url = file_url(feed.spool_path) if feed.spool_path else "pipe:0"
     else:
         path = check_local_file(name)
         url, shown = file_url(path), Path(name).name or name
@@ -251,6 +244,13 @@ def open_file(
         if feed is not None:
             feed.close()
         raise
+
+
+def _is_fifo(name: str) -> bool:
+    try:
+        return stat.S_ISFIFO(os.stat(name).st_mode)
+    except (OSError, ValueError):
+        return False
 
 
 def check_local_file(name: str) -> str:
@@ -332,6 +332,8 @@ def _open(
         if sound_folder is not None:
             sound_folder.cleanup()
         raise
+    if start > 0:
+        process.forget_errors()  # pictures before the range lacked what they refer to
     info = _describe(name, probe, video, scan, reader, size, start, duration, fps)
     source = FileSource(
         process, reader, info, probe, packet, start_seconds=start,
@@ -379,55 +381,6 @@ def _first_picture(
         detail = f" ({reason})" if reason else " (it holds none)"
         raise MediaError(f"no frame of {name} could be decoded{detail}", READABLE_REMEDY)
     return reader, packet
-
-
-def decode_arguments(
-    tool: FfmpegTool, probe: MediaProbe, video: VideoTrack, url: str, *,
-    size: tuple[int, int] | None, start_seconds: float, duration_seconds: float | None,
-    fps: float | None, threads: int, warnings: list[str], sound_to: str | None,
-    probe_bytes: int = 0,
-) -> list[str]:
-    """The command that decodes ``url`` to RGB24 in NUT on standard output."""
-    options, filters = seek_plan(
-        probe, start_seconds, duration_seconds, seekable=url != "pipe:0"
-    )
-    if fps is not None:
-        rate = rational_rate(fps)
-        filters.append(f"fps={rate.numerator}/{rate.denominator}")
-    scale = [f"w={size[0]}:h={size[1]}" if size else "w=iw:h=ih", f"flags={SCALER}"]
-    if not video.matrix and _is_yuv(video.pixel_format):
-        # Untagged: what cameras and discs mean by it, by size, as players assume.
-        hd = max(video.width, video.height) > 1024 or min(video.width, video.height) > 576
-        scale.append(f"in_color_matrix={'bt709' if hd else 'bt601'}")
-    if video.is_hdr and {"zscale", "tonemap"} <= filter_names(tool):
-        if size:
-            filters.append(f"scale=w={size[0]}:h={size[1]}:flags={SCALER}")
-        filters.append(TONE_MAP)
-    elif video.is_hdr:
-        warnings.append("HDR video is shown without tone mapping: this ffmpeg lacks zscale")
-    filters += [f"scale={':'.join(scale)}", "format=rgb24"]
-    options.update(threads=threads)
-    if url == "pipe:0":
-        options.update(probesize=probe_bytes)  # start as soon as a slow sender allows
-    source = ffmpeg.input(url, reinit_filter=0, **options)
-    picture = ffmpeg.output(
-        source["V:0"], "pipe:1", f="nut", vf=",".join(filters), pix_fmt="rgb24",
-        fps_mode="passthrough", enc_time_base=f"1/{TICKS_PER_SECOND}",
-        output_ts_offset=NUT_SHIFT_SECONDS, avoid_negative_ts="disabled", write_index=0,
-        flush_packets=1, map_metadata=-1, map_chapters=-1, **{"c:v": "rawvideo"},
-    )
-    if sound_to is None:
-        return picture.get_args()
-    tracks = [source[f"a:{index}"] for index, _ in probe.sound_tracks]
-    sound = ffmpeg.output(
-        *tracks, sound_to, f="nut", c="copy", copypriorss=0, write_index=0,
-        output_ts_offset=NUT_SHIFT_SECONDS, avoid_negative_ts="disabled", flush_packets=1,
-    )
-    return ffmpeg.merge_outputs(picture, sound).get_args()
-
-
-def _is_yuv(pixel_format: str) -> bool:
-    return pixel_format.startswith(("yuv", "nv", "p0", "p2", "p4", "y2", "uyvy"))
 
 
 def _describe(

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from mirage_cli.ffmpeg_tools import file_url, find_ffmpeg
+from mirage_cli.video_in import open_file
+from mirage_cli.video_out import FileSink, open_output
 
 WIDTH, HEIGHT, FPS = 96, 64, 30
 
@@ -148,3 +150,25 @@ def streams_of(path: Path) -> str:
         stdin=subprocess.DEVNULL,
     )
     return done.stderr.decode()
+
+
+def copy_clip(path: Path, target, *, by_path: bool = False, stop_after=None, **options) -> FileSink:
+    """Input to output unchanged, as the command line does it."""
+    read = {key: options.pop(key) for key in ("start_seconds", "duration_seconds", "size", "fps")
+            if key in options}
+    with open_file(path, **read) as source:
+        read.pop("size", None)
+        read.pop("fps", None)
+        sound = {"audio_from": str(path), **read} if by_path else {"audio_from": source}
+        sink = open_output(target, source.info, **sound, **options)
+        for frame in source:
+            sink.write(frame)
+            if stop_after is not None and sink.frames_written == stop_after:
+                break
+        sink.close()
+    return sink
+
+
+def times_of(path: Path) -> list[float]:
+    with open_file(path) as source:
+        return [frame.pts_seconds for frame in source]

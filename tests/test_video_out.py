@@ -7,12 +7,12 @@ import resource
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import media
 import numpy as np
 import pytest
+from media import copy_clip, times_of
 
 from mirage_cli.errors import MediaError, UsageProblem
 from mirage_cli.ffmpeg_tools import file_url, find_ffmpeg
@@ -20,8 +20,6 @@ from mirage_cli.frames import Frame, FrameSink, StreamInfo
 from mirage_cli.output_formats import CODECS, CONTAINERS, tick_rate
 from mirage_cli.video_in import open_file
 from mirage_cli.video_out import FileSink, open_output
-
-FRAME_S = 1 / 30
 
 
 def pictures(count: int, width: int = 64, height: int = 48, seed: int = 0) -> list[np.ndarray]:
@@ -49,28 +47,6 @@ def still_info(width: int = 64, height: int = 48, fps: float = 30.0, **more) -> 
 
 def constant(rgb: list[np.ndarray], fps: float = 30.0):
     return [(n / fps, picture) for n, picture in enumerate(rgb)]
-
-
-def copy_clip(path: Path, target, *, by_path: bool = False, stop_after=None, **options) -> FileSink:
-    """Input to output unchanged, as the command line does it."""
-    read = {key: options.pop(key) for key in ("start_seconds", "duration_seconds", "size", "fps")
-            if key in options}
-    with open_file(path, **read) as source:
-        read.pop("size", None)
-        read.pop("fps", None)
-        sound = {"audio_from": str(path), **read} if by_path else {"audio_from": source}
-        sink = open_output(target, source.info, **sound, **options)
-        for frame in source:
-            sink.write(frame)
-            if stop_after is not None and sink.frames_written == stop_after:
-                break
-        sink.close()
-    return sink
-
-
-def times_of(path: Path) -> list[float]:
-    with open_file(path) as source:
-        return [frame.pts_seconds for frame in source]
 
 
 # What is written
@@ -212,201 +188,6 @@ def test_table_of_formats_is_sound():
     for suffix, container in CONTAINERS.items():
         assert container.codec in CODECS, suffix
         assert container.only_codecs is None or container.codec in container.only_codecs
-
-
-# Sound
-
-
-@pytest.mark.parametrize(
-    "inside, outside, codec, by_path",
-    [(".mp4", ".mp4", "aac", True), (".mkv", ".mp4", "aac", False), (".mp4", ".mkv", "aac", True),
-     (".ts", ".mp4", "aac", True), (".mp4", ".webm", "opus", False), (".mp4", ".mov", "aac", True),
-     (".ts", ".mkv", "aac", False), (".mp4", ".ts", "aac", True), (".mov", ".avi", "mp3", False)],
-)
-def test_sound_stays_under_its_pictures(tmp_path, inside, outside, codec, by_path):
-    source = media.flash_and_beep(tmp_path / f"in{inside}", at=0.5)
-    target = tmp_path / f"out{outside}"
-    sink = copy_clip(source, target, by_path=by_path)
-    assert sink.warnings == [] and sorted(os.listdir(tmp_path)) == sorted(
-        [source.name, target.name]
-    )
-    assert f"Audio: {codec}" in media.streams_of(target)
-    flash, beep = media.flash_seconds(target), media.beep_seconds(target)
-    wanted = media.flash_seconds(source) - media.beep_seconds(source)
-    assert abs((flash - beep) - wanted) < FRAME_S / 2
-    assert abs(flash - beep) < FRAME_S
-
-
-@pytest.mark.parametrize("by_path", [False, True])
-@pytest.mark.parametrize("inside", [".mp4", ".mkv", ".ts"])
-def test_sound_of_a_range(tmp_path, inside, by_path):
-    source = media.flash_and_beep(tmp_path / f"in{inside}", at=1.2, seconds=2.5)
-    target = tmp_path / "out.mp4"
-    copy_clip(source, target, by_path=by_path, start_seconds=0.71, duration_seconds=1.0)
-    flash, beep = media.flash_seconds(target), media.beep_seconds(target)
-    assert abs(flash - beep) < FRAME_S
-    assert flash == pytest.approx(0.48, abs=0.04)
-    with open_file(target) as out:
-        assert out.probe.duration_seconds == pytest.approx(1.0, abs=0.08)
-
-
-@pytest.mark.parametrize("offset", [0.3, -0.3])
-def test_tracks_that_do_not_start_together(tmp_path, offset):
-    plain = media.flash_and_beep(tmp_path / "plain.mp4")
-    shifted = tmp_path / "shifted.mkv"
-    media.ffmpeg("-i", plain, "-itsoffset", offset, "-i", plain, "-map", "0:v", "-map", "1:a",
-                 "-c", "copy", shifted)
-    wanted = media.flash_seconds(shifted) - media.beep_seconds(shifted)
-    assert wanted == pytest.approx(-offset, abs=0.03)
-    for by_path in (False, True):
-        target = tmp_path / "out.mp4"
-        copy_clip(shifted, target, by_path=by_path, overwrite=True)
-        found = media.flash_seconds(target) - media.beep_seconds(target)
-        assert found == pytest.approx(wanted, abs=FRAME_S / 2)
-
-
-def test_sound_is_copied_bit_for_bit_in_all_tracks(tmp_path):
-    source = tmp_path / "two.mkv"
-    media.ffmpeg(
-        "-f", "lavfi", "-i", "testsrc2=s=64x48:r=30:d=1", "-f", "lavfi", "-i", "sine=d=1",
-        "-f", "lavfi", "-i", "sine=f=880:d=1", "-map", 0, "-map", 1, "-map", 2, "-c:v", "libx264",
-        "-c:a:0", "aac", "-c:a:1", "libopus", "-metadata:s:a:1", "language=deu", source,
-    )
-    target = tmp_path / "out.mp4"
-    copy_clip(source, target)
-    shown = media.streams_of(target)
-    assert shown.count("Audio:") == 2 and "(deu): Audio: opus" in shown
-
-    def packets(path, track):
-        rows = media.ffmpeg("-i", path, "-map", f"0:a:{track}", "-c", "copy", "-f", "framecrc", "-")
-        return [row.split(b",")[5].strip() for row in rows.splitlines() if row[:1] == b"0"]
-
-    for track in (0, 1):
-        assert packets(source, track) == packets(target, track)
-
-
-def test_stopped_early_cuts_the_sound(tmp_path):
-    source = media.clip(tmp_path / "in.mp4", seconds=4.0)
-    for by_path in (False, True):
-        target = tmp_path / "out.mp4"
-        copy_clip(source, target, stop_after=30, by_path=by_path, overwrite=True)
-        with open_file(target) as out:
-            assert out.probe.duration_seconds == pytest.approx(1.0, abs=0.06)
-            assert len(list(out)) == 30
-
-
-def test_sound_longer_than_the_pictures_is_kept_whole(tmp_path):
-    source = tmp_path / "in.mkv"
-    media.ffmpeg("-f", "lavfi", "-i", "testsrc2=s=64x48:r=30:d=0.5", "-f", "lavfi", "-i",
-                 "sine=d=1.5", source)
-    for by_path in (False, True):
-        target = tmp_path / "out.mp4"
-        copy_clip(source, target, by_path=by_path, overwrite=True)
-        with open_file(target) as out:
-            assert out.probe.duration_seconds == pytest.approx(1.5, abs=0.1)
-            assert len(list(out)) == 15
-
-
-def test_sound_shorter_than_the_pictures_cuts_nothing(tmp_path):
-    source = tmp_path / "in.mkv"
-    media.ffmpeg("-f", "lavfi", "-i", "testsrc2=s=64x48:r=30:d=1", "-f", "lavfi", "-i",
-                 "sine=d=0.3", source)
-    copy_clip(source, tmp_path / "out.mp4")
-    assert len(times_of(tmp_path / "out.mp4")) == 30
-
-
-def test_gif_says_that_it_has_no_sound(tmp_path):
-    source = media.clip(tmp_path / "in.mp4", seconds=0.4, fps="10")
-    sink = copy_clip(source, tmp_path / "out.gif")
-    assert sink.warnings == ["a gif file holds no sound; it was left out"]
-    assert times_of(tmp_path / "out.gif") == pytest.approx([0, 0.1, 0.2, 0.3], abs=1e-3)
-
-
-def test_truncated_input_gives_a_file_that_plays(tmp_path):
-    source = media.truncated_clip(tmp_path / "cut.mp4")
-    target = tmp_path / "out.mp4"
-    sink = copy_clip(source, target)
-    found = times_of(target)
-    assert len(found) == sink.frames_written > 10
-    assert "Audio: aac" in media.streams_of(target)
-
-
-def test_rotated_input_comes_out_upright_once(tmp_path):
-    source = media.rotated_clip(tmp_path / "turned.mp4")
-    copy_clip(source, tmp_path / "out.mp4")
-    assert "rotation" not in media.streams_of(tmp_path / "out.mp4")
-    with open_file(tmp_path / "out.mp4") as out:
-        assert (out.info.width, out.info.height) == (64, 96)
-        red, _, blue = next(iter(out)).rgb[8, 32].astype(int)
-        assert blue > red + 100
-
-
-def test_input_from_a_pipe_keeps_its_sound(tmp_path):
-    source = media.flash_and_beep(tmp_path / "in.mkv", at=0.5)
-    target = tmp_path / "out.mp4"
-    script = (
-        "import sys; sys.path.insert(0, sys.argv[2])\n"
-        "from mirage_cli.video_in import open_file\n"
-        "from mirage_cli.video_out import open_output\n"
-        "source = open_file('-', keep_sound=True)\n"
-        "sink = open_output(sys.argv[1], source.info, audio_from=source)\n"
-        "for frame in source: sink.write(frame)\n"
-        "sink.close(); source.close(); print(source.warnings + sink.warnings)\n"
-    )
-    with subprocess.Popen(["cat", source], stdout=subprocess.PIPE) as cat:
-        done = subprocess.run([sys.executable, "-c", script, target, Path(__file__).parents[1]],
-                              stdin=cat.stdout, capture_output=True, timeout=60)
-    assert done.stdout.strip() == b"[]", done.stderr.decode()
-    assert "Audio: aac" in media.streams_of(target)
-    assert abs(media.flash_seconds(target) - media.beep_seconds(target)) < FRAME_S
-
-
-@pytest.mark.parametrize("stop_after", [0, 10])
-def test_output_to_a_pipe_is_matroska_with_sound(tmp_path, stop_after):
-    source = media.flash_and_beep(tmp_path / "in.mp4", at=0.2, seconds=2.0)
-    script = (
-        "import sys; sys.path.insert(0, sys.argv[2])\n"
-        "from mirage_cli.video_in import open_file\n"
-        "from mirage_cli.video_out import open_output\n"
-        "source = open_file(sys.argv[1])\n"
-        "sink = open_output('-', source.info, audio_from=sys.argv[1])\n"
-        "for frame in source:\n"
-        "    sink.write(frame)\n"
-        "    if frame.index + 1 == int(sys.argv[3]): break\n"
-        "sink.close(); source.close()\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, source, Path(__file__).parents[1], str(stop_after)],
-        capture_output=True, timeout=60,
-    )
-    assert done.returncode == 0, done.stderr.decode()
-    target = tmp_path / "out.mkv"
-    target.write_bytes(done.stdout)
-    assert done.stdout[:4] == b"\x1aE\xdf\xa3" and "Audio: aac" in media.streams_of(target)
-    assert len(times_of(target)) == (stop_after or 60)
-    assert abs(media.flash_seconds(target) - media.beep_seconds(target)) < FRAME_S
-
-
-def test_reader_of_the_pipe_goes_away(tmp_path):
-    script = (
-        "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "import numpy as np\n"
-        "from mirage_cli.errors import MediaError\n"
-        "from mirage_cli.frames import Frame, StreamInfo\n"
-        "from mirage_cli.video_out import open_output\n"
-        "sink = open_output('-', StreamInfo(320, 240, 30.0), codec='ffv1')\n"
-        "noise = np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8)\n"
-        "try:\n"
-        "    for n in range(2000): sink.write(Frame(noise, n / 30, n))\n"
-        "except MediaError as problem: print(problem.message, file=sys.stderr)\n"
-    )
-    child = subprocess.Popen([sys.executable, "-c", script, Path(__file__).parents[1]],
-                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    child.stdout.read(1000)
-    child.stdout.close()
-    message = child.stderr.read().decode()
-    child.stderr.close()
-    assert child.wait(30) == 0 and "has ended (Broken pipe)" in message, message
 
 
 # Names and places
@@ -605,24 +386,6 @@ def test_frames_of_another_size_are_a_bug(tmp_path):
     sink.close(commit=False)
     with pytest.raises(ValueError, match="closed"):
         sink.write(Frame(pictures(1)[0], 0.0, 0))
-
-
-def test_sound_that_cannot_be_copied_is_encoded_or_left_out(tmp_path, monkeypatch):
-    """ffmpeg's first try with -c copy fails, the second with an encoder works."""
-    from mirage_cli import output_formats
-
-    source = tmp_path / "in.mkv"
-    media.ffmpeg("-f", "lavfi", "-i", "testsrc2=s=64x48:r=30:d=0.5", "-f", "lavfi", "-i",
-                 "sine=d=0.5", "-c:a", "wmav2", source)
-    loose = replace(output_formats.CONTAINERS[".mp4"], sound_copied=None)
-    monkeypatch.setitem(output_formats.CONTAINERS, ".mp4", loose)
-    sink = copy_clip(source, tmp_path / "out.mp4")
-    assert "Audio: aac" in media.streams_of(tmp_path / "out.mp4") and sink.warnings == []
-    broken = replace(loose, sound_copied=frozenset(), sound_encoder="no_such_encoder")
-    monkeypatch.setitem(output_formats.CONTAINERS, ".mp4", broken)
-    sink = copy_clip(source, tmp_path / "out2.mp4")
-    assert len(sink.warnings) == 1 and "silent" in sink.warnings[0]
-    assert len(times_of(tmp_path / "out2.mp4")) == 15
 
 
 def test_interrupt_of_the_terminal_leaves_a_file_that_plays(tmp_path):

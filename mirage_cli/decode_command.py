@@ -1,0 +1,67 @@
+"""The ffmpeg command that turns a video into RGB24 pictures with their times."""
+
+from __future__ import annotations
+
+import ffmpeg
+
+from mirage_cli.ffmpeg_tools import FfmpegTool, filter_names, rational_rate
+from mirage_cli.media_probe import MediaProbe, VideoTrack, seek_plan
+
+TICKS_PER_SECOND = 1_000_000
+# NUT holds no negative times, and files may begin before zero; the shift is taken off again here.
+NUT_SHIFT_SECONDS = 3600
+SCALER = "bicubic+accurate_rnd+full_chroma_int"
+# Reference white of 203 nits (ITU-R BT.2408), highlights up to 1000 nits folded in.
+TONE_MAP = (
+    "zscale=t=linear:npl=203,format=gbrpf32le,zscale=p=bt709,"
+    "tonemap=tonemap=mobius:param=0.3:peak=4.926:desat=0,zscale=t=bt709:m=bt709:r=tv,format=yuv444p"
+)
+
+
+def decode_arguments(
+    tool: FfmpegTool, probe: MediaProbe, video: VideoTrack, url: str, *,
+    size: tuple[int, int] | None, start_seconds: float, duration_seconds: float | None,
+    fps: float | None, threads: int, warnings: list[str], sound_to: str | None,
+    probe_bytes: int = 0,
+) -> list[str]:
+    """The command that decodes ``url`` to RGB24 in NUT on standard output."""
+    options, filters = seek_plan(
+        probe, start_seconds, duration_seconds, seekable=url != "pipe:0"
+    )
+    if fps is not None:
+        rate = rational_rate(fps)
+        filters.append(f"fps={rate.numerator}/{rate.denominator}")
+    scale = [f"w={size[0]}:h={size[1]}" if size else "w=iw:h=ih", f"flags={SCALER}"]
+    if not video.matrix and _is_yuv(video.pixel_format):
+        # Untagged: what cameras and discs mean by it, by size, as players assume.
+        hd = max(video.width, video.height) > 1024 or min(video.width, video.height) > 576
+        scale.append(f"in_color_matrix={'bt709' if hd else 'bt601'}")
+    if video.is_hdr and {"zscale", "tonemap"} <= filter_names(tool):
+        if size:
+            filters.append(f"scale=w={size[0]}:h={size[1]}:flags={SCALER}")
+        filters.append(TONE_MAP)
+    elif video.is_hdr:
+        warnings.append("HDR video is shown without tone mapping: this ffmpeg lacks zscale")
+    filters += [f"scale={':'.join(scale)}", "format=rgb24"]
+    options.update(threads=threads)
+    if url == "pipe:0":
+        options.update(probesize=probe_bytes)  # start as soon as a slow sender allows
+    source = ffmpeg.input(url, reinit_filter=0, **options)
+    picture = ffmpeg.output(
+        source["V:0"], "pipe:1", f="nut", vf=",".join(filters), pix_fmt="rgb24",
+        fps_mode="passthrough", enc_time_base=f"1/{TICKS_PER_SECOND}",
+        output_ts_offset=NUT_SHIFT_SECONDS, avoid_negative_ts="disabled", write_index=0,
+        flush_packets=1, map_metadata=-1, map_chapters=-1, **{"c:v": "rawvideo"},
+    )
+    if sound_to is None:
+        return picture.get_args()
+    tracks = [source[f"a:{index}"] for index, _ in probe.sound_tracks]
+    sound = ffmpeg.output(
+        *tracks, sound_to, f="nut", c="copy", copypriorss=0, write_index=0,
+        output_ts_offset=NUT_SHIFT_SECONDS, avoid_negative_ts="disabled", flush_packets=1,
+    )
+    return ffmpeg.merge_outputs(picture, sound).get_args()
+
+
+def _is_yuv(pixel_format: str) -> bool:
+    return pixel_format.startswith(("yuv", "nv", "p0", "p2", "p4", "y2", "uyvy"))
