@@ -11,7 +11,13 @@ from fractions import Fraction
 import ffmpeg
 
 from mirage_cli.errors import MediaError
-from mirage_cli.ffmpeg_tools import FfmpegProcess, FfmpegTool, pick_message, rational_rate, run_ffmpeg
+from mirage_cli.ffmpeg_tools import (
+    FfmpegProcess,
+    FfmpegTool,
+    pick_message,
+    rational_rate,
+    run_ffmpeg,
+)
 
 SCAN_LIMIT_S = 1.0
 READABLE_REMEDY = "give a video file that ffmpeg reads, e.g. .mp4, .mov, .mkv, .webm or .avi"
@@ -244,10 +250,13 @@ def scan_packets(
     if status != 0 or not base:
         return None
     tick = int(base.group(1)) / int(base.group(2))
-    rows = re.findall(r"^0, +-?\d+, +(-?\d+), +(-?\d+),", text, re.MULTILINE)
+    rows = re.findall(r"^0, +(-?\d+), +(-?\d+), +(-?\d+),", text, re.MULTILINE)
     if not rows or len(rows) != len(re.findall(r"^0,", text, re.MULTILINE)):
         return None
-    times = sorted((int(pts) * tick, max(int(span), 0) * tick) for pts, span in rows)
+    order = [int(dts) for dts, _, _ in rows]
+    if sum(b <= a for a, b in zip(order, order[1:])) > 1:
+        return None  # files joined end to end, whose times begin anew
+    times = sorted((int(pts) * tick, max(int(span), 0) * tick) for _, pts, span in rows)
     first = times[0][0]
     inside = [
         time for time in times

@@ -34,7 +34,6 @@ from mirage_cli.media_probe import (
     READABLE_REMEDY,
     MediaProbe,
     PacketScan,
-    Timeline,
     VideoTrack,
     make_timeline,
     probe_media,
@@ -44,6 +43,8 @@ from mirage_cli.nut_pipe import NutError, NutReader
 from mirage_cli.stdin_feed import StdinFeed
 
 MAX_SIDE = 16384
+# ffmpeg's muxer turns a time that jumps back into the last one plus a tick of 1 us.
+STALL_SECONDS = 1e-5
 
 
 def default_threads() -> int:
@@ -101,15 +102,18 @@ class FileSource:
         begin, nominal = self._first[0], 1.0 / self.info.fps
         packet: tuple[Fraction, np.ndarray] | None = self._first
         del self._first  # the picture belongs to whoever takes the frame
-        last, shift, index = -1.0, 0.0, 0
+        last = last_raw = -1.0
+        shift, stalled, index = 0.0, 0, 0
         while packet is not None:
-            pts = float(packet[0] - begin) + shift
-            if pts <= last:
-                # Times that stand still or jump back (damaged or joined files): go on from here.
-                step = nominal if last - pts > 1.0 else min(nominal, 0.002)
-                shift += last + step - pts
-                pts = last + step
-            last = pts
+            raw = float(packet[0] - begin)
+            pts = raw + shift
+            stalled = stalled + 1 if raw - last_raw < STALL_SECONDS else 0
+            if stalled > 1:  # joined files whose times begin anew: go on from here
+                pts = last + nominal
+                shift = pts - raw
+            elif pts - last < STALL_SECONDS:  # two pictures of one time
+                pts = last + min(nominal, 0.002)
+            last, last_raw = pts, raw
             yield Frame(packet[1], pts, index)
             packet = None
             if self._closed:
@@ -122,7 +126,7 @@ class FileSource:
                     raise
             except NutError as problem:
                 self.warnings.append(f"{self.info.name}: decoding ended early ({problem})")
-        self._end(index, last + nominal)
+        self._end(index, last + nominal, shift)
 
     def close(self) -> None:
         """Ends the decoder. Sound kept from a pipe stays until the source is no longer used."""
@@ -163,7 +167,7 @@ class FileSource:
         length -= self.start_seconds
         return length if self.duration_seconds is None else min(length, self.duration_seconds)
 
-    def _end(self, frames: int, end_seconds: float) -> None:
+    def _end(self, frames: int, end_seconds: float, jump_seconds: float) -> None:
         """Says what the decoder thought of the input once it is through."""
         if self._closed:
             return
@@ -171,6 +175,11 @@ class FileSource:
         self.finished = True
         name, expected = self.info.name, self._expected_seconds()
         damaged = self._process.error_count
+        if jump_seconds > 0.2:
+            self.warnings.append(
+                f"{name}: its time stamps jump back, as in files joined end to end; pictures "
+                "follow one another evenly there, and sound may be out of step"
+            )
         if status != 0:
             self.warnings.append(
                 f"{name}: decoding stopped after {frames} frames ({self._process.failure()}); "
