@@ -214,6 +214,13 @@ def test_bare_request_keeps_refusals():
     assert bare_request("style") == "style"
 
 
+@pytest.mark.parametrize("prompt, look", [
+    ("a cartoon, not a comic", "cartoon"), ("a comic but not a cartoon", "comic-halftone"), ("mosaic instead of stained glass", "mosaic"),
+    ("do not change anything", "identity"), ("not a look", "identity")])
+def test_what_is_refused_is_not_taken(reader, prompt, look):
+    assert reader.match(prompt).weights == {look: 1.0}
+
+
 # --- encoder ---------------------------------------------------------------------------------------
 
 def test_encoder_agrees_with_the_published_network(reader):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from mirage_cli.errors import UsageProblem
 
-MAX_CHARACTERS = 4000  # more than the encoder's token limit can ever hold
+MAX_CHARACTERS = 1000  # the encoder reads 62 word pieces, which is about 350 characters of prose
 MAX_PARTS = 8
 
 # A small share, as in "oil painting with a touch of night".
@@ -63,6 +63,14 @@ _LEAD = re.compile(
     r"(?:looks?|looking|something) like |styled? (?:as|like) |as if |like |as |an? |the )(?=\S)", re.I)
 _TAIL = re.compile(r"[ ,]*\b(?:please|thanks|thank you|of (?:this|the|my) (?:scene|video|clip|picture)|version|styles?|look|effect|filter|aesthetic)[.! ]*$", re.I)
 _REFUSAL = re.compile(r"\b(?:no|not|none|never|without|any|off|remove|stop|same|original|zero|null|empty|natural|normal|don'?t|do nothing|leave|keep|disable|undo|bypass)\b", re.I)
+
+
+_NEGATED = re.compile(r"\s*(?:(?:[,;]|\b(?:but|and)\b)\s*(?:but\s+|and\s+)?not|\b(?:instead of|rather than))\s+[^,;+]+", re.I)
+
+
+def drop_negated(text: str) -> str:
+    """Takes out what is named only to be refused: "a cartoon, not a comic" -> "a cartoon"."""
+    return " ".join(_NEGATED.sub("", text).split()).strip(" ,;") or text
 
 
 def bare_request(text: str) -> str:

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 
 from mirage_cli.errors import ModelError
 from mirage_cli.lsd.minilm import SentenceEncoder
-from mirage_cli.lsd.mixture import bare_request, clean, single_phrase, split_prompt
+from mirage_cli.lsd.mixture import MAX_CHARACTERS, bare_request, clean, drop_negated, single_phrase, split_prompt
 
 IDENTITY = "identity"
 CLASSIFIER_FILE = "looks.safetensors"
@@ -195,6 +195,7 @@ class PromptReader:
         """
         text = clean(prompt)
         if plain_form(text) not in self._exact:
+            text = drop_negated(text)
             mixture = self._mixture(text)
             if mixture is not None:
                 return mixture
@@ -206,8 +207,8 @@ class PromptReader:
         else:
             message = (f"no look is known for {_quote(phrase)}; the nearest is {look} (similarity {similarity:.2f}, "
                        f"{self.threshold:.2f} or more counts as known); mirage models lists the looks")
-        length = len(self.encoder.tokens(text))
-        if length > self.encoder.max_tokens - 2 or len(prompt) > len(text) * 4:
+        # The tokenizer stops at its limit, so a prompt that fills it may have been cut there.
+        if len(text) >= MAX_CHARACTERS or len(self.encoder.tokens(phrase)) > self.encoder.max_tokens - 2:
             message += f"; only the first {self.encoder.max_tokens - 2} word pieces of the prompt were read"
         return PromptMatch({look: 1.0}, look, similarity, known, message)
 
