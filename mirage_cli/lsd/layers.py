@@ -50,9 +50,13 @@ class ResBlock(nn.Module):
         """Numbers a frame needs from the conditioning: two scales and two shifts a channel."""
         return 4 * self.channels
 
-    def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
-        """x [B, C, H, W], modulation [B, 4C] -> [B, C, H, W]."""
+    def forward(self, x: Tensor, modulation: Tensor, ops=None) -> Tensor:
+        """x [B, C, H, W], modulation [B, 4C] -> [B, C, H, W]; ``ops`` as in ``LSDNet.forward``."""
         scale1, shift1, scale2, shift2 = modulation.chunk(4, dim=1)
+        if ops is not None:
+            h = ops.channel_norm_film_silu(x, scale1[0], shift1[0])
+            h = ops.channel_norm_film_silu(self.conv1(h), scale2[0], shift2[0], normalise=False)
+            return ops.residual_add(self.conv2(h), x)
         h = F.silu(film(channel_norm(x), 1 + scale1, shift1))
         h = F.silu(film(self.conv1(h), 1 + scale2, shift2))
         return x + self.conv2(h)

@@ -184,7 +184,9 @@ class LSDNet(nn.Module):
         """A bank that holds nothing: [B, M, C] of the null token."""
         return self.memory_null.expand(batch, self.config.memory_tokens, -1)
 
-    def forward(self, x_t: Tensor, frame: Tensor, past: Past, screen: Tensor, modulation: Tensor) -> Prediction:
+    def forward(
+        self, x_t: Tensor, frame: Tensor, past: Past, screen: Tensor, modulation: Tensor, ops=None
+    ) -> Prediction:
         """Predict the clean frame.
 
         Args:
@@ -193,6 +195,8 @@ class LSDNet(nn.Module):
             past: see ``Past``.
             screen: ``screen_channels``, [1 or B, 8, H/4, W/4].
             modulation: from ``modulation``.
+            ops: an ``engine.ops.OpSet`` that does norms, sums and upsampling of one picture (batch 1),
+                or None for torch.
         """
         batch, dtype = frame.shape[0], self.stem.weight.dtype
         pictures = torch.cat((x_t, frame, past.last, past.input_luma), dim=1).to(dtype)
@@ -203,8 +207,13 @@ class LSDNet(nn.Module):
 
         def run(stage: nn.ModuleList, x: Tensor) -> Tensor:
             for block in stage:
-                x = block(x, next(films))
+                x = block(x, next(films), ops)
             return x
+
+        def double_beside(x: Tensor, skip: Tensor) -> Tensor:
+            if ops is not None:
+                return ops.upsample_concat(x, skip)
+            return torch.cat((F.interpolate(x, scale_factor=2, mode="nearest"), skip), dim=1)
 
         skip0 = run(self.encoder0, self.stem(inputs))
         older = F.pixel_unshuffle(past.older.to(dtype), UNSHUFFLE).contiguous(memory_format=torch.channels_last)
@@ -215,9 +224,9 @@ class LSDNet(nn.Module):
         x = self.attention(x, past.memory)
         x = run(self.middle[half:], x)
         tokens = F.adaptive_avg_pool2d(x, self.config.memory_grid).flatten(2).transpose(1, 2)
-        x = self.up1(torch.cat((F.interpolate(x, scale_factor=2, mode="nearest"), skip1), dim=1))
+        x = self.up1(double_beside(x, skip1))
         x = run(self.decoder1, x)
-        x = self.up0(torch.cat((F.interpolate(x, scale_factor=2, mode="nearest"), skip0), dim=1))
+        x = self.up0(double_beside(x, skip0))
         x = self.out(run(self.decoder0, x))
         x = F.pixel_shuffle(x, UNSHUFFLE).to(frame.dtype)  # the frame is added unrounded
         keep = torch.sigmoid(x[:, 3:] - 2.0) * (self.config.keep_limit * past.valid)[:, None, None, None]

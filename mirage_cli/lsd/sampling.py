@@ -26,18 +26,19 @@ def schedule(steps: int) -> list[tuple[float, float]]:
 
 
 def sample(
-    net: LSDNet, noise: Tensor, frame: Tensor, past: Past, screen: Tensor, modulations: Sequence[Tensor]
+    net: LSDNet, noise: Tensor, frame: Tensor, past: Past, screen: Tensor, modulations: Sequence[Tensor], ops=None
 ) -> Prediction:
     """Denoise one frame in ``len(modulations)`` steps; shapes as in ``LSDNet.forward``.
 
     Args:
         noise: standard normal [B, 3, H, W].
         modulations: conditioning of each step in ``schedule``'s order.
+        ops: see ``LSDNet.forward``.
     """
     steps = schedule(len(modulations))
     x_t = noise
     for (t, d), modulation in zip(steps, modulations):
-        prediction = net(x_t, frame, past, screen, modulation)
+        prediction = net(x_t, frame, past, screen, modulation, ops)
         x_t = x_t + d * (prediction.frame - x_t) / (1 - t)
     return prediction
 

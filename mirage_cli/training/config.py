@@ -56,7 +56,7 @@ class TrainConfig:
     compile: bool = True
     network: dict = field(default_factory=dict)
     init: str = ""
-    save_minutes: float = 3.0
+    save_minutes: float = 1.0
     log_every: int = 100
     validate: bool = True
     stream: StreamConfig = field(default_factory=StreamConfig)

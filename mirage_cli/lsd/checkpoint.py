@@ -1,0 +1,147 @@
+"""Loading a model: its config, its weights, and every way in which these can be wrong."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from mirage_cli.errors import GpuError, ModelError, UsageProblem
+from mirage_cli.lsd.model import LSDConfig, LSDNet
+from mirage_cli.models import catalog
+
+FORMAT = 1
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class ModelBundle:
+    """A model ready to run.
+
+    Attributes:
+        name: as the catalogue or the user calls it; path: its folder.
+        net: the denoiser in evaluation mode, on ``device``, in ``dtype``, channels_last.
+        dtype_reason: why this type, one sentence.
+    """
+
+    name: str
+    path: Path
+    net: LSDNet
+    device: torch.device
+    dtype: torch.dtype
+    dtype_reason: str
+
+    @property
+    def looks(self) -> list[str]:
+        """Names of the looks in the order of the look table."""
+        return list(self.net.config.looks)
+
+
+def choose_device(wanted: str) -> torch.device:
+    """ "auto", "cpu", "cuda" or "cuda:N" -> a device that is there.
+
+    Raises:
+        UsageProblem: another word; GpuError: CUDA is asked for where there is none.
+    """
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+    except RuntimeError:
+        raise UsageProblem(f"--device {wanted!r} is unknown; allowed: auto, cpu, cuda, cuda:N", "use --device auto") from None
+    if device.type == "cpu":
+        return device
+    if device.type != "cuda":
+        raise UsageProblem(f"--device {wanted!r} is not supported; allowed: auto, cpu, cuda, cuda:N", "use --device auto")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if (device.index or 0) >= count:
+        raise GpuError(f"--device {wanted}: torch sees {count} CUDA devices", "use --device cpu; mirage doctor says more")
+    return device
+
+
+def _cpu_has_bf16() -> bool:
+    """Whether this CPU multiplies bf16 natively (AVX512-BF16 or AMX); without, bf16 is slower than fp32."""
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, lambda: False)() for name in names)
+
+
+def choose_dtype(wanted: str, device: torch.device) -> tuple[torch.dtype, str]:
+    """ "auto", "fp32", "fp16" or "bf16" -> a type for the network, and why."""
+    if wanted != "auto":
+        if wanted not in DTYPES:
+            raise UsageProblem(f"--dtype {wanted!r} is unknown; allowed: auto, {', '.join(DTYPES)}", "use --dtype auto")
+        return DTYPES[wanted], "asked for"
+    if device.type == "cuda":
+        return torch.float16, "auto: fp16 on CUDA"
+    if _cpu_has_bf16():
+        return torch.bfloat16, "auto: this CPU multiplies bf16"
+    return torch.float32, "auto: this CPU has no bf16 arithmetic"
+
+
+def read_config(path: Path) -> LSDConfig:
+    """config.json of a model folder.
+
+    Raises:
+        ModelError: missing, no JSON, another format or kind.
+    """
+    remedy = "mirage models lists what ships; mirage doctor checks the files"
+    try:
+        data = json.loads((path / catalog.CONFIG).read_text(encoding="utf-8"))
+        if data.get("kind") != "lsd" or data.get("format") != FORMAT:
+            raise ValueError(f"kind {data.get('kind')!r}, format {data.get('format')!r}; allowed: 'lsd', {FORMAT}")
+        return LSDConfig.from_dict(data["network"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{path / catalog.CONFIG} is no config of an LSD model: {error}", remedy) from error
+
+
+def read_weights(file: Path, net: LSDNet) -> dict[str, Tensor]:
+    """Weights that fit the network, all finite, as fp32.
+
+    Raises:
+        ModelError: damaged, foreign, or with NaN or infinity.
+    """
+    remedy = "install mirage again, or name another --model"
+    try:
+        with safe_open(str(file), framework="pt") as handle:
+            weights = {key: handle.get_tensor(key) for key in handle.keys()}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ModelError(f"{file} is damaged or no safetensors file: {error}".splitlines()[0], remedy) from error
+    own = net.state_dict()
+    missing, foreign = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+    if missing or foreign:
+        example = (missing or foreign)[0]
+        raise ModelError(
+            f"{file} belongs to another network: {len(missing)} tensors missing, {len(foreign)} unknown, such as {example}",
+            remedy,
+        )
+    for key, value in weights.items():
+        if value.shape != own[key].shape:
+            raise ModelError(
+                f"{file} belongs to another network: {key} is {tuple(value.shape)}, not {tuple(own[key].shape)}", remedy
+            )
+        if not bool(torch.isfinite(value.float()).all()):
+            raise ModelError(f"{file} is damaged: {key} holds NaN or infinity", remedy)
+    return {key: value.float() for key, value in weights.items()}
+
+
+def load_bundle(name_or_path: str | Path = catalog.DEFAULT_MODEL, device: str = "auto", dtype: str = "auto") -> ModelBundle:
+    """Load a model of the catalogue, or of a folder of one's own.
+
+    Raises:
+        ModelError: no such model, damaged or foreign files; GpuError, UsageProblem: see ``choose_device``.
+    """
+    path = catalog.model_dir(name_or_path)
+    where = choose_device(device)
+    kind, reason = choose_dtype(dtype, where)
+    config = read_config(path)
+    net = LSDNet(config)
+    net.load_state_dict(read_weights(path / catalog.WEIGHTS, net))
+    try:
+        net = net.eval().requires_grad_(False).to(device=where, dtype=kind, memory_format=torch.channels_last)
+    except torch.cuda.OutOfMemoryError as error:
+        raise GpuError(f"out of GPU memory while the model was loaded onto {where}", "use --device cpu") from error
+    return ModelBundle(Path(name_or_path).name, path, net, where, kind, reason)

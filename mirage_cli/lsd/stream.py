@@ -1,0 +1,312 @@
+"""A live stream: one frame in, one frame out, for as long as it lasts.
+
+    session = Session(load_bundle("lsd-small"), width=512, height=288)
+    session.set_look({"starry-night": 1.0})
+    styled = session.step(frame)            # uint8 [H, W, 3] -> uint8 [H, W, 3]
+
+Each step is the same three moves. Prepare: the past (the last three generated frames) is moved to
+where its things are in the incoming frame; at a cut it is forgotten. Denoise: the network makes the
+clean frame from noise, the incoming frame, the past, the memory bank and the look. Compose: the clean
+frame takes over from the moved past, a pixel at a time, and becomes the past of the next step.
+
+Nothing looks ahead and nothing grows: all state is allocated once. On CUDA the three moves are one
+captured graph.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mirage_cli.engine.graphs import CapturedFrame
+from mirage_cli.engine.ops import select_backend
+from mirage_cli.errors import GpuError, ModelError, UsageProblem
+from mirage_cli.lsd.checkpoint import ModelBundle
+from mirage_cli.lsd.guard import DriftGuard
+from mirage_cli.lsd.history import History
+from mirage_cli.lsd.memory import MemoryBank
+from mirage_cli.lsd.model import FRAME_MULTIPLE, Past, Prediction, screen_channels
+from mirage_cli.lsd.sampling import MAX_STEPS, compose, sample, schedule
+
+IDENTITY = "identity"
+SMALLEST, LARGEST = 16, 8192  # pixels a side
+
+
+@dataclass
+class StepReport:
+    """The last step: what it took, and what happened.
+
+    Attributes:
+        prepare_ms, denoise_ms, compose_ms: wall clock on the CPU. On CUDA the whole device frame is
+            denoise_ms, measured between events on the device; the others are the copies and the wait.
+        cut: the past was forgotten since the input cut to another shot.
+        guard_event: what the drift guard found, and the past was forgotten, or None.
+    """
+
+    prepare_ms: float = 0.0
+    denoise_ms: float = 0.0
+    compose_ms: float = 0.0
+    cut: bool = False
+    guard_event: str | None = None
+
+
+class Session:
+    """One stream through one model.
+
+    Args:
+        bundle: from ``load_bundle``, which decides device and type.
+        width, height: pixels of the frames in and out, 16 to 8192; padded inside to multiples of 16.
+        steps: denoising steps a frame, 1 to 4.
+        strength: 0 gives the input, 1 the whole look.
+        seed: of the noise; the same seed, frames and calls give the same pictures on the CPU.
+        device, dtype: as given to ``load_bundle``; kept for messages, the bundle has decided.
+        backend: "auto", "ptx" or "torch", see ``select_backend``.
+        guard: watch for drift and forget the past when it shows.
+
+    Raises:
+        UsageProblem: a value out of range; GpuError: backend or memory not to be had.
+    """
+
+    def __init__(
+        self,
+        bundle: ModelBundle,
+        *,
+        width: int,
+        height: int,
+        steps: int = 1,
+        strength: float = 1.0,
+        seed: int = 0,
+        device: str = "auto",
+        dtype: str = "auto",
+        backend: str = "auto",
+        guard: bool = True,
+    ) -> None:
+        for name, value in (("width", width), ("height", height)):
+            if not SMALLEST <= value <= LARGEST:
+                raise UsageProblem(f"{name} {value}; allowed: {SMALLEST} to {LARGEST} pixels", "use --size 512x288")
+        if not 1 <= steps <= MAX_STEPS:
+            raise UsageProblem(f"{steps} steps; allowed: 1 to {MAX_STEPS}", "use --steps 1")
+        self.bundle, self.net, self.device = bundle, bundle.net, bundle.device
+        self.width, self.height, self.steps = width, height, steps
+        self.padded = tuple(-(-side // FRAME_MULTIPLE) * FRAME_MULTIPLE for side in (height, width))
+        self.ops, self.backend_reason = select_backend(self.device, backend)
+        self.kernels = self.ops if self.ops.backend == "ptx" else None  # None: the network's own torch
+        self.guard = DriftGuard(guard)
+        self.report = StepReport()
+        self.counters = {"frames": 0, "cuts": 0, "guard_events": 0}
+        try:
+            self._allocate(seed)
+        except torch.cuda.OutOfMemoryError as error:
+            raise GpuError(
+                f"out of GPU memory for frames of {width}x{height}", "use a smaller --size, or --device cpu"
+            ) from error
+        self._weights: dict[str, float] = {}
+        self._strength = 1.0
+        self.set_strength(strength)
+        self.set_look({bundle.looks[0]: 1.0})
+
+    def _allocate(self, seed: int) -> None:
+        """All state of the stream, once."""
+        height, width = self.padded
+        generator = torch.Generator("cpu").manual_seed(seed)  # the same noise on every device
+        self.noise = torch.randn(1, 3, height, width, generator=generator).to(self.device)
+        self.screen = screen_channels(height, width, self.device).to(self.bundle.dtype)
+        self.history = History.empty(1, height, width, self.device)
+        self.memory = MemoryBank(self.net)
+        # [with past or without, step, 1, modulation width]; in place, so that a graph sees new prompts
+        size = self.net.modulate.out_features
+        self.modulations = torch.zeros(2, self.steps, 1, size, device=self.device, dtype=self.bundle.dtype)
+        state = (*vars(self.history).values(), self.memory.tokens)
+        self.frame = CapturedFrame(self._frame, device=self.device, state=state)
+        if self.device.type == "cuda":
+            shape = (self.height, self.width, 3)
+            self.rgb_in = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+            self.rgb_out = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+            self.events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
+
+    # --- what the user steers --------------------------------------------------------------------
+
+    def set_look(self, weights: dict[str, float]) -> None:
+        """The mixture of looks from the next frame on; weights are normalised to sum to one.
+
+        Raises:
+            UsageProblem: an unknown look, a negative weight, or nothing at all.
+        """
+        known = set(self.bundle.looks)
+        if unknown := sorted(set(weights) - known):
+            raise UsageProblem(f"no look {unknown[0]!r} in {self.bundle.name}", "mirage models lists the looks")
+        total = sum(weights.values())
+        if not weights or min(weights.values()) < 0 or not 0 < total < float("inf"):
+            raise UsageProblem(f"look weights {weights}; allowed: not negative, not all zero", "give one look the weight 1")
+        new = {look: weight / total for look, weight in weights.items() if weight > 0}
+        if new == self._weights:
+            return
+        if set(new) != set(self._weights):
+            self.guard.anchor()
+            self.memory.clear()  # it remembers pictures in the old looks
+        self._weights = new
+        self._condition()
+
+    def set_strength(self, strength: float) -> None:
+        """How much of the look, 0 to 1, from the next frame on.
+
+        Raises:
+            UsageProblem: out of range.
+        """
+        if not 0.0 <= strength <= 1.0:
+            raise UsageProblem(f"strength {strength}; allowed: 0 to 1", "use --strength 1")
+        if strength != self._strength:
+            self._strength = float(strength)
+            self.guard.anchor()
+            if self._weights:
+                self._condition()
+
+    @torch.inference_mode()
+    def _condition(self) -> None:
+        """Compute the modulation of every block once a prompt, not once a frame."""
+        mixture = torch.tensor([[self._weights.get(look, 0.0) for look in self.bundle.looks]])
+        look = self.net.look_vector(mixture.to(self.device, self.bundle.dtype))
+        one = torch.ones(1, device=self.device)
+        for row, level in enumerate((0.0, 1.0)):  # a whole past, or none
+            levels = torch.full((1, 3), level, device=self.device)
+            for column, (t, d) in enumerate(schedule(self.steps)):
+                self.modulations[row, column] = self.net.modulation(look, one * t, one * d, levels, one * self._strength)
+
+    def reset(self) -> None:
+        """Forget all frames; look and strength stay."""
+        with torch.inference_mode():
+            self.history.clear()
+            self.memory.clear()
+        self.guard.anchor()
+
+    # --- the frame -------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def step(self, rgb: np.ndarray) -> np.ndarray:
+        """Generate the next frame: uint8 [H, W, 3] -> a new uint8 [H, W, 3].
+
+        Raises:
+            UsageProblem: a frame of another size or type; ModelError: the network gives NaN without a
+            past; GpuError: out of memory.
+        """
+        if rgb.shape != (self.height, self.width, 3) or rgb.dtype != np.uint8:
+            raise UsageProblem(
+                f"a frame of {rgb.dtype} {rgb.shape}; this session takes uint8 {(self.height, self.width, 3)}",
+                "open a session of the frames' size",
+            )
+        self.report = StepReport()
+        self.counters["frames"] += 1
+        if self._strength == 0 or set(self._weights) == {IDENTITY}:
+            self.history.clear()  # nothing generated, so nothing to continue from
+            return rgb.copy()
+        generated, cut, finite = self._run(rgb)
+        if not finite:
+            self._note("NaN")
+            self.reset()
+            generated, cut, finite = self._run(rgb)
+            if not finite:
+                raise ModelError(f"{self.bundle.name} gives NaN for this frame", "use --dtype fp32, or another --model")
+        if cut:
+            self.report.cut = True
+            self.counters["cuts"] += 1
+            self.memory.clear()
+            self.guard.anchor()
+        elif event := self.guard.check(generated, rgb):
+            self._note(event)
+            self.reset()
+        return generated
+
+    def _note(self, event: str) -> None:
+        self.report.guard_event = event
+        self.counters["guard_events"] += 1
+
+    def _run(self, rgb: np.ndarray) -> tuple[np.ndarray, bool, bool]:
+        """One device frame: (generated, cut, finite)."""
+        try:
+            return self._run_cuda(rgb) if self.device.type == "cuda" else self._run_cpu(rgb)
+        except torch.cuda.OutOfMemoryError as error:
+            raise GpuError(
+                f"out of GPU memory for frames of {self.width}x{self.height}", "use a smaller --size, or --device cpu"
+            ) from error
+
+    def _run_cpu(self, rgb: np.ndarray) -> tuple[np.ndarray, bool, bool]:
+        marks = [time.perf_counter()]
+        frame, past, cut = self._prepare(torch.from_numpy(rgb))
+        marks.append(time.perf_counter())
+        prediction = self._denoise(frame, past)
+        marks.append(time.perf_counter())
+        out, finite = self._compose(prediction, frame, past)
+        self.memory.offer(prediction.tokens)
+        generated = out.numpy()
+        marks.append(time.perf_counter())
+        report = self.report
+        report.prepare_ms, report.denoise_ms, report.compose_ms = (1e3 * (b - a) for a, b in zip(marks, marks[1:]))
+        return generated, bool(cut), bool(finite)
+
+    def _run_cuda(self, rgb: np.ndarray) -> tuple[np.ndarray, bool, bool]:
+        began = time.perf_counter()
+        self.rgb_in.numpy()[:] = rgb
+        self.events[0].record()
+        out, cut, finite, tokens = self.frame(self.rgb_in)
+        self.events[1].record()
+        self.memory.offer(tokens)
+        queued = time.perf_counter()
+        self.rgb_out.copy_(out, non_blocking=True)
+        flags = torch.stack((cut[0], finite.to(cut.dtype))).tolist()  # waits for the device
+        done = time.perf_counter()
+        report = self.report
+        report.denoise_ms = self.events[0].elapsed_time(self.events[1])
+        report.prepare_ms = 1e3 * (queued - began)
+        report.compose_ms = max(0.0, 1e3 * (done - began) - report.denoise_ms - report.prepare_ms)
+        return self.rgb_out.numpy().copy(), bool(flags[0]), bool(flags[1])
+
+    def _frame(self, rgb: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The whole device frame, for capture: uint8 [H, W, 3] -> (uint8 frame, cut, finite, tokens)."""
+        frame, past, cut = self._prepare(rgb)
+        prediction = self._denoise(frame, past)
+        out, finite = self._compose(prediction, frame, past)
+        return out, cut, finite, prediction.tokens
+
+    def _prepare(self, rgb: Tensor) -> tuple[Tensor, Past, Tensor]:
+        """I(i+1) as [1, 3, H, W] in [-1, 1], the past moved to it, and whether the input cut."""
+        frame = rgb.permute(2, 0, 1)[None].float() * (1 / 127.5) - 1
+        bottom, right = self.padded[0] - self.height, self.padded[1] - self.width
+        if bottom or right:
+            frame = F.pad(frame, (0, right, 0, bottom), mode="replicate")
+        past, cut = self.history.moved_to(frame, self.memory.tokens, self.memory.null)
+        return frame, past, cut
+
+    def _denoise(self, frame: Tensor, past: Past) -> Prediction:
+        has_past = past.valid[0] > 0
+        chosen = torch.where(has_past, self.modulations[0], self.modulations[1])
+        return sample(self.net, self.noise, frame, past, self.screen, list(chosen), self.kernels)
+
+    def _compose(self, prediction: Prediction, frame: Tensor, past: Past) -> tuple[Tensor, Tensor]:
+        """The finished frame as uint8 [H, W, 3] and whether it is finite; the history takes it over."""
+        generated = compose(prediction, past.last)
+        finite = torch.isfinite(generated).all()
+        self.history.advance(past, frame, generated)
+        picture = generated[0, :, : self.height, : self.width]
+        out = (picture * 127.5 + 127.5).round_().clamp_(0, 255).to(torch.uint8)
+        return out.permute(1, 2, 0).contiguous(), finite
+
+    def describe(self) -> dict:
+        """What runs, as plain data for ``--json``, the dashboard and doctor."""
+        return {
+            "model": self.bundle.name,
+            "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",
+            "dtype": str(self.bundle.dtype).removeprefix("torch."),
+            "dtype_reason": self.bundle.dtype_reason,
+            "backend": self.ops.backend,
+            "backend_reason": self.backend_reason,
+            "graph": self.frame.reason,
+            "steps": self.steps,
+            "strength": self._strength,
+            "size": [self.width, self.height],
+            "looks": dict(self._weights),
+        }
