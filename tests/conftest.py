@@ -11,7 +11,7 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # A user's own settings must not change what is tested.
 for _name in [name for name in os.environ if name.startswith("MIRAGE_")]:
-    if _name != "MIRAGE_FFMPEG":
+    if _name not in ("MIRAGE_FFMPEG", "MIRAGE_BENCH_JSON"):
         del os.environ[_name]
 
 import pytest

@@ -1,0 +1,106 @@
+"""The session on a GPU: kernels and graphs give the same picture as plain torch, and how fast.
+
+``MIRAGE_BENCH_JSON=out.json pytest -m gpu tests/test_session_gpu.py`` also writes the timings.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from mirage_cli.errors import ModelError
+from mirage_cli.lsd.checkpoint import load_bundle
+from mirage_cli.lsd.stream import Session
+from mirage_cli import machine
+
+pytestmark = pytest.mark.gpu
+
+BENCH_JSON = os.environ.get("MIRAGE_BENCH_JSON", "")
+WARM_UP, FRAMES = 100, 2000
+
+
+@pytest.fixture(scope="module")
+def bundle():
+    try:
+        return load_bundle("lsd-small", device="cuda")
+    except ModelError as error:
+        pytest.skip(f"no shipped weights: {error.message}")
+
+
+def moving_picture(width: int, height: int, frames: int) -> list[np.ndarray]:
+    """A textured plane under a panning camera, uint8 [H, W, 3]."""
+    rng = np.random.default_rng(5)
+    coarse = rng.integers(0, 256, (height // 16 + 12, width // 16 + 12, 3)).astype(np.float32)
+    plane = np.kron(coarse, np.ones((16, 16, 1), dtype=np.float32)) + rng.normal(0, 6, (1, 1, 3))
+    plane = plane.clip(0, 255).astype(np.uint8)
+    return [np.ascontiguousarray(plane[i : i + height, 2 * i : 2 * i + width]) for i in range(frames)]
+
+
+def run(bundle, frames, backend, plain=False):
+    height, width, _ = frames[0].shape
+    session = Session(bundle, width=width, height=height, backend=backend, guard=False)
+    session.set_look({"starry-night": 1.0})
+    if plain:
+        session.frame._usable = False
+    return [session.step(frame) for frame in frames], session
+
+
+def test_graph_equals_plain_calls(bundle):
+    frames = moving_picture(256, 144, 24)
+    replayed, session = run(bundle, frames, "torch")
+    assert session.frame.captured, session.frame.reason
+    plain, _ = run(bundle, frames, "torch", plain=True)
+    for a, b in zip(replayed, plain):
+        assert np.mean(np.abs(a.astype(int) - b) <= 1) >= 0.999
+
+
+def test_kernels_give_the_picture_of_torch(bundle):
+    """One frame within a level on 99.9% of the pixels, and no drift apart over 500 frames."""
+    frames = moving_picture(256, 144, 24)
+    ptx, session = run(bundle, frames[:1], "ptx")
+    assert session.ops.backend == "ptx"
+    assert not session.ops.fallbacks, session.ops.fallbacks
+    torch_only, _ = run(bundle, frames[:1], "torch")
+    assert np.mean(np.abs(ptx[0].astype(int) - torch_only[0]) <= 1) >= 0.999
+    there_and_back = (frames + frames[::-1]) * 11
+    a, _ = run(bundle, there_and_back[:500], "ptx")
+    b, _ = run(bundle, there_and_back[:500], "torch")
+    early = np.mean([np.abs(x.astype(int) - y).mean() for x, y in zip(a[:50], b[:50])])
+    late = np.mean([np.abs(x.astype(int) - y).mean() for x, y in zip(a[-50:], b[-50:])])
+    assert late <= max(2 * early, 1.0), (early, late)
+
+
+def time_device_frames(session, frames) -> dict:
+    """Replays of the captured frame, uint8 on the device to uint8 on the device: percentiles in ms."""
+    inputs = [torch.from_numpy(frame).cuda() for frame in frames]
+    with torch.inference_mode():
+        for i in range(WARM_UP):
+            session.frame(inputs[i % len(inputs)])
+        events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(FRAMES)]
+        for i, (start, stop) in enumerate(events):
+            start.record()
+            session.frame(inputs[i % len(inputs)])
+            stop.record()
+        torch.cuda.synchronize()
+    times = np.array([start.elapsed_time(stop) for start, stop in events])
+    return {f"p{p}_ms": round(float(np.percentile(times, p)), 4) for p in (50, 95, 99)} | {"max_ms": round(times.max(), 4)}
+
+
+def test_device_frame_under_three_milliseconds(bundle):
+    """512x512, one step, fp16: the bar of plain torch in channels_last under a CUDA graph."""
+    record = {"hardware": machine.hardware(True), "versions": machine.versions(), "commit": machine.commit(), "model": bundle.name, "warm_up": WARM_UP, "frames": FRAMES, "dtype": "fp16"}
+    for width, height in ((512, 512), (512, 288), (1280, 704)):
+        frames = moving_picture(width, height, 16)
+        for backend in ("torch", "ptx"):
+            _, session = run(bundle, frames[:4], backend)
+            timing = time_device_frames(session, frames)
+            record[f"{width}x{height} {backend}"] = timing | {"graph": session.frame.captured, "fallbacks": session.ops.fallbacks}
+    print(json.dumps(record, indent=1))
+    if BENCH_JSON:
+        with open(BENCH_JSON, "w", encoding="utf-8") as file:
+            json.dump(record, file, indent=1)
+    assert record["512x512 torch"]["p50_ms"] <= 3.0
