@@ -286,6 +286,7 @@ class _StampedSink:
 
     def __init__(self, sink: FrameSink, clock: Clock) -> None:
         self._sink, self._clock = sink, clock
+        self.warnings = sink.warnings
         self.count = 0
         self.first_seconds = self.last_seconds = 0.0
 

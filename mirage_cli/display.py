@@ -22,6 +22,9 @@ QUIT_KEYS = ("q", "Q", "\x1b")
 class NullSink:
     """Takes frames and keeps none."""
 
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
     def write(self, frame: Frame) -> None:
         pass
 
@@ -34,6 +37,10 @@ class TeeSink:
 
     def __init__(self, sinks: list[FrameSink]) -> None:
         self.sinks = sinks
+
+    @property
+    def warnings(self) -> list[str]:
+        return [warning for sink in self.sinks for warning in sink.warnings]
 
     def write(self, frame: Frame) -> None:
         for sink in self.sinks:
@@ -184,6 +191,7 @@ class WindowSink:
     def __init__(self, title: str, width: int, height: int) -> None:
         self._toolkit = _open_toolkit(title, width, height)
         self.toolkit_name = self._toolkit.name
+        self.warnings: list[str] = []
         self._lock = threading.Lock()
         self._newest: np.ndarray | None = None
         self._open = True

@@ -77,7 +77,12 @@ class FrameSink(Protocol):
 
     ``close(commit=True)`` finishes the output and puts it in its final place; with
     ``commit=False`` it is discarded and nothing is left behind. Idempotent.
+
+    ``warnings`` collects plain sentences for the user (sound that could not be kept, say); read it
+    after ``close``.
     """
+
+    warnings: list[str]
 
     def write(self, frame: Frame) -> None: ...
 

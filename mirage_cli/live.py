@@ -12,23 +12,23 @@ from mirage_cli.capture import CameraSource, PacedSource, ResizedSource, TestPic
 from mirage_cli.config import LiveConfig, Size
 from mirage_cli.display import NullSink, TeeSink, WindowSink
 from mirage_cli.errors import Interrupted, MirageError, UsageProblem
+from mirage_cli.ffmpeg_tools import is_url
 from mirage_cli.frames import FrameSink, FrameSource
 from mirage_cli.measure import Meter, PeakMemory, Stats
 from mirage_cli.pipeline import RunResult, run as run_pipeline
-from mirage_cli.schedule import mix, parse_mix, parse_prompts
+from mirage_cli.schedule import parse_prompts
 from mirage_cli.styler import (
     Engine,
     StopSwitch,
     Styler,
     Ui,
     choose_size,
-    match_text,
     read_prompts,
     side_by_side,
     stats_of,
     track_of,
 )
-from mirage_cli.transform import PIPE, check_output, is_url
+from mirage_cli.transform import PIPE, check_output
 from mirage_cli.typing_lines import LineReader
 
 CPU_LIMIT: Size = (512, 288)
@@ -127,14 +127,15 @@ def _open_source(
     if config.camera is not None:
         camera = CameraSource(config.camera, wanted, config.fps, clock=clock)
         return _sized(camera, config, cpu, ui)
-    from mirage_cli.video_in import open_file
+    from mirage_cli.video_in import FileSource, open_file
 
     name = str(config.input)
 
-    def open_at(at: Size | None) -> FrameSource:
+    def open_at(at: Size | None) -> FileSource:
         return open_file(name, size=at, fps=config.fps)
 
-    source = open_at(wanted)
+    opened = open_at(wanted)
+    source: FrameSource = opened
     if is_url(name) and name.split("://")[0].lower() in _LIVE_SCHEMES:
         return _sized(source, config, cpu, ui)
     size, note = choose_size(
@@ -143,12 +144,12 @@ def _open_source(
     if note:
         ui.note(note)
     if size != (source.info.width, source.info.height):
-        if name == PIPE:
-            source = ResizedSource(source, size)
-        else:
+        if opened.reopens:
             source.close()
             source = open_at(size)
-    reopen = (lambda: open_at(size)) if config.loop and name != PIPE else None
+        else:
+            source = ResizedSource(source, size)
+    reopen = (lambda: open_at(size)) if config.loop and opened.reopens else None
     return PacedSource(source, reopen=reopen, clock=clock), size
 
 
@@ -252,14 +253,10 @@ class _Live:
             if text.startswith("/"):
                 self._command(text)
             else:
-                parts = parse_mix(text)
-                matches = [self.engine.match(self.config.model, part) for _, part in parts]
-                weights = mix([(a, m.weights) for (a, _), m in zip(parts, matches)])
-                self.matched = "; ".join(
-                    match_text(part, match) for (_, part), match in zip(parts, matches)
-                )
+                match = self.engine.match(self.config.model, text)
+                self.matched = match.message
                 self.prompt = text
-                self.styler.request("look", text, weights)
+                self.styler.request("look", text, match.weights)
         except MirageError as error:
             self.ui.warn(f"{error.message}. {error.remedy}")
 
@@ -346,7 +343,7 @@ class _Live:
             "strength": self.config.model.strength,
             "seed": self.config.model.seed,
             **self.styler.document(),
-            "warnings": list(self.source.warnings),
+            "warnings": [*self.source.warnings, *self.sink.warnings],
             "peak_memory_mb": self.memory.megabytes(),
             "interrupted": self.stop.by_signal,
         }

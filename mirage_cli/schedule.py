@@ -1,77 +1,44 @@
-"""Prompts in time: text -> looks with weights -> the weights at each moment.
+"""Prompts in time: which text holds when, and the weights of the looks at each moment.
 
-A prompt may carry a time (``5s:ink wash``) and may mix (``0.5*ink wash + 0.5*neon cyberpunk``).
-Between two looks the weights are blended linearly, so the picture melts from one to the next.
+A prompt may carry a time (``5s:ink wash``); what its text means, mixes such as ``0.5*ink wash +
+0.5*neon cyberpunk`` included, is for ``lsd.text.PromptReader``. Between two prompts the weights
+are blended linearly, so the picture melts from one to the next.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mirage_cli.config import parse_seconds
 from mirage_cli.errors import UsageProblem
+from mirage_cli.lsd.mixture import clean
 
 Weights = dict[str, float]
 
 IDENTITY = "identity"
 _TIMED = re.compile(r"^\s*((?:\d+:){0,2}\d+(?:\.\d+)?\s*(?:ms|s|min|m|h)?)\s*:(?!//)\s*(.*)$", re.S)
-_WEIGHTED = re.compile(r"^\s*(\d+(?:\.\d*)?|\.\d+)\s*\*\s*(.*?)\s*$", re.S)
 
 
 @dataclass(frozen=True)
 class TimedPrompt:
-    """A prompt as typed: its time in seconds (None where none was given) and its parts."""
+    """A prompt as typed: its time in seconds (None where none was given) and its text."""
 
     time_seconds: float | None
-    parts: tuple[tuple[float, str], ...]
-
-    @property
-    def text(self) -> str:
-        """The prompt without its time, as shown to the user."""
-        if len(self.parts) == 1:
-            return self.parts[0][1]
-        return " + ".join(f"{weight:g}*{text}" for weight, text in self.parts)
-
-
-def parse_mix(text: str) -> tuple[tuple[float, str], ...]:
-    """``0.7*ink wash + 0.3*night`` -> ((0.7, "ink wash"), (0.3, "night")); plain text has weight 1.
-
-    A ``+`` only parts a mix when the prompt begins with a weight, so "black + white photo" is one
-    prompt.
-
-    Raises:
-        UsageProblem: an empty prompt or part, or weights that are all 0.
-    """
-    if not text.strip():
-        raise UsageProblem("the prompt is empty", 'Say a look, as in --prompt "ink wash".')
-    if not _WEIGHTED.match(text):
-        return ((1.0, " ".join(text.split())),)
-    parts: list[tuple[float, str]] = []
-    for piece in text.split("+"):
-        match = _WEIGHTED.match(piece)
-        weight, prompt = (float(match[1]), match[2]) if match else (1.0, piece.strip())
-        if not prompt.strip():
-            raise UsageProblem(
-                f"the mix {text!r} has an empty part",
-                'A mix looks like --prompt "0.5*ink wash + 0.5*neon cyberpunk".',
-            )
-        parts.append((weight, " ".join(prompt.split())))
-    if sum(weight for weight, _ in parts) <= 0.0:
-        raise UsageProblem(
-            f"the weights of the mix {text!r} are all 0",
-            'A mix looks like --prompt "0.5*ink wash + 0.5*neon cyberpunk".',
-        )
-    return tuple(parts)
+    text: str
 
 
 def parse_prompt(text: str) -> TimedPrompt:
-    """Split ``TIME:PROMPT`` (time optional: ``0:``, ``5s:``, ``1:30:``) and the mix in it."""
+    """Split ``TIME:PROMPT``; the time is optional: ``0:``, ``5s:``, ``1:30:``.
+
+    Raises:
+        UsageProblem: an empty prompt, or a time that is none.
+    """
     match = _TIMED.match(text)
     if match:
-        return TimedPrompt(parse_seconds(match[1], "prompt time"), parse_mix(match[2]))
-    return TimedPrompt(None, parse_mix(text))
+        return TimedPrompt(parse_seconds(match[1], "prompt time"), clean(match[2]))
+    return TimedPrompt(None, clean(text))
 
 
 def parse_prompts(texts: Sequence[str]) -> list[TimedPrompt]:
@@ -92,7 +59,7 @@ def parse_prompts(texts: Sequence[str]) -> list[TimedPrompt]:
             f'Write --prompt "0:{prompts[0].text}" --prompt "5s:{prompts[1].text}", '
             'or mix them: --prompt "0.5*A + 0.5*B".',
         )
-    placed = [TimedPrompt(prompt.time_seconds or 0.0, prompt.parts) for prompt in prompts]
+    placed = [TimedPrompt(prompt.time_seconds or 0.0, prompt.text) for prompt in prompts]
     placed.sort(key=lambda prompt: prompt.time_seconds)
     for earlier, later in zip(placed, placed[1:]):
         if earlier.time_seconds == later.time_seconds:
@@ -155,25 +122,19 @@ class LookTrack:
         return mix([(1.0 - share, old), (share, new)])
 
 
-def build_track(
-    prompts: Sequence[TimedPrompt], read: Callable[[str], Weights], blend_seconds: float
-) -> LookTrack:
+def build_track(changes: Sequence[tuple[float, Weights]], blend_seconds: float) -> LookTrack:
     """Make the track of a run.
 
     Args:
-        prompts: from ``parse_prompts``.
-        read: prompt text -> look weights (``PromptReader.match(text).weights``).
+        changes: (time in seconds, weights from then on), one or more, in order of time.
         blend_seconds: length of each blend; 0 switches at once.
 
     Before the first prompt's time the picture is left unchanged (the look ``identity``).
     """
-    looks = [mix([(w, read(text)) for w, text in prompt.parts]) for prompt in prompts]
-    if prompts[0].time_seconds > 0.0:
-        track = LookTrack({IDENTITY: 1.0}, blend_seconds)
-        rest = list(zip(prompts, looks))
-    else:
-        track = LookTrack(looks[0], blend_seconds)
-        rest = list(zip(prompts, looks))[1:]
-    for prompt, weights in rest:
-        track.change(prompt.time_seconds, weights)
+    (first_seconds, first), *rest = changes
+    if first_seconds > 0.0:
+        first, rest = {IDENTITY: 1.0}, changes
+    track = LookTrack(first, blend_seconds)
+    for time_seconds, weights in rest:
+        track.change(time_seconds, weights)
     return track

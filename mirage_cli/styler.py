@@ -125,66 +125,44 @@ class Engine:
 
 @dataclass(frozen=True)
 class ReadPrompt:
-    """A prompt and what was understood: the nearest look of each of its parts."""
+    """A prompt and the ``PromptMatch`` that it was understood as."""
 
     prompt: TimedPrompt
-    matches: tuple[Any, ...]
-
-    @property
-    def look(self) -> str:
-        """The look with the most weight."""
-        weights: Weights = {}
-        for (amount, _), match in zip(self.prompt.parts, self.matches):
-            weights[match.look] = weights.get(match.look, 0.0) + amount
-        return max(weights, key=lambda name: weights[name])
+    match: Any
 
     def document(self) -> dict[str, Any]:
         """For ``--json``."""
         return {
             "time_seconds": self.prompt.time_seconds,
             "text": self.prompt.text,
-            "parts": [
-                {
-                    "weight": amount,
-                    "text": text,
-                    "look": match.look,
-                    "similarity": round(float(match.similarity), 4),
-                    "known": bool(match.known),
-                }
-                for (amount, text), match in zip(self.prompt.parts, self.matches)
-            ],
+            "look": self.match.look,
+            "weights": {look: round(weight, 4) for look, weight in self.match.weights.items()},
+            "similarity": round(float(self.match.similarity), 4),
+            "known": bool(self.match.known),
         }
 
 
 def read_prompts(
     prompts: list[TimedPrompt], engine: Engine, options: ModelOptions, ui: Ui
 ) -> list[ReadPrompt]:
-    """Find the look of every prompt, and tell of those that no look is near to."""
+    """Find the looks of every prompt, and tell what each was taken for.
+
+    Raises:
+        UsageProblem: written weights that make no sense.
+        ModelError: the model's looks or the text encoder cannot be read.
+    """
     result = []
     for prompt in prompts:
-        matches = tuple(engine.match(options, text) for _, text in prompt.parts)
-        for (_, text), match in zip(prompt.parts, matches):
-            tell = ui.note if match.known else ui.warn
-            tell(match_text(text, match))
-        result.append(ReadPrompt(prompt, matches))
+        match = engine.match(options, prompt.text)
+        (ui.note if match.known else ui.warn)(match.message)
+        result.append(ReadPrompt(prompt, match))
     return result
-
-
-def match_text(text: str, match: Any) -> str:
-    """One line on what a prompt was taken for."""
-    if match.message:
-        return str(match.message)
-    return f'"{text}" is look {match.look} (similarity {float(match.similarity):.2f})'
 
 
 def track_of(read: list[ReadPrompt], blend_seconds: float) -> LookTrack:
     """The track of looks of a run, from its read prompts."""
-    known = {
-        text: match.weights
-        for item in read
-        for (_, text), match in zip(item.prompt.parts, item.matches)
-    }
-    return build_track([item.prompt for item in read], lambda text: known[text], blend_seconds)
+    changes = [(item.prompt.time_seconds or 0.0, item.match.weights) for item in read]
+    return build_track(changes, blend_seconds)
 
 
 def choose_size(have: Size, wanted: Size | str | None, cpu: bool, limit: Size) -> tuple[Size, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,6 +11,7 @@ from typing import Any
 from mirage_cli.capture import ResizedSource
 from mirage_cli.config import Size, TransformConfig
 from mirage_cli.errors import Interrupted, MediaError, UsageProblem
+from mirage_cli.ffmpeg_tools import is_url
 from mirage_cli.frames import FrameSink, FrameSource, StreamInfo
 from mirage_cli.measure import Meter, PeakMemory, Stats
 from mirage_cli.pipeline import run as run_pipeline
@@ -33,11 +33,6 @@ CPU_LIMIT: Size = (768, 432)
 """More pixels than this are scaled down by default where the model runs on a CPU."""
 
 PIPE = "-"
-
-
-def is_url(name: str) -> bool:
-    """``scheme://...``; a Windows drive letter is none."""
-    return "://" in name
 
 
 def run(
@@ -84,7 +79,7 @@ def run(
     try:
         read = read_prompts(prompts, engine, config.model, ui)
         if target is None:
-            target = default_output(config.input, read[0].look)
+            target = default_output(config.input, read[0].match.look)
             check_output(config.input, target, config.overwrite, ui)
         sink = _open_sink(config, target, source, size)  # before the model: its errors come fast
         session = engine.session(config.model, *size)
@@ -111,32 +106,17 @@ def run(
 
 
 def check_output(source: str, target: str, overwrite: bool | None, ui: Ui) -> None:
-    """Refuse an output that is the input, a folder, or a file that may not be replaced.
+    """Refuse an output before any work is done, asking where a file may be in the way.
 
     Raises:
-        MediaError, UsageProblem: see above.
+        MediaError: see ``video_out.check_target``.
     """
-    if target == PIPE or is_url(target):
-        return
-    path = Path(target)
-    if path.is_dir():
-        raise MediaError(
-            f"output {target!r} is a folder", f"Name a file in it: -o {path / 'out.mp4'}"
-        )
-    if not path.exists():
-        return
-    if not is_url(source) and source != PIPE and os.path.exists(source):
-        if os.path.samefile(source, target):
-            raise UsageProblem(
-                f"output {target!r} is the input itself", "Give -o another name."
-            )
-    if not path.is_file():  # a device such as /dev/null, or a fifo: nothing to lose
-        return
-    allowed = overwrite if overwrite is not None else ui.confirm_overwrite(target)
-    if not allowed:
-        raise MediaError(
-            f"output {target!r} exists", "Add -y to replace it, or give -o another name."
-        )
+    from mirage_cli.video_out import check_target
+
+    read_from = None if source == PIPE or is_url(source) else source
+    check_target(
+        target, read_from, lambda: ui.confirm_overwrite(target) if overwrite is None else overwrite
+    )
 
 
 def default_output(source: str, look: str) -> str:
@@ -149,20 +129,21 @@ def _open_source(
     config: TransformConfig, engine: Engine, ui: Ui
 ) -> tuple[FrameSource, Size, StreamInfo]:
     """The source at the size the model will run at, that size, and what the input itself is."""
-    from mirage_cli.video_in import open_file
+    from mirage_cli.video_in import FileSource, open_file
 
-    def open_at(size: Size | None) -> FrameSource:
+    def open_at(size: Size | None) -> FileSource:
         return open_file(
             config.input,
             size=size,
             start_seconds=config.start_seconds,
             duration_seconds=config.duration_seconds,
             fps=config.fps,
-            keep_sound=config.input == PIPE,
+            keep_sound=True,
         )
 
     wanted = config.size if isinstance(config.size, tuple) else None
-    source = open_at(wanted)
+    opened = open_at(wanted)
+    source: FrameSource = opened
     info = source.info
     try:
         have = (info.width, info.height)
@@ -171,11 +152,11 @@ def _open_source(
         if note:
             ui.note(note)
         if size != have:
-            if config.input == PIPE:
-                source = ResizedSource(source, size)
-            else:
+            if opened.reopens:
                 source.close()
                 source = open_at(size)
+            else:
+                source = ResizedSource(source, size)
     except BaseException:
         source.close()
         raise
@@ -297,7 +278,7 @@ class _Job:
             "strength": self.config.model.strength,
             "seed": self.config.model.seed,
             **self.styler.document(),
-            "warnings": list(self.source.warnings),
+            "warnings": [*self.source.warnings, *self.sink.warnings],
             "peak_memory_mb": self.memory.megabytes(),
             "interrupted": self.stop.event.is_set(),
         }

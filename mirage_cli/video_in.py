@@ -128,6 +128,11 @@ class FileSource:
                 self.warnings.append(f"{self.info.name}: decoding ended early ({problem})")
         self._end(index, last + nominal, shift)
 
+    @property
+    def reopens(self) -> bool:
+        """Whether the input can be opened again: a pipe can be read only once."""
+        return self._feed is None
+
     def close(self) -> None:
         """Ends the decoder. Sound kept from a pipe stays until the source is no longer used."""
         if self._closed:

@@ -15,6 +15,7 @@ import os
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -382,8 +383,8 @@ def open_output(
                 "output '-' writes video to a pipe, and standard output is a terminal",
                 "pipe it on, e.g. mirage transform ... -o - | mpv -",
             )
-    elif not is_url(target):
-        _check_target(target, read_from, overwrite)
+    else:
+        check_target(target, read_from, lambda: overwrite)
     sound = None
     if audio_from is not None:
         sound = plan_sound(
@@ -400,7 +401,20 @@ def _is_device(target: str) -> bool:
         return False
 
 
-def _check_target(target: str, read_from: str | None, overwrite: bool) -> None:
+def check_target(target: str, read_from: str | None, may_replace: Callable[[], bool]) -> None:
+    """Refuses an output that cannot or must not be written; touches nothing.
+
+    Args:
+        target: as in ``open_output``; "-" and URLs pass.
+        read_from: the input's path; None where it is no file.
+        may_replace: asked only if there is a file of that name and nothing else is wrong.
+
+    Raises:
+        MediaError: a folder, the input itself, a file that may not be replaced, a name or folder
+            that cannot be.
+    """
+    if target == "-" or is_url(target):
+        return
     path = Path(target)
     try:
         if path.is_dir():
@@ -410,14 +424,14 @@ def _check_target(target: str, read_from: str | None, overwrite: bool) -> None:
                 raise MediaError(
                     f"output {target!r} is the input itself", "give the output another name"
                 )
-        if path.is_file() and not overwrite:
-            raise MediaError(
-                f"output {target!r} exists", "use -y to replace it, or another name"
-            )
         folder = Path(os.path.realpath(target)).parent
         if not folder.is_dir():
             raise MediaError(
                 f"the folder of output {target!r} does not exist", f"mkdir -p {folder}"
+            )
+        if path.is_file() and not may_replace():
+            raise MediaError(
+                f"output {target!r} exists", "add -y to replace it, or give -o another name"
             )
     except (OSError, ValueError) as problem:
         reason = getattr(problem, "strerror", None) or str(problem)

@@ -95,7 +95,9 @@ class FakeEngine:
     def match(self, options, text):
         known = text in LOOKS
         look = LOOKS.get(text, "mosaic")
-        message = "" if known else f'no look is called "{text}"; nearest is {look} (similarity 0.31)'
+        message = f"'{text}' is taken as the look {look} (similarity 0.97)"
+        if not known:
+            message = f"no look is known for '{text}'; the nearest is {look} (similarity 0.31)"
         return Match(look, {look: 1.0}, 0.97 if known else 0.31, known, message)
 
 

@@ -42,3 +42,11 @@ def example_clip() -> Path:
     clip = ROOT / "examples" / "bunny.mp4"
     assert clip.is_file(), "examples/bunny.mp4 belongs to the repository"
     return clip
+
+
+@pytest.fixture(scope="session")
+def reader():
+    """The ``PromptReader`` of what ships: the text encoder and the looks of lsd-small."""
+    from mirage_cli.lsd.text import PromptReader
+
+    return PromptReader(ROOT / "models" / "lsd-small", ROOT / "models" / "text-encoder")

@@ -13,6 +13,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -168,7 +169,7 @@ def test_a_file_becomes_a_file_named_by_its_look(clip, tmp_path, capsys, fakes):
     out = tmp_path / "my clip.ink-wash.mp4"
     streams = capsys.readouterr()
     assert f"wrote {out}: 20 frames of 96x64" in streams.out
-    assert "look ink-wash (similarity 0.97)" in streams.err and "\x1b" not in streams.err
+    assert "'ink wash' is taken as the look ink-wash" in streams.err and "\x1b" not in streams.err
     made = probe(out)
     assert (made.frames, made.size, made.sound) == (20, (96, 64), True)
     assert made.seconds == pytest.approx(1.0, abs=0.1)
@@ -195,9 +196,11 @@ def test_json_is_one_document_that_says_what_happened(clip, tmp_path, capsys, fa
     memory = document["peak_memory_mb"]
     assert memory["total"] == pytest.approx(memory["process"] + memory["children"], abs=0.2)
     assert memory["process"] > 20 and document["interrupted"] is False
-    (part,) = document["prompts"][0]["parts"]
-    assert (part["look"], part["known"], part["similarity"]) == ("mosaic", False, 0.31)
-    assert 'warning: no look is called "a strange thing"; nearest is mosaic' in streams.err
+    assert document["prompts"] == [{
+        "time_seconds": 0.0, "text": "a strange thing", "look": "mosaic",
+        "weights": {"mosaic": 1.0}, "similarity": 0.31, "known": False,
+    }]  # fmt: skip
+    assert "warning: no look is known for 'a strange thing'; the nearest is mosaic" in streams.err
 
 
 def test_an_error_under_json_is_a_document_too(capsys, fakes, tmp_path):
@@ -293,7 +296,7 @@ def test_video_through_pipes_and_nothing_else_on_standard_output(clip, tmp_path)
     piped = tmp_path / "piped.bin"
     piped.write_bytes(done.stdout)
     made = probe(piped)
-    assert (made.frames, made.size) == (20, (96, 64))
+    assert (made.frames, made.size, made.sound) == (20, (96, 64), True)
     assert b"20 frames" in done.stderr and b"20 frames" not in done.stdout
 
 
@@ -302,6 +305,27 @@ def test_sound_from_a_pipe_is_kept(clip, tmp_path):
     done = mirage("transform", "-", "-p", "night", "-o", out, stdin=clip.read_bytes())
     assert done.returncode == 0, done.stderr
     assert probe(out).sound and probe(out).frames == 20
+
+
+def test_a_named_pipe_is_read_once_and_scaled_down(tmp_path, capsys, fakes):
+    big = make_clip(tmp_path / "big.mkv", seconds=0.4, fps=10, size=(1280, 720), sound=True)
+    pipe, out = tmp_path / "pipe", tmp_path / "out.mp4"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_bytes(big.read_bytes()))
+    writer.start()
+    assert main(["transform", str(pipe), "-p", "night", "-o", str(out)]) == 0
+    writer.join()
+    assert "size 768x432: the input is 1280x720" in capsys.readouterr().err
+    made = probe(out)
+    assert (made.frames, made.size, made.sound) == (4, (768, 432), True)
+
+
+def test_what_the_output_cannot_keep_is_said(clip, tmp_path, capsys, fakes):
+    command = ["transform", str(clip), "-p", "night", "-o"]
+    assert main([*command, str(tmp_path / "out.gif"), "--json"]) == 0
+    streams = capsys.readouterr()
+    (warning,) = json.loads(streams.out)["warnings"]
+    assert "holds no sound" in warning and f"warning: {warning}" in streams.err
 
 
 def test_a_reader_that_goes_away_is_no_traceback(tmp_path):
@@ -373,7 +397,7 @@ def test_the_input_is_never_its_own_output(clip, tmp_path, capsys, fakes):
     copy.write_bytes(clip.read_bytes())
     (tmp_path / "link.mp4").symlink_to(copy)
     for target in (copy, tmp_path / "link.mp4"):
-        assert main(["transform", str(copy), "-p", "night", "-o", str(target), "-y"]) == 2
+        assert main(["transform", str(copy), "-p", "night", "-o", str(target), "-y"]) == 3
         assert "is the input itself" in capsys.readouterr().err
     assert copy.read_bytes() == clip.read_bytes()
 
@@ -733,7 +757,7 @@ def test_the_shipped_model_from_end_to_end(example_clip, tmp_path):
                   "--size", "256x144", "--duration", "1", "--json", fake=False, timeout=120)  # fmt: skip
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
-    assert document["prompts"][0]["parts"][0]["look"] == "starry-night"
+    assert document["prompts"][0]["look"] == "starry-night"
     assert document["frames"] == probe(out).frames == 24 and probe(out).sound
     made = frames_of(out)
     assert made.shape == (24, 144, 256, 3) and made.std() > 20

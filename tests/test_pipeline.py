@@ -48,6 +48,7 @@ class Sink:
         self.frames: list[Frame] = []
         self.pause, self.fail_at = pause, fail_at
         self.ended: list[bool] = []
+        self.warnings: list[str] = []
 
     def write(self, frame):
         if self.fail_at == len(self.frames):

@@ -2,43 +2,48 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
+from cli_fakes import RecordingUi
 
-from mirage_cli.config import load_config_file, parse_seconds, parse_size
+from mirage_cli.config import ModelOptions, load_config_file, parse_seconds, parse_size
 from mirage_cli.errors import UsageProblem
-from mirage_cli.schedule import LookTrack, build_track, mix, parse_mix, parse_prompt, parse_prompts
+from mirage_cli.schedule import LookTrack, build_track, mix, parse_prompt, parse_prompts
+from mirage_cli.styler import read_prompts, track_of
 
 
-def one_hot(text: str) -> dict[str, float]:
-    return {text.replace(" ", "-"): 1.0}
+@pytest.fixture
+def engine(reader):
+    """What ``read_prompts`` needs of an engine, with the real prompt reader."""
+    return SimpleNamespace(match=lambda options, text: reader.match(text))
 
 
 @pytest.mark.parametrize(
-    ("text", "time", "parts"),
+    ("text", "time", "wanted"),
     [
-        ("ink wash", None, ((1.0, "ink wash"),)),
-        ("0:ink wash", 0.0, ((1.0, "ink wash"),)),
-        ("5s:ink wash", 5.0, ((1.0, "ink wash"),)),
-        ("2.5: ink  wash ", 2.5, ((1.0, "ink wash"),)),
-        ("1:30:ink wash", 90.0, ((1.0, "ink wash"),)),
-        ("1:00:05:ink wash", 3605.0, ((1.0, "ink wash"),)),
-        ("500ms:night", 0.5, ((1.0, "night"),)),
-        ("0.5*ink wash + 0.5*neon cyberpunk", None, ((0.5, "ink wash"), (0.5, "neon cyberpunk"))),
-        ("3s:2*night+mosaic", 3.0, ((2.0, "night"), (1.0, "mosaic"))),
-        ("black + white photo", None, ((1.0, "black + white photo"),)),
-        ("comic: halftone dots", None, ((1.0, "comic: halftone dots"),)),
-        ("0:3d render", 0.0, ((1.0, "3d render"),)),
+        ("ink wash", None, "ink wash"),
+        ("0:ink wash", 0.0, "ink wash"),
+        ("5s:ink wash", 5.0, "ink wash"),
+        ("2.5: ink  wash ", 2.5, "ink wash"),
+        ("1:30:ink wash", 90.0, "ink wash"),
+        ("1:00:05:ink wash", 3605.0, "ink wash"),
+        ("500ms:night", 0.5, "night"),
+        ("3s:2*night+mosaic", 3.0, "2*night+mosaic"),
+        ("0.5*ink wash + 0.5*neon", None, "0.5*ink wash + 0.5*neon"),
+        ("comic: halftone dots", None, "comic: halftone dots"),
+        ("night:0.3, mosaic:0.7", None, "night:0.3, mosaic:0.7"),
+        ("0:3d render", 0.0, "3d render"),
     ],
 )
-def test_a_prompt_is_read_as_written(text, time, parts):
+def test_a_prompt_is_a_time_and_a_text(text, time, wanted):
     prompt = parse_prompt(text)
-    assert prompt.time_seconds == time
-    assert prompt.parts == parts
+    assert (prompt.time_seconds, prompt.text) == (time, wanted)
 
 
-@pytest.mark.parametrize("text", ["", "   ", "0:", "5s:  ", "0.5*", "0.5*ink + ", "0*ink + 0*night"])
-def test_an_empty_prompt_or_part_is_refused(text):
-    with pytest.raises(UsageProblem) as caught:
+@pytest.mark.parametrize("text", ["", "   ", "0:", "5s:  ", "\u200b\x00"])
+def test_an_empty_prompt_is_refused(text):
+    with pytest.raises(UsageProblem, match="prompt is empty") as caught:
         parse_prompt(text)
     assert caught.value.remedy
 
@@ -54,14 +59,8 @@ def test_several_prompts_need_times_and_are_put_in_order():
         parse_prompts([])
 
 
-def test_the_text_of_a_mix_can_be_read_again():
-    prompt = parse_prompt("2s:0.25*ink wash + 0.75*night")
-    assert prompt.text == "0.25*ink wash + 0.75*night"
-    assert parse_mix(prompt.text) == prompt.parts
-
-
 def test_weights_blend_linearly_and_sum_to_one():
-    track = build_track(parse_prompts(["0:a", "5s:b"]), one_hot, 2.0)
+    track = build_track([(0.0, {"a": 1.0}), (5.0, {"b": 1.0})], 2.0)
     assert track.at(0.0) == {"a": 1.0}
     assert track.at(5.0) == {"a": 1.0}
     assert track.at(5.5) == pytest.approx({"a": 0.75, "b": 0.25})
@@ -80,24 +79,47 @@ def test_a_change_within_a_blend_starts_from_the_mix_of_that_moment():
 
 
 def test_no_blend_switches_at_once():
-    track = build_track(parse_prompts(["0:a", "5s:b"]), one_hot, 0.0)
+    track = build_track([(0.0, {"a": 1.0}), (5.0, {"b": 1.0})], 0.0)
     assert track.at(4.999) == {"a": 1.0}
     assert track.at(5.0) == {"b": 1.0}
 
 
 def test_before_the_first_time_the_picture_is_unchanged():
-    track = build_track(parse_prompts(["2s:a"]), one_hot, 1.0)
+    track = build_track([(2.0, {"a": 1.0})], 1.0)
     assert track.at(1.9) == {"identity": 1.0}
     assert track.at(2.5) == pytest.approx({"identity": 0.5, "a": 0.5})
     assert track.at(3.0) == {"a": 1.0}
 
 
-def test_a_mix_of_prompts_mixes_what_each_was_read_as():
-    track = build_track(parse_prompts(["1*a + 3*b"]), one_hot, 1.0)
-    assert track.at(0.0) == pytest.approx({"a": 0.25, "b": 0.75})
+def test_a_mix_adds_up_what_it_is_made_of():
     assert mix([(1.0, {"a": 0.5, "b": 0.5}), (1.0, {"b": 1.0})]) == pytest.approx(
         {"a": 0.25, "b": 0.75}
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "weights"),
+    [
+        ("5s:0.25*ink wash + 0.75*mosaic", {"ink-wash": 0.25, "mosaic": 0.75}),
+        ("5s:ink wash mixed with mosaic", {"ink-wash": 0.5, "mosaic": 0.5}),
+        ("5s:70% mosaic, 30% ink wash", {"mosaic": 0.7, "ink-wash": 0.3}),
+        ("5s:black and white film noir", {"film-noir": 1.0}),
+    ],
+)
+def test_a_timed_prompt_mixes_as_any_other(text, weights, engine):
+    (prompt,) = parse_prompts([text])
+    (read,) = read_prompts([prompt], engine, ModelOptions(), RecordingUi())
+    assert read.match.weights == pytest.approx(weights)
+    track = track_of([read], 1.0)
+    assert track.at(4.9) == {"identity": 1.0} and track.at(6.0) == pytest.approx(weights)
+    document = read.document()
+    assert document["time_seconds"] == 5.0 and document["weights"] == pytest.approx(weights)
+    assert document["known"] and document["look"] == max(weights, key=weights.__getitem__)
+
+
+def test_weights_that_make_no_sense_are_refused(engine):
+    with pytest.raises(UsageProblem, match="weights in the prompt are 0"):
+        read_prompts(parse_prompts(["0*ink wash + 0*night"]), engine, ModelOptions(), RecordingUi())
 
 
 def test_a_track_forgets_old_changes():

@@ -30,11 +30,6 @@ ORDER = (
 
 
 @pytest.fixture(scope="module")
-def reader() -> PromptReader:
-    return PromptReader(MODEL, ENCODER)
-
-
-@pytest.fixture(scope="module")
 def user() -> dict:
     return json.loads((ROOT / "tests/data/prompts_user.json").read_text(encoding="utf-8"))
 
