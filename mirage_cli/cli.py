@@ -171,7 +171,7 @@ def live(**values: Any) -> int:
 
 @cli.command(cls=SectionCommand)
 @option("-i", "--input", section=SOURCE, metavar="FILE",
-        help="Measure on this file. Default: the example clip, or the moving test picture.")  # fmt: skip
+        help="Measure on this file. Default: the example clip in a clone, else the moving test picture.")  # fmt: skip
 @option("-p", "--prompt", default="van gogh starry night", show_default=True, section=flags.LOOK,
         metavar="TEXT", envvar=None, help="The look to run.")  # fmt: skip
 @option("--size", type=flags.SizeType(), section=OUTPUT, metavar="WxH",

@@ -122,7 +122,8 @@ class BenchConfig:
     """``mirage bench``: measure, on the device at hand.
 
     Attributes:
-        input: file to read frames from; None takes the example clip, or the test picture without.
+        input: file to read frames from; None takes the example clip in a clone, else (an installed
+            wheel has none) the test picture.
         prompt: the look to run.
         size: None takes 512x288 on a CPU and 512x512 on a GPU.
         frames: measured frames.

@@ -164,7 +164,7 @@ def doctor_table(findings: Sequence[dict[str, str]]) -> RenderableType:
 
 
 def models_table(models: Sequence[dict[str, Any]]) -> RenderableType:
-    """Models with name, title and their looks (name, title, prompts)."""
+    """Models with name, title and their looks (name, prompt, names)."""
     parts: list[RenderableType] = []
     for model in models:
         head = Text(model["name"], style="bold")
@@ -173,9 +173,10 @@ def models_table(models: Sequence[dict[str, Any]]) -> RenderableType:
         parts.append(head)
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
         table.add_column("look", style="cyan", no_wrap=True)
-        table.add_column("prompts that find it", overflow="fold")
+        table.add_column("example prompt", overflow="fold")
+        table.add_column("also called", overflow="fold")
         for look in model.get("looks", []):
-            table.add_row(look["name"], ", ".join(f'"{text}"' for text in look["prompts"]))
+            table.add_row(look["name"], f'"{look["prompt"]}"', ", ".join(look["names"]))
         parts += [table, Text("")]
     return Group(*parts)
 

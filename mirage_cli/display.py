@@ -151,6 +151,15 @@ class _TkWindow:
             pass
 
 
+def opencv_gui(cv2: Any) -> str:
+    """What an OpenCV build opens windows with (QT5, GTK3, ...); empty for a headless build."""
+    for line in cv2.getBuildInformation().splitlines():
+        words = line.split()
+        if words[:1] == ["GUI:"] and words[1:] not in ([], ["NONE"]):
+            return words[1]
+    return ""
+
+
 def _open_toolkit(title: str, width: int, height: int) -> _Toolkit:
     remedy = "Write to a file with -o out.mp4, or run without a picture: --no-window"
     if sys.platform.startswith("linux") and not (
@@ -161,9 +170,8 @@ def _open_toolkit(title: str, width: int, height: int) -> _Toolkit:
     try:
         import cv2
 
-        for line in cv2.getBuildInformation().splitlines():
-            if line.strip().startswith("GUI:") and "NONE" in line:
-                raise RuntimeError("this OpenCV is the headless build")
+        if not opencv_gui(cv2):
+            raise RuntimeError("this OpenCV is the headless build")
         return _OpenCvWindow(title, width, height)
     except Exception as error:  # noqa: BLE001  any failure here means: try the next toolkit
         reasons.append(_first_line(error))

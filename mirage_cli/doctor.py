@@ -8,6 +8,7 @@ that something one may want does not; nothing here raises.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.metadata
 import os
@@ -133,7 +134,10 @@ def check_opencv(load: Callable[[str], object] = importlib.import_module) -> lis
     """OpenCV, with or without windows."""
     try:
         cv2 = load("cv2")
-        kind = "headless" if _gui_name(cv2) == "NONE" else f"windows by {_gui_name(cv2)}"
+        from mirage_cli.display import opencv_gui
+
+        gui = opencv_gui(cv2)
+        kind = f"windows by {gui}" if gui else "headless; Python's Tk opens windows instead"
         return [finding("opencv", "ok", f"{cv2.__version__}, {kind}")]  # type: ignore[attr-defined]
     except Exception as error:  # noqa: BLE001
         fix = REINSTALL
@@ -282,15 +286,30 @@ def check_cameras(devices: Path = Path("/dev")) -> list[Finding]:
     return [finding("cameras", "ok", names)]
 
 
-def check_display(environment: Mapping[str, str] = os.environ) -> list[Finding]:
-    """Is there a screen that ``mirage live`` can show its window on?"""
+def check_display(
+    environment: Mapping[str, str] = os.environ,
+    load: Callable[[str], object] = importlib.import_module,
+) -> list[Finding]:
+    """Is there a screen that ``mirage live`` can show its window on, and OpenCV or Tk to open it?"""
+    screen = platform.system()
     if sys.platform.startswith("linux"):
-        screen = environment.get("WAYLAND_DISPLAY") or environment.get("DISPLAY")
-        if not screen:
-            fix = "Without a screen: mirage live --no-window -o out.mp4"
-            return [finding("display", "warn", "none, so no window can be shown", fix)]
-        return [finding("display", "ok", screen)]
-    return [finding("display", "ok", platform.system())]
+        screen = environment.get("WAYLAND_DISPLAY") or environment.get("DISPLAY") or ""
+    if not screen:
+        fix = "Without a screen: mirage live --no-window -o out.mp4"
+        return [finding("display", "warn", "none, so no window can be shown", fix)]
+    toolkits = []
+    with contextlib.suppress(Exception):  # a broken package can raise anything
+        from mirage_cli.display import opencv_gui
+
+        if gui := opencv_gui(load("cv2")):
+            toolkits.append(f"OpenCV ({gui})")
+    with contextlib.suppress(Exception):
+        load("tkinter")
+        toolkits.append("Tk")
+    if not toolkits:
+        fix = "Install Python's tkinter (as root: apt-get install python3-tk), or opencv-python."
+        return [finding("display", "warn", f"{screen}, but neither OpenCV nor Tk opens windows", fix)]
+    return [finding("display", "ok", f"{screen}, windows by {' or '.join(toolkits)}")]
 
 
 def check_memory(meminfo: Path = Path("/proc/meminfo")) -> list[Finding]:
@@ -349,14 +368,6 @@ def check_trial(model: Path, side: int = TRIAL_SIDE) -> list[Finding]:
     about = session.describe()
     words = ", ".join(str(about[key]) for key in ("device", "dtype", "backend") if key in about)
     return [finding("trial frame", "ok", f"one {side}x{side} frame made ({words})")]
-
-
-def _gui_name(cv2: object) -> str:
-    for line in cv2.getBuildInformation().splitlines():  # type: ignore[attr-defined]
-        words = line.split()
-        if words[:1] == ["GUI:"]:
-            return words[1] if len(words) > 1 else "NONE"
-    return "NONE"
 
 
 def _version(package: str) -> str:

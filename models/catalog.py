@@ -119,7 +119,8 @@ def read_looks(folder: Path) -> list[dict[str, Any]]:
     """The looks a model knows, from its looks.json.
 
     Returns:
-        One dict a look: ``name`` (its id), ``title``, ``prompts`` (up to three that find it).
+        One dict a look: ``name`` (its id), ``title``, ``prompt`` (an example of one that finds it),
+        ``names`` (short names it also goes by).
 
     Raises:
         ModelError: looks.json is missing or not what it should be.
@@ -130,7 +131,8 @@ def read_looks(folder: Path) -> list[dict[str, Any]]:
             {
                 "name": look["id"],
                 "title": look.get("title", look["id"]),
-                "prompts": [look["prompt"], *look.get("train", [])][:3],
+                "prompt": look["prompt"],
+                "names": list(look.get("names", [])),
             }
             for look in json.loads(path.read_text("utf-8"))["looks"]
         ]

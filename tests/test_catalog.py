@@ -22,7 +22,7 @@ def models(tmp_path: Path) -> Path:
     folder.mkdir()
     (folder / "config.json").write_text("{}")
     looks = [
-        {"id": "ink-wash", "title": "Ink", "prompt": "ink", "train": ["a", "b", "c"]},
+        {"id": "ink-wash", "title": "Ink", "prompt": "ink", "names": ["a", "b"], "train": ["c"]},
         {"id": "night", "prompt": "at night"},
     ]
     (folder / "looks.json").write_text(json.dumps({"format": 1, "looks": looks}))
@@ -40,8 +40,8 @@ def test_lists_models_and_looks(models: Path) -> None:
     assert (entry.name, entry.path, entry.looks) == ("tiny", models / "tiny", ("ink-wash", "night"))
     assert entry.bytes == sum(path.stat().st_size for path in (models / "tiny").iterdir())
     assert catalog.read_looks(entry.path) == [
-        {"name": "ink-wash", "title": "Ink", "prompts": ["ink", "a", "b"]},
-        {"name": "night", "title": "night", "prompts": ["at night"]},
+        {"name": "ink-wash", "title": "Ink", "prompt": "ink", "names": ["a", "b"]},
+        {"name": "night", "title": "night", "prompt": "at night", "names": []},
     ]
     assert catalog.list_models(models / "nowhere") == []
 

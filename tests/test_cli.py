@@ -725,7 +725,8 @@ def test_train_passes_recipe_and_overrides_on(monkeypatch, capsys, tmp_path):
 
 
 def test_models_lists_looks_with_prompts(capsys, monkeypatch):
-    models = [{"name": "lsd-small", "title": "t", "looks": [{"name": "night", "prompts": ["dark"]}]}]
+    models = [{"name": "lsd-small", "title": "t",
+               "looks": [{"name": "night", "prompt": "dark", "names": []}]}]  # fmt: skip
     monkeypatch.setattr("mirage_cli.models.catalog.describe_models", lambda: models)
     assert main(["models", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"command": "models", "models": models}

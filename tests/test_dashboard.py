@@ -128,9 +128,9 @@ def test_tables():
     text = drawn(doctor_table(findings))
     assert "not shown" not in text and "fix: install it" in text and "none [x]" in text
     models = [{"name": "lsd-small", "title": "8 MB", "looks": [
-        {"name": "night", "prompts": ["at night", "dark"]}]}]  # fmt: skip
+        {"name": "night", "prompt": "at night", "names": ["dark", "midnight"]}]}]  # fmt: skip
     text = drawn(models_table(models))
-    assert "lsd-small" in text and '"at night", "dark"' in text
+    assert "lsd-small" in text and '"at night"' in text and "dark, midnight" in text
     text = drawn(data_tables({
         "frames": 100, "ok": True, "model": {"device": "cpu"},
         "latency_ms": {"denoise": {"p50": 12.5, "max": 250.0}, "write": {"p50": 1.0, "max": 2.0}},

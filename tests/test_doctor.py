@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -141,7 +142,34 @@ def test_cameras_and_display(tmp_path: Path) -> None:
     (one,) = doctor.check_cameras(tmp_path)
     assert one["status"] == "ok" and "video0" in one["detail"]
     assert statuses(doctor.check_display({})) == ["warn"]
-    assert statuses(doctor.check_display({"DISPLAY": ":0"})) == ["ok"]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux only")
+def test_windows_by_opencv_or_tk() -> None:
+    def with_modules(**modules: object):
+        def load(name: str) -> object:
+            if name not in modules:
+                raise ImportError(f"No module named {name!r}")
+            return modules[name]
+
+        return load
+
+    headless, windows = (
+        SimpleNamespace(
+            __version__="5.0", getBuildInformation=lambda gui=gui: f"\n  GUI:    {gui}\n    QT: x\n"
+        )
+        for gui in ("NONE", "QT5")
+    )
+    screen = {"DISPLAY": ":0"}
+    (both,) = doctor.check_display(screen, with_modules(cv2=windows, tkinter=object()))
+    assert both["status"] == "ok" and both["detail"] == ":0, windows by OpenCV (QT5) or Tk"
+    (tk,) = doctor.check_display(screen, with_modules(cv2=headless, tkinter=object()))
+    assert tk["status"] == "ok" and tk["detail"] == ":0, windows by Tk"
+    (none,) = doctor.check_display(screen, with_modules(cv2=headless))
+    assert none["status"] == "warn" and "tkinter" in none["fix"]
+    (opencv,) = doctor.check_opencv(with_modules(cv2=headless))
+    assert opencv["status"] == "ok" and "Tk" in opencv["detail"]
+    assert "windows by QT5" in doctor.check_opencv(with_modules(cv2=windows))[0]["detail"]
 
 
 def test_memory_and_disk(tmp_path: Path) -> None:

@@ -133,6 +133,19 @@ def test_clone_is_importable_from_anywhere(tmp_path: Path) -> None:
         assert (Path(done.stdout.strip()) / "__init__.py").is_file()
 
 
+def test_clone_needs_no_install(tmp_path: Path) -> None:
+    """Its folder on the path is enough; -S keeps whatever this Python has installed out of it."""
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); "
+        "import mirage_cli.models.catalog as c, mirage_cli.kernels as k; "
+        "print(c.__file__); print(k.__file__)"
+    )
+    done = call(sys.executable, "-I", "-S", "-c", code, ROOT, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = [Path(line) for line in done.stdout.splitlines()]
+    assert found == [ROOT / "models" / "catalog.py", ROOT / "kernels" / "__init__.py"]
+
+
 def test_opencv_that_this_machine_can_load_is_asked_for() -> None:
     setup = runpy.run_path(str(ROOT / "setup.py"), run_name="setup")
     choose = setup["opencv_dependency"]

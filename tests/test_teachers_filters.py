@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-
-from mirage_cli.training import filters, filters_ops as ops  # noqa: E402
+from mirage_cli.training import filters, filters_ops as ops
 
 LOOKS = filters.LOOKS
 SHIFT = 8

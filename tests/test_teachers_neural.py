@@ -12,19 +12,17 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import torch
+from onnx import TensorProto, helper, numpy_helper
 
-onnx = pytest.importorskip("onnx")
-onnxruntime = pytest.importorskip("onnxruntime")
-
-from onnx import TensorProto, helper, numpy_helper  # noqa: E402
-
-from mirage_cli.errors import MirageError, ModelError, UsageProblem  # noqa: E402
-from mirage_cli.training import neural_ops as ops  # noqa: E402
-from mirage_cli.training.neural_recipes import RECIPES  # noqa: E402
-from mirage_cli.training.neural_teachers import NeuralTeachers, _inverse2, _sqrt2  # noqa: E402
-from mirage_cli.training.onnx_torch import OnnxModule, StyleFeatures  # noqa: E402
+from mirage_cli.errors import MirageError, ModelError, UsageProblem
+from mirage_cli.training import neural_ops as ops
+from mirage_cli.training.neural_recipes import RECIPES
+from mirage_cli.training.neural_teachers import NeuralTeachers, _inverse2, _sqrt2
+from mirage_cli.training.onnx_torch import OnnxModule, StyleFeatures
 
 REAL = Path(os.environ.get("TEACHERS_DIR", "/nonexistent"))
 needs_real = pytest.mark.skipif(
