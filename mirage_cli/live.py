@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mirage_cli.capture import CameraSource, PacedSource, ResizedSource, TestPicture
+from mirage_cli.capture import CameraSource, PacedSource, TestPicture
 from mirage_cli.config import LiveConfig, Size
 from mirage_cli.display import NullSink, TeeSink, WindowSink
 from mirage_cli.errors import Interrupted, MirageError, UsageProblem
@@ -22,7 +22,8 @@ from mirage_cli.styler import (
     StopSwitch,
     Styler,
     Ui,
-    choose_size,
+    account,
+    fit_source,
     read_prompts,
     side_by_side,
     stats_of,
@@ -126,7 +127,7 @@ def _open_source(
         return TestPicture(*size, fps=config.fps or 30.0, clock=clock), size
     if config.camera is not None:
         camera = CameraSource(config.camera, wanted, config.fps, clock=clock)
-        return _sized(camera, config, cpu, ui)
+        return fit_source(camera, config.size, cpu, CPU_LIMIT, ui, None)
     from mirage_cli.video_in import FileSource, open_file
 
     name = str(config.input)
@@ -135,32 +136,15 @@ def _open_source(
         return open_file(name, size=at, fps=config.fps)
 
     opened = open_at(wanted)
-    source: FrameSource = opened
-    if is_url(name) and name.split("://")[0].lower() in _LIVE_SCHEMES:
-        return _sized(source, config, cpu, ui)
-    size, note = choose_size(
-        (source.info.width, source.info.height), wanted or config.size, cpu, CPU_LIMIT
+    broadcast = is_url(name) and name.split("://")[0].lower() in _LIVE_SCHEMES
+    reopens = opened.reopens and not broadcast
+    source, size = fit_source(
+        opened, config.size, cpu, CPU_LIMIT, ui, open_at if reopens else None
     )
-    if note:
-        ui.note(note)
-    if size != (source.info.width, source.info.height):
-        if opened.reopens:
-            source.close()
-            source = open_at(size)
-        else:
-            source = ResizedSource(source, size)
-    reopen = (lambda: open_at(size)) if config.loop and opened.reopens else None
+    if broadcast:  # it has its own pace
+        return source, size
+    reopen = (lambda: open_at(size)) if config.loop and reopens else None
     return PacedSource(source, reopen=reopen, clock=clock), size
-
-
-def _sized(
-    source: FrameSource, config: LiveConfig, cpu: bool, ui: Ui
-) -> tuple[FrameSource, Size]:
-    have = (source.info.width, source.info.height)
-    size, note = choose_size(have, config.size, cpu, CPU_LIMIT)
-    if note:
-        ui.note(note)
-    return (source if size == have else ResizedSource(source, size)), size
 
 
 def _open_sinks(
@@ -320,30 +304,20 @@ class _Live:
         )
 
     def document(self, result: RunResult) -> dict[str, Any]:
-        """What happened, as plain data; ``frames`` left for the sink, ``dropped`` never began."""
+        """What happened, as plain data."""
         meter = self.styler.meter
-        first = meter.first_out_seconds
         return {
             "command": "live",
             "input": self.source.info.name,
             "output": self.config.output,
             "window": self.window.toolkit_name if self.window else None,
-            "size": list(self.styler.size),
             "prompts": self.prompts,
             "changes": list(self.styler.applied),
             "ended_by": self.stop.reason or ("frames" if result.stopped else "source"),
-            "frames": meter.frames_out,
-            "frames_in": meter.frames_in,
-            "dropped": meter.dropped,
-            "seconds": round(result.seconds, 3),
-            "fps": round(meter.frames_out / result.seconds, 2) if result.seconds else 0.0,
             "fps_in": round(meter.frames_in / result.seconds, 2) if result.seconds else 0.0,
-            "first_frame_seconds": None if first is None else round(first - self.begun, 3),
-            "latency_ms": meter.latency_summary(),
-            "strength": self.config.model.strength,
-            "seed": self.config.model.seed,
-            **self.styler.document(),
-            "warnings": [*self.source.warnings, *self.sink.warnings],
-            "peak_memory_mb": self.memory.megabytes(),
+            **account(
+                self.styler, self.config.model, self.source, self.sink, self.memory,
+                result.seconds, self.begun,
+            ),
             "interrupted": self.stop.by_signal,
         }

@@ -14,10 +14,11 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 
+from mirage_cli.capture import ResizedSource
 from mirage_cli.config import MAX_SIDE, MIN_SIDE, ModelOptions, Size
 from mirage_cli.errors import GpuError, MirageError
-from mirage_cli.frames import Frame
-from mirage_cli.measure import Meter, Stats, exact_percentile
+from mirage_cli.frames import Frame, FrameSink, FrameSource
+from mirage_cli.measure import Meter, PeakMemory, Stats, exact_percentile
 from mirage_cli.schedule import LookTrack, TimedPrompt, Weights, build_track
 
 MAX_EVENTS_KEPT = 100
@@ -189,6 +190,32 @@ def choose_size(have: Size, wanted: Size | str | None, cpu: bool, limit: Size) -
     )
 
 
+def fit_source(
+    source: FrameSource,
+    asked: Size | str | None,
+    cpu: bool,
+    limit: Size,
+    ui: Ui,
+    reopen: Callable[[Size], FrameSource] | None,
+) -> tuple[FrameSource, Size]:
+    """The source at the size to run at, which ``choose_size`` chooses.
+
+    Args:
+        reopen: opens the source at another size; None where it can be read only once, and each
+            frame is scaled instead.
+    """
+    have = (source.info.width, source.info.height)
+    size, note = choose_size(have, asked, cpu, limit)
+    if note:
+        ui.note(note)
+    if size == have:
+        return source, size
+    if reopen is None:
+        return ResizedSource(source, size), size
+    source.close()
+    return reopen(size), size
+
+
 def side_by_side(frame: Frame, rgb: np.ndarray) -> np.ndarray:
     """Input | output: two [H, W, 3] -> [H, 2W, 3]."""
     left = frame.rgb
@@ -271,6 +298,44 @@ class Styler:
             "guard_event_count": self.guard_count,
             "guard_events": list(self.guard_events),
         }
+
+
+def account(
+    styler: Styler,
+    options: ModelOptions,
+    source: FrameSource,
+    sink: FrameSink,
+    memory: PeakMemory,
+    seconds: float,
+    begun_seconds: float,
+) -> dict[str, Any]:
+    """The part of a ``--json`` document that transform and live share.
+
+    ``frames`` left for the sink and ``dropped`` never began; ``fps`` is frames over ``seconds``. A
+    latency in ``latency_ms`` is one frame's: ``model`` the session's step (prepare + denoise +
+    compose), ``end_to_end`` from decoded to written, waiting in the channels included.
+
+    Args:
+        seconds: how long frames flowed.
+        begun_seconds: when the program started, on the meter's clock.
+    """
+    meter = styler.meter
+    first = meter.first_out_seconds
+    return {
+        "size": list(styler.size),
+        "frames": meter.frames_out,
+        "frames_in": meter.frames_in,
+        "dropped": meter.dropped,
+        "seconds": round(seconds, 3),
+        "fps": round(meter.frames_out / seconds, 2) if seconds else 0.0,
+        "first_frame_seconds": None if first is None else round(first - begun_seconds, 3),
+        "latency_ms": meter.latency_summary(),
+        "strength": options.strength,
+        "seed": options.seed,
+        **styler.document(),
+        "warnings": [*source.warnings, *sink.warnings],
+        "peak_memory_mb": memory.megabytes(),
+    }
 
 
 class StopSwitch:

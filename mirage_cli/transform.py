@@ -22,7 +22,8 @@ from mirage_cli.styler import (
     StopSwitch,
     Styler,
     Ui,
-    choose_size,
+    account,
+    fit_source,
     read_prompts,
     side_by_side,
     stats_of,
@@ -55,7 +56,7 @@ def run(
         begun_seconds: when the program started on that clock, for the time to the first frame.
 
     Returns:
-        The document of ``--json``: see ``_document``.
+        The document of ``--json``: see ``_Job.document``.
 
     Raises:
         MirageError: of the kind that fits; no output is left behind.
@@ -141,26 +142,15 @@ def _open_source(
             keep_sound=True,
         )
 
-    wanted = config.size if isinstance(config.size, tuple) else None
-    opened = open_at(wanted)
-    source: FrameSource = opened
-    info = source.info
+    opened = open_at(config.size if isinstance(config.size, tuple) else None)
     try:
-        have = (info.width, info.height)
         cpu = engine.is_cpu(config.model)
-        size, note = choose_size(have, wanted or config.size, cpu, CPU_LIMIT)
-        if note:
-            ui.note(note)
-        if size != have:
-            if opened.reopens:
-                source.close()
-                source = open_at(size)
-            else:
-                source = ResizedSource(source, size)
+        reopen = open_at if opened.reopens else None
+        source, size = fit_source(opened, config.size, cpu, CPU_LIMIT, ui, reopen)
     except BaseException:
-        source.close()
+        opened.close()
         raise
-    return source, size, info
+    return source, size, opened.info
 
 
 def _open_sink(
@@ -249,36 +239,19 @@ class _Job:
         )
 
     def document(self) -> dict[str, Any]:
-        """What happened, as plain data.
-
-        ``seconds`` is from the first read until the file is finished and ``fps`` is frames over
-        it; a latency in ``latency_ms`` is one frame's: ``model`` the session's step (prepare + denoise +
-        compose), ``end_to_end`` from decoded to written, waiting in the channels included.
-        """
+        """What happened, as plain data; ``seconds`` is until the file is finished."""
         meter = self.styler.meter
-        first = meter.first_out_seconds
-        seconds = self.flow_end - self.flow_begin
-        model_seconds = meter.stages["model"].total_ms / 1e3
         return {
             "command": "transform",
             "input": self.config.input,
             "output": self.target,
             "input_size": [self.input_info.width, self.input_info.height],
-            "size": list(self.styler.size),
             "prompts": [item.document() for item in self.read],
-            "frames": meter.frames_out,
-            "frames_in": meter.frames_in,
-            "dropped": meter.dropped,
             "video_seconds": round(meter.last_out_pts_seconds, 3),
-            "seconds": round(seconds, 3),
-            "fps": round(meter.frames_out / seconds, 2) if seconds else 0.0,
-            "model_seconds": round(model_seconds, 3),
-            "first_frame_seconds": None if first is None else round(first - self.begun, 3),
-            "latency_ms": meter.latency_summary(),
-            "strength": self.config.model.strength,
-            "seed": self.config.model.seed,
-            **self.styler.document(),
-            "warnings": [*self.source.warnings, *self.sink.warnings],
-            "peak_memory_mb": self.memory.megabytes(),
+            "model_seconds": round(meter.stages["model"].total_ms / 1e3, 3),
+            **account(
+                self.styler, self.config.model, self.source, self.sink, self.memory,
+                self.flow_end - self.flow_begin, self.begun,
+            ),
             "interrupted": self.stop.event.is_set(),
         }

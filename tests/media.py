@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,13 +27,13 @@ def ffmpeg(*arguments: object, feed: bytes | None = None) -> bytes:
 
 
 def clip(
-    path: Path, *, seconds: float = 1.0, width: int = WIDTH, height: int = HEIGHT,
-    fps: str = str(FPS), sound: str | None = "aac", codec: str = "libx264", pixels: str = "yuv420p",
+    path: Path, *, seconds: float = 1.0, size: tuple[int, int] = (WIDTH, HEIGHT),
+    fps: int | str = FPS, sound: str | None = "aac", codec: str = "libx264", pixels: str = "yuv420p",
     video_filter: str = "null", output: tuple[object, ...] = (),
 ) -> Path:
-    """A moving test picture with a tone."""
+    """A moving test picture, with a tone unless ``sound`` is None."""
     inputs: list[object] = [
-        "-f", "lavfi", "-i", f"testsrc2=s={width}x{height}:r={fps}:d={seconds}",
+        "-f", "lavfi", "-i", f"testsrc2=s={size[0]}x{size[1]}:r={fps}:d={seconds}",
     ]
     if sound:
         inputs += ["-f", "lavfi", "-i", f"sine=f=440:r=44100:d={seconds}", "-c:a", sound]
@@ -150,6 +151,35 @@ def streams_of(path: Path) -> str:
         stdin=subprocess.DEVNULL,
     )
     return done.stderr.decode()
+
+
+@dataclass(frozen=True)
+class Probe:
+    frames: int
+    size: tuple[int, int]
+    seconds: float
+    sound: bool
+
+
+def probe(path: Path) -> Probe:
+    """What ffmpeg's own decoder finds in a whole file; fails on any decoding error."""
+    done = subprocess.run(
+        [find_ffmpeg().path, "-hide_banner", "-xerror", "-i", file_url(path), "-map", "0:v:0",
+         "-fps_mode", "passthrough", "-f", "null", "-"],
+        capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    size = re.search(r"Video:.*?, (\d+)x(\d+)", done.stderr)
+    clock = re.search(r"Duration: (\d+):(\d+):([\d.]+)", done.stderr)
+    seconds = 0.0
+    if clock:
+        seconds = int(clock[1]) * 3600 + int(clock[2]) * 60 + float(clock[3])
+    return Probe(
+        frames=int(re.findall(r"frame=\s*(\d+)", done.stderr)[-1]),
+        size=(int(size[1]), int(size[2])),
+        seconds=seconds,
+        sound="Audio:" in done.stderr,
+    )
 
 
 def copy_clip(path: Path, target, *, by_path: bool = False, stop_after=None, **options) -> FileSink:

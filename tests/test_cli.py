@@ -17,10 +17,11 @@ import threading
 import time
 from pathlib import Path
 
+import media
 import numpy as np
 import pytest
 from cli_fakes import FakeEngine, RecordingUi
-from clips import make_clip, probe
+from media import probe
 
 from mirage_cli import __version__, cli, transform
 from mirage_cli.cli import main
@@ -35,7 +36,7 @@ COMMANDS = ("transform", "live", "bench", "doctor", "models", "train")
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory) -> Path:
     """20 frames of 96x64 with sound, one second."""
-    return make_clip(tmp_path_factory.mktemp("clips") / "in.mp4", seconds=1, fps=20, sound=True)
+    return media.clip(tmp_path_factory.mktemp("clips") / "in.mp4", seconds=1, fps=20, sound="aac")
 
 
 @pytest.fixture()
@@ -263,7 +264,7 @@ def test_start_and_duration_and_size(clip, tmp_path, capsys, fakes):
 
 
 def test_a_large_input_is_scaled_down_on_a_cpu_and_that_is_said(tmp_path, capsys, fakes):
-    big = make_clip(tmp_path / "big.mp4", seconds=0.2, fps=10, size=(1280, 720))
+    big = media.clip(tmp_path / "big.mp4", seconds=0.2, fps=10, size=(1280, 720), sound=None)
     assert main(["transform", str(big), "-p", "night", "-o", str(tmp_path / "a.mp4")]) == 0
     assert "size 768x432: the input is 1280x720" in capsys.readouterr().err
     assert probe(tmp_path / "a.mp4").size == (768, 432)
@@ -308,7 +309,7 @@ def test_sound_from_a_pipe_is_kept(clip, tmp_path):
 
 
 def test_a_named_pipe_is_read_once_and_scaled_down(tmp_path, capsys, fakes):
-    big = make_clip(tmp_path / "big.mkv", seconds=0.4, fps=10, size=(1280, 720), sound=True)
+    big = media.clip(tmp_path / "big.mkv", seconds=0.4, fps=10, size=(1280, 720), sound="aac")
     pipe, out = tmp_path / "pipe", tmp_path / "out.mp4"
     os.mkfifo(pipe)
     writer = threading.Thread(target=lambda: pipe.write_bytes(big.read_bytes()))
@@ -329,7 +330,7 @@ def test_what_the_output_cannot_keep_is_said(clip, tmp_path, capsys, fakes):
 
 
 def test_a_reader_that_goes_away_is_no_traceback(tmp_path):
-    clip = make_clip(tmp_path / "long.mp4", seconds=4, fps=25, size=(320, 240))
+    clip = media.clip(tmp_path / "long.mp4", seconds=4, fps=25, size=(320, 240), sound=None)
     shell = f'"{sys.executable}" "{HERE / "cli_fakes.py"}" transform "{clip}" -p night -o -'
     done = subprocess.run(
         ["bash", "-c", f"{shell} | head -c 100 >/dev/null; exit ${{PIPESTATUS[0]}}"],
@@ -353,7 +354,9 @@ def test_a_slow_run_without_a_terminal_gives_plain_lines(clip, tmp_path, monkeyp
 def test_memory_does_not_grow_with_the_clip(tmp_path):
     peaks = []
     for seconds in (3, 24):
-        clip = make_clip(tmp_path / f"{seconds}.mp4", seconds=seconds, fps=25, size=(320, 240))
+        clip = media.clip(
+            tmp_path / f"{seconds}.mp4", seconds=seconds, fps=25, size=(320, 240), sound=None
+        )
         done = mirage("transform", clip, "-p", "night", "-o", tmp_path / f"{seconds}.out.mp4",
                       "--json", FAKE_MODEL_MS="0")  # fmt: skip
         document = json.loads(done.stdout)
@@ -527,7 +530,7 @@ def wait_for(path: Path, what: bool = True, seconds: float = 20.0) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_finishes_the_file_so_that_it_plays(tmp_path, number):
-    clip = make_clip(tmp_path / "in.mp4", seconds=20, fps=25, sound=True)
+    clip = media.clip(tmp_path / "in.mp4", seconds=20, fps=25, sound="aac")
     out = tmp_path / "out.mp4"
     process = start("transform", clip, "-p", "night", "-o", out, "--json", FAKE_MODEL_MS="40")
     part = tmp_path / "out.mp4.part"
@@ -546,7 +549,7 @@ def test_a_signal_finishes_the_file_so_that_it_plays(tmp_path, number):
 
 
 def test_a_second_interrupt_gives_up_at_once_and_leaves_nothing(tmp_path):
-    clip = make_clip(tmp_path / "in.mp4", seconds=4, fps=25)
+    clip = media.clip(tmp_path / "in.mp4", seconds=4, fps=25, sound=None)
     out = tmp_path / "out.mp4"
     process = start("transform", clip, "-p", "night", "-o", out, FAKE_MODEL_MS="5000")
     wait_for(tmp_path / "out.mp4.part")
@@ -666,7 +669,7 @@ def test_live_on_a_terminal_takes_prompts_and_q(tmp_path):
 
 def test_ctrl_c_typed_at_a_terminal_lets_ffmpeg_finish(tmp_path):
     """The key sends SIGINT to the whole foreground group, ffmpeg included."""
-    clip = make_clip(tmp_path / "in.mp4", seconds=20, fps=25)
+    clip = media.clip(tmp_path / "in.mp4", seconds=20, fps=25, sound=None)
     out = tmp_path / "out.mp4"
     terminal = Terminal("transform", clip, "-p", "night", "-o", out, FAKE_MODEL_MS="40")
     terminal.read("p50 4")

@@ -7,9 +7,10 @@ import pty
 import threading
 import time
 
+import media
 import pytest
 from cli_fakes import FakeEngine, RecordingUi
-from clips import make_clip, probe
+from media import probe
 
 from mirage_cli import live
 from mirage_cli.capture import CameraSource, list_cameras
@@ -254,7 +255,7 @@ def test_a_closed_window_ends_the_run_and_shows_the_newest_only(monkeypatch):
 
 
 def test_a_file_is_played_at_its_own_pace_and_written_with_its_times(tmp_path):
-    clip = make_clip(tmp_path / "in.mp4", seconds=1.0, fps=20)
+    clip = media.clip(tmp_path / "in.mp4", seconds=1.0, fps=20, sound=None)
     out = tmp_path / "out.mp4"
     begin = time.perf_counter()
     document = live.run(
@@ -270,7 +271,7 @@ def test_a_file_is_played_at_its_own_pace_and_written_with_its_times(tmp_path):
 
 
 def test_a_looped_file_goes_on(tmp_path):
-    clip = make_clip(tmp_path / "in.mp4", seconds=0.5, fps=20)
+    clip = media.clip(tmp_path / "in.mp4", seconds=0.5, fps=20, sound=None)
     document = live.run(
         config(input=str(clip), loop=True, frames=25), RecordingUi(), engine=FakeEngine(),
         keys=False,
@@ -279,7 +280,7 @@ def test_a_looped_file_goes_on(tmp_path):
 
 
 def test_a_big_file_is_scaled_down_on_a_cpu(tmp_path):
-    clip = make_clip(tmp_path / "in.mp4", seconds=0.2, fps=20, size=(1280, 720))
+    clip = media.clip(tmp_path / "in.mp4", seconds=0.2, fps=20, size=(1280, 720), sound=None)
     ui = RecordingUi()
     document = live.run(
         config(input=str(clip), size=None), ui, engine=FakeEngine(), keys=False

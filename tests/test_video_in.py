@@ -143,7 +143,7 @@ def test_pixel_aspect_and_size(tmp_path):
 
 
 def test_rounding_of_a_size_is_no_aspect(tmp_path):
-    path = media.clip(tmp_path / "odd.mp4", width=854, height=480, seconds=0.2)
+    path = media.clip(tmp_path / "odd.mp4", size=(854, 480), seconds=0.2)
     assert take(path, size=(512, 288))[1].info.pixel_aspect == (1, 1)
 
 
@@ -255,7 +255,7 @@ def children_of_this_process() -> set[int]:
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 def test_closing_early_leaves_no_process(tmp_path):
-    path = media.clip(tmp_path / "big.mp4", seconds=4.0, width=640, height=480)
+    path = media.clip(tmp_path / "big.mp4", seconds=4.0, size=(640, 480))
     before = children_of_this_process()
     source = open_file(path)
     frames = iter(source)
@@ -275,7 +275,7 @@ def send_all(descriptor: int, data: bytes) -> None:
 
 def test_closing_from_another_thread_ends_a_blocked_reader(tmp_path):
     """The sender falls silent without closing its end."""
-    path = media.clip(tmp_path / "clip.ts", seconds=6.0, width=640, height=480)
+    path = media.clip(tmp_path / "clip.ts", seconds=6.0, size=(640, 480))
     clip = path.read_bytes()
     assert len(clip) > 1_500_000
     read, write = os.pipe()
@@ -390,7 +390,7 @@ def test_index_order_is_seen():
 
 def test_joined_files_of_two_sizes_keep_one_size(tmp_path):
     small = media.clip(tmp_path / "a.ts", seconds=0.5)
-    large = media.clip(tmp_path / "b.ts", seconds=0.5, width=192, height=128)
+    large = media.clip(tmp_path / "b.ts", seconds=0.5, size=(192, 128))
     path = tmp_path / "joined.ts"
     path.write_bytes(small.read_bytes() + large.read_bytes())
     frames, source = take(path)
@@ -411,7 +411,7 @@ def test_iterated_once(plain):
 @pytest.mark.skipif(os.name == "nt", reason="process groups")
 def test_interrupt_of_the_terminal_does_not_reach_ffmpeg(tmp_path):
     """Ctrl-C goes to the whole process group; frames must still come after it."""
-    path = media.clip(tmp_path / "c.mp4", seconds=2.0, width=640, height=480)
+    path = media.clip(tmp_path / "c.mp4", seconds=2.0, size=(640, 480))
     script = (
         "import os, signal, sys; sys.path.insert(0, sys.argv[2])\n"
         "from mirage_cli.video_in import open_file\n"
