@@ -75,17 +75,17 @@ class PromptType(click.ParamType):
 
 
 class DeviceType(click.ParamType):
-    """auto, cpu, cuda, cuda:N or mps."""
+    """auto, cpu, cuda or cuda:N."""
 
     name = "device"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> str:
         text = str(value).strip().lower()
         kind, _, number = text.partition(":")
-        plain = text in ("auto", "cpu", "cuda", "mps")
+        plain = text in ("auto", "cpu", "cuda")
         if not plain and not (kind == "cuda" and number.isdecimal()):
             raise UsageProblem(
-                f"device {value!r} is not one of auto, cpu, cuda, cuda:N, mps",
+                f"device {value!r} is not one of auto, cpu, cuda, cuda:N",
                 "Leave --device away to take the best there is.",
             )
         return text
@@ -209,7 +209,7 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
         option("-m", "--model", default="lsd-small", show_default=True, section=MODEL,
                metavar="NAME|FOLDER", help="A model of 'mirage models', or a model's folder."),
         option("--device", type=DeviceType(), default="auto", show_default=True, section=MODEL,
-               metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps."),
+               metavar="DEVICE", help="auto, cpu, cuda or cuda:N."),
         option("--dtype", type=click.Choice(DTYPES), default="auto", show_default=True,
                section=MODEL, help="Number format of the network."),
         option("--backend", type=click.Choice(BACKENDS), default="auto", show_default=True,

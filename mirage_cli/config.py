@@ -20,7 +20,6 @@ MIN_SIDE = 16
 MAX_SIDE = 8192
 MAX_SECONDS = 100 * 24 * 3600.0
 
-DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = ("auto", "fp32", "bf16", "fp16")
 BACKENDS = ("auto", "ptx", "torch")
 
@@ -33,7 +32,7 @@ class ModelOptions:
 
     Attributes:
         model: a name from ``mirage models`` or the path of a model folder.
-        device: auto, cpu, cuda, cuda:N or mps.
+        device: auto, cpu, cuda or cuda:N.
         dtype: auto, fp32, bf16 or fp16.
         backend: auto, ptx or torch: who computes the ops.
         steps: sampler steps a frame, 1 to 4.

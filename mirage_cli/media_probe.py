@@ -53,6 +53,12 @@ class VideoTrack:
     transfer: str
 
     @property
+    def shown_size(self) -> tuple[int, int]:
+        """(width, height) in pixels as a player shows it, after rotation by quarter turns."""
+        lies = round(self.rotation_degrees / 90) % 2
+        return (self.height, self.width) if lies else (self.width, self.height)
+
+    @property
     def is_hdr(self) -> bool:
         return self.transfer in HDR_TRANSFERS
 

@@ -53,29 +53,11 @@ class Engine:
         Raises:
             GpuError: a GPU is asked for and there is none.
         """
-        if options.device == "cpu":
+        if options.device == "cpu":  # without importing torch
             return True
-        import torch
+        from mirage_cli.lsd.checkpoint import choose_device
 
-        kind = options.device.split(":")[0]
-        if kind == "mps":
-            if not torch.backends.mps.is_available():
-                raise GpuError(
-                    "device 'mps' is asked for and this machine has none",
-                    "Use --device auto or --device cpu.",
-                )
-            return False
-        if kind == "cuda":
-            count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-            number = int(options.device.partition(":")[2] or 0)
-            if number >= count:
-                found = f"{count} found" if count else "no CUDA GPU is usable here"
-                raise GpuError(
-                    f"device {options.device!r} is asked for: {found}",
-                    "Use --device auto or --device cpu; 'mirage doctor' says what is missing.",
-                )
-            return False
-        return not torch.cuda.is_available()
+        return choose_device(options.device).type == "cpu"
 
     def check_model(self, options: ModelOptions) -> None:
         """Fail at once, before torch is imported, where there is no such model.

@@ -12,7 +12,7 @@ from mirage_cli.capture import ResizedSource
 from mirage_cli.config import Size, TransformConfig
 from mirage_cli.errors import Interrupted, MediaError, UsageProblem
 from mirage_cli.ffmpeg_tools import is_url
-from mirage_cli.frames import FrameSink, FrameSource, StreamInfo
+from mirage_cli.frames import FrameSink, FrameSource
 from mirage_cli.measure import Meter, PeakMemory, Stats
 from mirage_cli.pipeline import run as run_pipeline
 from mirage_cli.schedule import parse_prompts
@@ -74,7 +74,7 @@ def run(
     if target is not None:
         check_output(config.input, target, config.overwrite, ui)
     engine.check_model(config.model)
-    source, size, input_info = _open_source(config, engine, ui)
+    source, size, input_size = _open_source(config, engine, ui)
     sink: FrameSink | None = None
     finished = False
     try:
@@ -85,7 +85,7 @@ def run(
         sink = _open_sink(config, target, source, size)  # before the model: its errors come fast
         session = engine.session(config.model, *size)
         styler = Styler(session, track_of(read, config.blend_seconds), Meter(), size)
-        job = _Job(config, ui, source, sink, styler, read, target, input_info, stop, clock, begun)
+        job = _Job(config, ui, source, sink, styler, read, target, input_size, stop, clock, begun)
         job.flow()
         written = styler.meter.frames_out
         if stop.event.is_set() and not written:
@@ -128,8 +128,8 @@ def default_output(source: str, look: str) -> str:
 
 def _open_source(
     config: TransformConfig, engine: Engine, ui: Ui
-) -> tuple[FrameSource, Size, StreamInfo]:
-    """The source at the size the model will run at, that size, and what the input itself is."""
+) -> tuple[FrameSource, Size, Size]:
+    """The source at the size the model will run at, that size, and the input's own."""
     from mirage_cli.video_in import FileSource, open_file
 
     def open_at(size: Size | None) -> FileSource:
@@ -150,7 +150,9 @@ def _open_source(
     except BaseException:
         opened.close()
         raise
-    return source, size, opened.info
+    video = opened.probe.video
+    have = (opened.info.width, opened.info.height)
+    return source, size, video.shown_size if video else have
 
 
 def _open_sink(
@@ -182,13 +184,13 @@ class _Job:
         styler: Styler,
         read: list[ReadPrompt],
         target: str,
-        input_info: StreamInfo,
+        input_size: Size,
         stop: StopSwitch,
         clock: Callable[[], float],
         begun: float,
     ) -> None:
         self.config, self.ui, self.source, self.sink = config, ui, source, sink
-        self.styler, self.read, self.target, self.input_info = styler, read, target, input_info
+        self.styler, self.read, self.target, self.input_size = styler, read, target, input_size
         self.stop, self.clock, self.begun = stop, clock, begun
         self.memory = PeakMemory()
         self.about = dict(styler.session.describe())
@@ -245,7 +247,7 @@ class _Job:
             "command": "transform",
             "input": self.config.input,
             "output": self.target,
-            "input_size": [self.input_info.width, self.input_info.height],
+            "input_size": [*self.input_size],
             "prompts": [item.document() for item in self.read],
             "video_seconds": round(meter.last_out_pts_seconds, 3),
             "model_seconds": round(meter.stages["model"].total_ms / 1e3, 3),

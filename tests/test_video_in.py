@@ -72,6 +72,7 @@ def test_variable_rate_is_kept(tmp_path):
 def test_rotation_is_applied(tmp_path, degrees, top):
     frames, source = take(media.rotated_clip(tmp_path / "turned.mp4", degrees))
     assert (source.info.width, source.info.height) == (64, 96)
+    assert source.probe.video.shown_size == (64, 96)
     red, _, blue = frames[0].rgb[8, 32].astype(int)
     assert (blue > red) == (top == "blue") and abs(red - blue) > 150
 
