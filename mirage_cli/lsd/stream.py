@@ -94,7 +94,11 @@ class Session:
         self.bundle, self.net, self.device = bundle, bundle.net, bundle.device
         self.width, self.height, self.steps = width, height, steps
         self.padded = tuple(-(-side // FRAME_MULTIPLE) * FRAME_MULTIPLE for side in (height, width))
-        self.ops, self.backend_reason = select_backend(self.device, backend)
+        # The kernels agree with torch in an emulator; until that is also measured on a GPU, they are
+        # taken only where they are asked for.
+        self.ops, self.backend_reason = select_backend(self.device, "torch" if backend == "auto" else backend)
+        if backend == "auto" and self.device.type == "cuda":
+            self.backend_reason = "auto: torch; the PTX kernels are taken with --backend ptx"
         self.kernels = self.ops if self.ops.backend == "ptx" else None  # None: the network's own torch
         self.guard = DriftGuard(guard)
         self.report = StepReport()
