@@ -6,6 +6,7 @@ frame, and ``pump``, called by the main thread many times a second, shows it and
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 import threading
@@ -160,6 +161,20 @@ def opencv_gui(cv2: Any) -> str:
     return ""
 
 
+def x_display_opens() -> bool:
+    """Whether the X server that DISPLAY names can be connected to."""
+    try:
+        x11 = ctypes.CDLL("libX11.so.6")
+    except OSError:
+        return False
+    x11.XOpenDisplay.argtypes, x11.XOpenDisplay.restype = [ctypes.c_char_p], ctypes.c_void_p
+    x11.XCloseDisplay.argtypes = [ctypes.c_void_p]
+    display = x11.XOpenDisplay(None)
+    if display:
+        x11.XCloseDisplay(display)
+    return bool(display)
+
+
 def _open_toolkit(title: str, width: int, height: int) -> _Toolkit:
     remedy = "Write to a file with -o out.mp4, or run without a picture: --no-window"
     if sys.platform.startswith("linux") and not (
@@ -170,8 +185,12 @@ def _open_toolkit(title: str, width: int, height: int) -> _Toolkit:
     try:
         import cv2
 
-        if not opencv_gui(cv2):
+        gui = opencv_gui(cv2)
+        if not gui:
             raise RuntimeError("this OpenCV is the headless build")
+        # Qt ends the whole process where it finds no server.
+        if gui.startswith("QT") and sys.platform.startswith("linux") and not x_display_opens():
+            raise RuntimeError(f"display {os.environ.get('DISPLAY', '')!r} cannot be opened")
         return _OpenCvWindow(title, width, height)
     except Exception as error:  # noqa: BLE001  any failure here means: try the next toolkit
         reasons.append(_first_line(error))

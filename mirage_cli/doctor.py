@@ -289,18 +289,28 @@ def check_cameras(devices: Path = Path("/dev")) -> list[Finding]:
 def check_display(
     environment: Mapping[str, str] = os.environ,
     load: Callable[[str], object] = importlib.import_module,
+    opens: Callable[[], bool] | None = None,
 ) -> list[Finding]:
-    """Is there a screen that ``mirage live`` can show its window on, and OpenCV or Tk to open it?"""
+    """Is there a screen that ``mirage live`` can show its window on, and OpenCV or Tk to open it?
+
+    Args:
+        environment, load: stand in for os.environ and the import of a module.
+        opens: stands in for ``display.x_display_opens``.
+    """
     screen = platform.system()
     if sys.platform.startswith("linux"):
         screen = environment.get("WAYLAND_DISPLAY") or environment.get("DISPLAY") or ""
     if not screen:
         fix = "Without a screen: mirage live --no-window -o out.mp4"
         return [finding("display", "warn", "none, so no window can be shown", fix)]
+    from mirage_cli.display import opencv_gui, x_display_opens
+
+    x_only = environment.get("DISPLAY") and not environment.get("WAYLAND_DISPLAY")
+    if x_only and not (opens or x_display_opens)():
+        fix = "Log in on that screen, or set DISPLAY right; without: mirage live --no-window -o out.mp4"
+        return [finding("display", "warn", f"{screen} cannot be opened", fix)]
     toolkits = []
     with contextlib.suppress(Exception):  # a broken package can raise anything
-        from mirage_cli.display import opencv_gui
-
         if gui := opencv_gui(load("cv2")):
             toolkits.append(f"OpenCV ({gui})")
     with contextlib.suppress(Exception):

@@ -161,12 +161,18 @@ def test_windows_by_opencv_or_tk() -> None:
         for gui in ("NONE", "QT5")
     )
     screen = {"DISPLAY": ":0"}
-    (both,) = doctor.check_display(screen, with_modules(cv2=windows, tkinter=object()))
+
+    def yes() -> bool:
+        return True
+
+    (both,) = doctor.check_display(screen, with_modules(cv2=windows, tkinter=object()), yes)
     assert both["status"] == "ok" and both["detail"] == ":0, windows by OpenCV (QT5) or Tk"
-    (tk,) = doctor.check_display(screen, with_modules(cv2=headless, tkinter=object()))
+    (tk,) = doctor.check_display(screen, with_modules(cv2=headless, tkinter=object()), yes)
     assert tk["status"] == "ok" and tk["detail"] == ":0, windows by Tk"
-    (none,) = doctor.check_display(screen, with_modules(cv2=headless))
+    (none,) = doctor.check_display(screen, with_modules(cv2=headless), yes)
     assert none["status"] == "warn" and "tkinter" in none["fix"]
+    (shut,) = doctor.check_display(screen, with_modules(tkinter=object()), lambda: False)
+    assert shut["status"] == "warn" and ":0 cannot be opened" in shut["detail"]
     (opencv,) = doctor.check_opencv(with_modules(cv2=headless))
     assert opencv["status"] == "ok" and "Tk" in opencv["detail"]
     assert "windows by QT5" in doctor.check_opencv(with_modules(cv2=windows))[0]["detail"]

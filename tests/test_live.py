@@ -202,6 +202,10 @@ def test_a_window_where_no_toolkit_works(monkeypatch):
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     with pytest.raises(MediaError, match="no window can be shown"):
         WindowSink("x", 64, 48)
+    # The windowed build of OpenCV would end the process here.
+    monkeypatch.setattr("mirage_cli.display.opencv_gui", lambda cv2: "QT5")
+    with pytest.raises(MediaError, match="display ':987' cannot be opened"):
+        WindowSink("x", 64, 48)
 
 
 class Toolkit:
