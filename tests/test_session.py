@@ -1,0 +1,258 @@
+"""The live stream on the CPU: causal, reproducible, constant in memory, honest about bad models."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import resource
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from mirage_cli.errors import GpuError, ModelError, UsageProblem
+from mirage_cli.lsd.checkpoint import ModelBundle, load_bundle
+from mirage_cli.lsd.guard import PATIENCE, DriftGuard
+from mirage_cli.lsd.model import LSDConfig, LSDNet
+from mirage_cli.lsd.stream import Session
+from mirage_cli.models import catalog
+
+GOLDEN = Path(__file__).parent / "golden" / "tiny_session.json"
+SHIPPED = catalog.MODELS_ROOT / "lsd-small"
+
+
+def tiny_bundle() -> ModelBundle:
+    """A network of random weights, all paths alive; the same on every machine."""
+    config = LSDConfig(
+        looks=("first", "second", "identity"), widths=(16, 16, 64), encoder_blocks=(1, 1), middle_blocks=2,
+        decoder_blocks=(1, 1), look_width=8, condition_width=16, memory_grid=(2, 2),
+    )  # fmt: skip
+    net = LSDNet(config)
+    generator = torch.Generator().manual_seed(11)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            scale = 0.6 / max(1, parameter[0].numel()) ** 0.5 if parameter.dim() > 1 else 0.02
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
+    net = net.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    return ModelBundle("tiny", Path("."), net, torch.device("cpu"), torch.float32, "a test")
+
+
+def moving(frames: int, height: int = 48, width: int = 64, seed: int = 0) -> list[np.ndarray]:
+    """A smooth random plane under a panning window."""
+    rng = np.random.default_rng(seed)
+    plane = rng.integers(0, 256, (height // 8 + 2, width // 8 + 2 + frames // 4 + 1, 3)).astype(np.float32)
+    plane = np.kron(plane, np.ones((8, 8, 1)))
+    for axis in (0, 1):
+        plane = sum(np.roll(plane, k, axis) for k in range(-3, 4)) / 7
+    plane = plane.astype(np.uint8)
+    return [np.ascontiguousarray(plane[4 : 4 + height, 4 + 2 * i : 4 + 2 * i + width]) for i in range(frames)]
+
+
+def run(frames, bundle=None, **options) -> list[np.ndarray]:
+    height, width, _ = frames[0].shape
+    session = Session(bundle or tiny_bundle(), width=width, height=height, **options)
+    return [session.step(frame) for frame in frames]
+
+
+def tile_means() -> np.ndarray:
+    """Eight frames of seed 0 as means of 4x4 tiles, [8, 4, 4, 3] in levels."""
+    return np.array([frame.reshape(4, 12, 4, 16, 3).mean(axis=(1, 3)) for frame in run(moving(8))])
+
+
+def test_golden_frames():
+    """Within a level of the recorded tiles; after a wanted change ``python tests/test_session.py`` records anew."""
+    np.testing.assert_allclose(tile_means(), np.array(json.loads(GOLDEN.read_text())), atol=1.0)
+
+
+def test_same_seed_same_frames_and_another_seed_differs():
+    frames = moving(5)
+    first, again, other = run(frames), run(frames), run(frames, seed=1)
+    assert all(np.array_equal(a, b) for a, b in zip(first, again))
+    assert any(not np.array_equal(a, b) for a, b in zip(first, other))
+
+
+def test_causal():
+    """Frame i never depends on frame i + 1: another future leaves the past as it was."""
+    frames = moving(8)
+    changed = frames[:5] + [255 - frame for frame in frames[5:]]
+    a, b = run(frames), run(changed)
+    assert all(np.array_equal(x, y) for x, y in zip(a[:5], b[:5]))
+    assert not np.array_equal(a[5], b[5])
+
+
+def test_the_past_matters_and_reset_forgets_it():
+    frames = moving(6)
+    session = Session(tiny_bundle(), width=64, height=48)
+    followed = [session.step(frame) for frame in frames]
+    session.reset()
+    assert not np.array_equal(session.step(frames[-1]), followed[-1])
+    fresh = run(frames[-1:])
+    session.reset()
+    assert np.array_equal(session.step(frames[-1]), fresh[0])
+
+
+def test_a_cut_forgets_the_past():
+    frames = moving(4, seed=1) + moving(2, seed=9)
+    session = Session(tiny_bundle(), width=64, height=48)
+    cuts = []
+    for frame in frames:
+        out = session.step(frame)
+        cuts.append(session.report.cut)
+    assert cuts == [False] * 4 + [True, False]
+    assert session.counters["cuts"] == 1
+    del out
+    after_cut = Session(tiny_bundle(), width=64, height=48)
+    session = Session(tiny_bundle(), width=64, height=48)
+    outs = [session.step(frame) for frame in frames[:5]]
+    assert np.array_equal(outs[4], after_cut.step(frames[4]))
+
+
+def test_constant_memory_over_500_frames():
+    frames = moving(20)
+    session = Session(tiny_bundle(), width=64, height=48)
+    tensors = [*vars(session.history).values(), session.memory.tokens, session.modulations]
+    places = [t.data_ptr() for t in tensors]
+    for i in range(60):
+        session.step(frames[i % 20])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for i in range(500):
+        session.step(frames[i % 20])
+    grown_mb = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    assert grown_mb < 8, grown_mb
+    assert places == [t.data_ptr() for t in (*vars(session.history).values(), session.memory.tokens, session.modulations)]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_odd_sizes_and_steps(steps):
+    out = run(moving(3, height=37, width=51), steps=steps)
+    assert all(frame.shape == (37, 51, 3) and frame.dtype == np.uint8 for frame in out)
+
+
+def test_identity_and_strength_zero_return_the_input():
+    frames = moving(3)
+    session = Session(tiny_bundle(), width=64, height=48)
+    session.set_look({"identity": 1.0})
+    assert all(np.array_equal(session.step(frame), frame) for frame in frames)
+    assert all(np.array_equal(out, frame) for out, frame in zip(run(frames, strength=0.0), frames))
+
+
+def test_look_mixtures_lie_between():
+    frame = moving(1)
+    out = {}
+    for weight in (0.0, 0.5, 1.0):
+        session = Session(tiny_bundle(), width=64, height=48)
+        session.set_look({"first": 1 - weight, "second": weight})
+        out[weight] = session.step(frame[0]).astype(float)
+    assert not np.array_equal(out[0.0], out[1.0])
+    apart = np.abs(out[0.0] - out[1.0]).mean()
+    assert np.abs(out[0.5] - out[0.0]).mean() < apart and np.abs(out[0.5] - out[1.0]).mean() < apart
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda s: s.set_look({}), lambda s: s.set_look({"first": -1.0}), lambda s: s.set_look({"first": float("nan")}),
+        lambda s: s.set_look({"no such look": 1.0}), lambda s: s.set_strength(1.5),
+        lambda s: s.step(np.zeros((10, 10, 3), np.uint8)), lambda s: s.step(np.zeros((48, 64, 3), np.float32)),
+    ],
+)  # fmt: skip
+def test_bad_calls(call):
+    with pytest.raises(UsageProblem):
+        call(Session(tiny_bundle(), width=64, height=48))
+
+
+@pytest.mark.parametrize("options", [{"width": 0}, {"height": 100000}, {"steps": 0}, {"steps": 5}])
+def test_bad_sessions(options):
+    with pytest.raises(UsageProblem):
+        Session(tiny_bundle(), **{"width": 64, "height": 48, **options})
+
+
+def test_ptx_without_a_gpu_fails_with_the_reason():
+    with pytest.raises(GpuError):
+        Session(tiny_bundle(), width=64, height=48, backend="ptx")
+
+
+def test_guard_finds_a_lasting_grey_out_and_keeps_quiet_otherwise():
+    rng = np.random.default_rng(2)
+    picture = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    grey = (picture.astype(float) * 0.1 + 115).astype(np.uint8)
+    guard = DriftGuard()
+    assert all(guard.check(picture, picture) is None for _ in range(40))
+    assert all(guard.check(p, picture) is None for p in (grey, picture, grey, picture))
+    found = [guard.check(grey, picture) for _ in range(PATIENCE)]
+    assert found[:-1] == [None] * (PATIENCE - 1) and found[-1]
+    assert all(DriftGuard(False).check(grey, picture) is None for _ in range(60))
+
+
+def test_nan_in_the_history_is_mended_at_once():
+    session = Session(tiny_bundle(), width=64, height=48)
+    frames = moving(4)
+    session.step(frames[0])
+    session.history.last.fill_(float("nan"))
+    out = session.step(frames[1])
+    assert session.report.guard_event == "NaN" and session.counters["guard_events"] == 1
+    assert np.array_equal(out, run(frames[1:2])[0])
+
+
+# --- the shipped model ---------------------------------------------------------------------------
+
+
+def test_shipped_model_paints_and_keeps_the_scene():
+    bundle = load_bundle("lsd-small")
+    assert len(bundle.looks) >= 25 and bundle.looks[-1] == "identity"
+    frames = moving(6, 96, 128)
+    session = Session(bundle, width=128, height=96)
+    session.set_look({"film-noir": 1.0})
+    out = [session.step(frame) for frame in frames][-1].astype(float)
+    assert (out.max(axis=2) - out.min(axis=2)).mean() < 12  # black and white
+    grey = frames[-1].astype(float).mean(axis=2)
+    assert np.corrcoef(out.mean(axis=2).ravel(), grey.ravel())[0, 1] > 0.5
+
+
+def test_shipped_files_are_whole_and_small():
+    assert all(check.problem is None for check in catalog.check_files(SHIPPED))
+    assert sum(f.stat().st_size for f in catalog.MODELS_ROOT.rglob("*.safetensors")) < 64e6
+    assert (SHIPPED / "model.safetensors").stat().st_size <= 40e6
+
+
+@pytest.fixture
+def copy(tmp_path) -> Path:
+    shutil.copytree(SHIPPED, tmp_path / "model")
+    (tmp_path / "model" / "manifest.json").unlink()
+    return tmp_path / "model"
+
+
+def test_nan_in_weights(copy):
+    weights = load_file(copy / "model.safetensors")
+    weights["out.bias"][0] = float("nan")
+    save_file(weights, copy / "model.safetensors")
+    with pytest.raises(ModelError, match="NaN"):
+        load_bundle(copy)
+
+
+def test_damaged_foreign_and_missing_models(copy, tmp_path):
+    whole = (copy / "model.safetensors").read_bytes()
+    (copy / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ModelError):
+        load_bundle(copy)
+    save_file({"some.weight": torch.zeros(3)}, copy / "model.safetensors")
+    with pytest.raises(ModelError, match="another network"):
+        load_bundle(copy)
+    (copy / "model.safetensors").write_bytes(hashlib.sha256(b"noise").digest() * 40)
+    with pytest.raises(ModelError):
+        load_bundle(copy)
+    with pytest.raises(ModelError):
+        load_bundle("no-such-model")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_cuda_asked_for_where_there_is_none():
+    with pytest.raises(GpuError):
+        load_bundle("lsd-small", device="cuda")
+
+
+if __name__ == "__main__":
+    GOLDEN.write_text(json.dumps(tile_means().round(2).tolist()))
