@@ -97,8 +97,8 @@ class Session:
         # The kernels agree with torch in an emulator; until that is also measured on a GPU, they are
         # taken only where they are asked for.
         self.ops, self.backend_reason = select_backend(self.device, "torch" if backend == "auto" else backend)
-        if backend == "auto" and self.device.type == "cuda":
-            self.backend_reason = "auto: torch; the PTX kernels are taken with --backend ptx"
+        if backend == "auto":
+            self.backend_reason = "auto: torch; --backend ptx takes the kernels, on NVIDIA GPUs"
         self.kernels = self.ops if self.ops.backend == "ptx" else None  # None: the network's own torch
         self.guard = DriftGuard(guard)
         self.report = StepReport()
