@@ -25,7 +25,7 @@ class TrainConfig:
     Attributes:
         data: the data folder; run: where checkpoints and the log go; looks_file: names of the looks.
         minutes: wall clock of the training proper; the learning rate follows it down.
-        streams: streams a process and bank; size: side of their frames.
+        streams: streams a process, over all banks; size: side of their frames.
         banks: (height, width, share of the streams) of each picture bank.
         film, game_each: stills taken from the film and from each game clip; max_stills: 0 for all.
         shippable_only: train on media that may be shipped, so that the weights may.

@@ -80,6 +80,7 @@ class StreamPool:
         self.config, self.finish, self.screen_bound, self.own = config, finish, set(screen_bound), own
         device = banks[0][0].photos.device
         self.device, self.looks = device, len(net.config.looks)
+        self.own_index = torch.tensor(own, device=device)
         self.generator = torch.Generator(device).manual_seed(seed)
         self.banks = [bank for bank, _ in banks]
         self.sizes = [max(1, round(streams * share)) for _, share in banks]
@@ -105,9 +106,6 @@ class StreamPool:
 
     def _pick(self, count: int, *shape: int) -> Tensor:
         return torch.randint(0, count, shape, device=self.device, generator=self.generator)
-
-    def _own_index(self) -> Tensor:
-        return torch.tensor(self.own, device=self.device)
 
     def _forget(self, which: Tensor, net: LSDNet) -> None:
         """Empty the memory bank of some streams."""
@@ -150,7 +148,7 @@ class StreamPool:
         t = (self._rand(n) * steps).floor() / steps
         x_t = torch.lerp(self.noise, target, t[:, None, None, None])
         past, _ = self.history.moved_to(frame, self.memory, net.memory_null.detach())
-        look = F.one_hot(self._own_index()[self.look], self.looks).float()
+        look = F.one_hot(self.own_index[self.look], self.looks).float()
         return Task(frame, target, x_t, t, 1.0 / steps, look, self.strength, past)
 
     def _views(self) -> tuple[Tensor, Tensor]:
