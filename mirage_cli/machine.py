@@ -38,14 +38,19 @@ def versions() -> dict[str, str]:
     import numpy
     import torch
 
+    from mirage_cli.errors import MediaError
     from mirage_cli.ffmpeg_tools import find_ffmpeg
 
+    try:
+        ffmpeg = find_ffmpeg().version
+    except MediaError:  # measuring a GPU needs none
+        ffmpeg = "none"
     found = {
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "numpy": numpy.__version__,
         "opencv": cv2.__version__,
-        "ffmpeg": find_ffmpeg().version,
+        "ffmpeg": ffmpeg,
     }
     if "cupy" in sys.modules:
         found["cupy"] = sys.modules["cupy"].__version__
