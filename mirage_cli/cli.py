@@ -6,7 +6,6 @@ needs when it runs.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -18,11 +17,19 @@ import click
 from mirage_cli import __version__
 from mirage_cli import cli_options as flags
 from mirage_cli.cli_options import OUTPUT, SOURCE, SectionCommand, option
+from mirage_cli.cli_terminal import (
+    INTERRUPTED,
+    check_stdout,
+    fail,
+    finish,
+    make_ui,
+    print_json,
+    print_rich,
+    say,
+)
 from mirage_cli.config import BenchConfig, LiveConfig, TransformConfig
 from mirage_cli.errors import Interrupted, MirageError, UsageProblem
 
-PIPE = "-"
-INTERRUPTED = Interrupted.exit_code
 _begun_seconds = time.perf_counter()
 
 
@@ -94,9 +101,9 @@ def transform(**values: Any) -> int:
         raise UsageProblem(
             "no input was given", 'Example: mirage transform clip.mp4 --prompt "oil painting"'
         )
-    ui = _ui(values)
+    ui = make_ui(values)
     as_json = values.pop("as_json")
-    _check_stdout(values["output"], as_json)
+    check_stdout(values["output"], as_json)
     model = flags.take_model_options(values)
     config = TransformConfig(input=source, model=model, **values)
 
@@ -105,7 +112,7 @@ def transform(**values: Any) -> int:
 
     with StopSwitch().signals() as stop, ui:
         document = job.run(config, ui, stop=stop, begun_seconds=_begun_seconds)
-    return _finish(document, ui, as_json)
+    return finish(document, ui, as_json)
 
 
 @cli.command(cls=SectionCommand)
@@ -146,11 +153,11 @@ def live(**values: Any) -> int:
     mirage live --input clip.mp4 --loop -p mosaic
     mirage live --input rtsp://host/stream -p night -o out.mkv --duration 60
     """
-    ui = _ui(values)
+    ui = make_ui(values)
     as_json = values.pop("as_json")
     if values["window"] is None:
         values["window"] = values["output"] is None
-    _check_stdout(values["output"], as_json)
+    check_stdout(values["output"], as_json)
     source = click.get_current_context().get_parameter_source
     from_line = click.core.ParameterSource.COMMANDLINE
     if values["camera"] is not None and values["input"] is not None:  # the flag wins over the rest
@@ -166,7 +173,7 @@ def live(**values: Any) -> int:
 
     with StopSwitch().signals() as stop, ui:
         document = job.run(config, ui, stop=stop, begun_seconds=_begun_seconds)
-    return _finish(document, ui, as_json)
+    return finish(document, ui, as_json)
 
 
 @cli.command(cls=SectionCommand)
@@ -192,7 +199,7 @@ def bench(**values: Any) -> int:
     mirage bench
     mirage bench --size 768x432 --frames 200 --json > bench.json
     """
-    ui = _ui(values)
+    ui = make_ui(values)
     as_json = values.pop("as_json")
     if values["size"] == "native":
         raise UsageProblem("bench needs a size in pixels, not native", "Try --size 512x288.")
@@ -205,11 +212,11 @@ def bench(**values: Any) -> int:
     ui.note(f"measuring {config.frames} frames after {config.warmup} of warm-up")
     document = job.run(config, against_fp32=against_fp32, begun_seconds=_begun_seconds)
     if as_json:
-        _print_json(document)
+        print_json(document)
     else:
         from mirage_cli.dashboard import data_tables
 
-        _print_rich(data_tables(document))
+        print_rich(data_tables(document))
     return 0
 
 
@@ -227,13 +234,13 @@ def doctor(as_json: bool) -> int:
     findings = job.run()
     failed = [finding["name"] for finding in findings if finding["status"] == "fail"]
     if as_json:
-        _print_json({"command": "doctor", "ok": not failed, "findings": findings})
+        print_json({"command": "doctor", "ok": not failed, "findings": findings})
     else:
         from mirage_cli.dashboard import doctor_table
 
-        _print_rich(doctor_table(findings))
+        print_rich(doctor_table(findings))
         if failed:
-            _say(f"\nmirage cannot run here: {', '.join(failed)}", red=True)
+            say(f"\nmirage cannot run here: {', '.join(failed)}", red=True)
         else:
             click.echo("\nmirage transform can run here.")
     return job.exit_code(findings)
@@ -249,11 +256,11 @@ def models(as_json: bool) -> int:
 
     entries = describe_models()
     if as_json:
-        _print_json({"command": "models", "models": entries})
+        print_json({"command": "models", "models": entries})
     else:
         from mirage_cli.dashboard import models_table
 
-        _print_rich(models_table(entries))
+        print_rich(models_table(entries))
     return 0
 
 
@@ -278,169 +285,8 @@ def train(recipe: str | None, overrides: tuple[str, ...]) -> int:
         raise UsageProblem(f"{bad!r} is not KEY=VALUE", "As in: mirage train recipe.toml minutes=20")
     from mirage_cli.training import loop
 
-    _print_json(loop.main(recipe, list(overrides)))
+    print_json(loop.main(recipe, list(overrides)))
     return 0
-
-
-class TerminalUi:
-    """Notes, warnings and the dashboard on standard error.
-
-    On a terminal the dashboard is drawn six times a second (1.3 ms each); elsewhere, and among the
-    logs of ``-v``, a plain line comes every five seconds; with ``-q`` nothing.
-    """
-
-    DRAW_SECONDS = 1 / 6
-    LINE_SECONDS = 5.0
-
-    def __init__(self, quiet: bool, progress: bool, logs: bool) -> None:
-        self.quiet, self.progress = quiet, progress and not quiet
-        self.terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and not logs
-        self._live: Any = None
-        self._next = 0.0
-
-    def __enter__(self) -> TerminalUi:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
-
-    def note(self, text: str) -> None:
-        if not self.quiet:
-            self._line(text)
-
-    def warn(self, text: str) -> None:
-        if not self.quiet:
-            self._line(f"warning: {text}", "yellow")
-
-    def _line(self, text: str, style: str = "") -> None:
-        if self._live is not None:
-            self._live.console.print(text, style=style, markup=False, highlight=False)
-        else:
-            _say(text, yellow=style == "yellow")
-
-    def tick(self, stats: Any) -> None:
-        now = time.monotonic()
-        if not self.progress or now < self._next:
-            return
-        if self.terminal:
-            from mirage_cli.dashboard import render
-
-            self._next = now + self.DRAW_SECONDS
-            self._screen().update(render(stats()), refresh=True)
-        else:
-            if self._next:
-                from mirage_cli.dashboard import plain_line
-
-                _say(plain_line(stats()))
-            self._next = now + self.LINE_SECONDS
-
-    def _screen(self) -> Any:
-        if self._live is None:
-            from rich.console import Console
-            from rich.live import Live
-
-            console = Console(stderr=True, highlight=False)
-            self._live = Live(
-                console=console, auto_refresh=False, transient=True, redirect_stdout=False,
-                redirect_stderr=False,
-            )  # fmt: skip
-            self._live.start()
-        return self._live
-
-    def confirm_overwrite(self, path: str) -> bool:
-        if not (sys.stdin.isatty() and sys.stderr.isatty()):
-            return False
-        return click.confirm(f"{path} exists. Replace it?", default=False, err=True)
-
-
-def _ui(values: dict[str, Any]) -> TerminalUi:
-    """Take the reporting flags out of a command's values; ``as_json`` stays."""
-    verbose = values.pop("verbose")
-    if verbose:
-        import logging
-
-        logging.basicConfig(
-            stream=sys.stderr,
-            level=logging.DEBUG if verbose > 1 else logging.INFO,
-            format="%(levelname)s %(name)s: %(message)s",
-        )
-    return TerminalUi(values.pop("quiet"), values.pop("progress"), bool(verbose))
-
-
-def _check_stdout(output: str | None, as_json: bool) -> None:
-    if output != PIPE:
-        return
-    if as_json:
-        raise UsageProblem(
-            "--json and a video on standard output do not go together",
-            "Write the video to a file: -o out.mp4",
-        )
-    if sys.stdout.isatty():
-        raise UsageProblem(
-            "a video on standard output would fill the terminal",
-            "Pipe it on (| ffplay -), or write to a file: -o out.mp4",
-        )
-
-
-def _finish(document: dict[str, Any], ui: TerminalUi, as_json: bool) -> int:
-    for warning in document["warnings"]:
-        ui.warn(warning)
-    if as_json:
-        _print_json(document)
-    elif not ui.quiet:
-        click.echo(_summary(document), err=document["output"] == PIPE)
-    if document["interrupted"]:
-        whole = "" if document["output"] is None else ": what was written up to here is whole"
-        _say(f"interrupted{whole}")
-        return INTERRUPTED
-    return 0
-
-
-def _summary(document: dict[str, Any]) -> str:
-    model = document["latency_ms"].get("model", {})
-    size = "x".join(map(str, document["size"]))
-    speed = f"{document['frames']} frames of {size} in {document['seconds']:.1f} s"
-    speed += f" ({document['fps']:.1f} frames/s"
-    if document["dropped"]:
-        speed += f", {document['dropped']} dropped"
-    speed += ")"
-    if model:
-        speed += f"; a frame in the model: p50 {model['p50']:.1f} ms, p95 {model['p95']:.1f} ms"
-    written = document["output"]
-    return f"{f'wrote {written}: ' if written else ''}{speed}"
-
-
-def _print_json(document: dict[str, Any]) -> None:
-    click.echo(json.dumps(document, indent=2, default=str))
-
-
-def _print_rich(renderable: Any) -> None:
-    from rich.console import Console
-
-    width = None if sys.stdout.isatty() else 100
-    Console(highlight=False, width=width).print(renderable)
-
-
-def _say(text: str, red: bool = False, yellow: bool = False) -> None:
-    """A line on standard error, coloured only on a terminal that wants colour."""
-    colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
-    if colour and (red or yellow):
-        text = click.style(text, fg="red" if red else "yellow")
-    click.echo(text, err=True, color=colour or None)
-
-
-def _fail(message: str, remedy: str, code: int, as_json: bool) -> int:
-    head, _, rest = message.partition("\n")
-    _say(f"error: {head}", red=True)
-    for line in rest.splitlines():
-        _say(f"  {line}")
-    if remedy:
-        _say(f"  {remedy}")
-    if as_json:
-        _print_json({"error": {"message": message, "remedy": remedy, "exit_code": code}})
-    return code
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -458,28 +304,28 @@ def main(arguments: list[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         if isinstance(error, Interrupted):
-            _say(error.message)
+            say(error.message)
             return error.exit_code
-        return _fail(error.message, error.remedy, error.exit_code, as_json)
+        return fail(error.message, error.remedy, error.exit_code, as_json)
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         path = context.command_path if context is not None else "mirage"
         remedy = f"Try: {path} --help"
-        return _fail(error.format_message(), remedy, error.exit_code, as_json)
+        return fail(error.format_message(), remedy, error.exit_code, as_json)
     except (KeyboardInterrupt, click.Abort):
         if debug:
             traceback.print_exc()
-        _say("interrupted: nothing was written")
+        say("interrupted: nothing was written")
         return INTERRUPTED
     except BrokenPipeError:
         # The reader of our output went away; Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 3
     except MemoryError:
-        return _fail("not enough memory", "Use a smaller --size.", 1, as_json)
+        return fail("not enough memory", "Use a smaller --size.", 1, as_json)
     except Exception as error:  # noqa: BLE001  the last resort: a fault of mirage itself
         if debug:
             traceback.print_exc()
         text = (str(error).strip().splitlines() or [""])[0]
         message = f"{type(error).__name__}: {text}" if text else type(error).__name__
-        return _fail(message, "This is a fault of mirage; --debug shows where.", 1, as_json)
+        return fail(message, "This is a fault of mirage; --debug shows where.", 1, as_json)

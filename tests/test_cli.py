@@ -25,6 +25,7 @@ from media import probe
 
 from mirage_cli import __version__, cli, transform
 from mirage_cli.cli import main
+from mirage_cli.cli_terminal import TerminalUi
 from mirage_cli.config import TransformConfig
 from mirage_cli.errors import MediaError, MirageError, UsageProblem
 from mirage_cli.styler import Engine, choose_size
@@ -341,7 +342,7 @@ def test_a_reader_that_goes_away_is_no_traceback(tmp_path):
 
 
 def test_a_slow_run_without_a_terminal_gives_plain_lines(clip, tmp_path, monkeypatch, capsys, fakes):
-    monkeypatch.setattr(cli.TerminalUi, "LINE_SECONDS", 0.1)
+    monkeypatch.setattr(TerminalUi, "LINE_SECONDS", 0.1)
     monkeypatch.setenv("FAKE_MODEL_MS", "30")
     out = str(tmp_path / "o.mp4")
     assert main(["transform", str(clip), "-p", "night", "-o", out]) == 0

@@ -68,7 +68,7 @@ def layer(module: str) -> str:
         return "free"  # mirage_cli itself: the version
     if parts[0] in FREE:
         return "free"
-    if parts[0] in ("cli", "cli_options", "__main__"):
+    if parts[0] == "__main__" or parts[0].split("_")[0] == "cli":
         return "cli"
     return parts[0] if parts[0] in ALLOWED else "rest"
 
