@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 
+import cv2
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -74,8 +75,32 @@ def warp(picture: Tensor, flow: Tensor) -> Tensor:
 
     picture [B, C, H, W]; flow [B, 2, H, W] in pixels, x then y. -> [B, C, H, W].
     """
+    plain = picture.dtype == flow.dtype == torch.float32 and not (picture.requires_grad or flow.requires_grad)
+    if plain and picture.device.type == "cpu":
+        return _warp_on_cpu(picture, flow)
     grid = _sampling_grid(flow).to(picture.dtype)
     return F.grid_sample(picture, grid, mode="bilinear", padding_mode="border", align_corners=True)
+
+
+def _warp_on_cpu(picture: Tensor, flow: Tensor) -> Tensor:
+    """The same with OpenCV's remap, in a fifth of grid_sample's time (equal to 4e-5 with OpenCV 5; before
+    that remap rounds positions to 1/32 pixel)."""
+    _, _, height, width = picture.shape
+    result = torch.empty(picture.shape)
+    across, down = _pixel_positions(height, width)
+    for source, vectors, target in zip(picture, flow, result):
+        x, y = (vectors[0] + across).numpy(), (vectors[1] + down).numpy()
+        for plane, moved in zip(source, target):
+            cv2.remap(
+                plane.numpy(), x, y, cv2.INTER_LINEAR, dst=moved.numpy(), borderMode=cv2.BORDER_REPLICATE
+            )
+    return result
+
+
+@functools.lru_cache(maxsize=16)
+def _pixel_positions(height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Column and row numbers, [width] and [height, 1]."""
+    return torch.arange(width, dtype=torch.float32), torch.arange(height, dtype=torch.float32)[:, None]
 
 
 def resize_flow(flow: Tensor, factor: float) -> Tensor:

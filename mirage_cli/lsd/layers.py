@@ -27,6 +27,11 @@ def film(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     return torch.addcmul(shift[:, :, None, None], x, scale[:, :, None, None])
 
 
+def film_(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """``film`` in place."""
+    return torch.addcmul(shift[:, :, None, None], x, scale[:, :, None, None], out=x)
+
+
 def fourier_features(values: Tensor, octaves: int = 8) -> Tensor:
     """Sines and cosines of scalars in [0, 1]: [B, N] -> [B, N * 2 * octaves]."""
     frequency = math.pi * 2.0 ** torch.arange(octaves, device=values.device, dtype=torch.float32) / 4
@@ -57,9 +62,14 @@ class ResBlock(nn.Module):
             h = ops.channel_norm_film_silu(x, scale1[0], shift1[0])
             h = ops.channel_norm_film_silu(self.conv1(h), scale2[0], shift2[0], normalise=False)
             return ops.residual_add(self.conv2(h), x)
-        h = F.silu(film(channel_norm(x), 1 + scale1, shift1))
-        h = F.silu(film(self.conv1(h), 1 + scale2, shift2))
-        return x + self.conv2(h)
+        if torch.is_grad_enabled():
+            h = F.silu(film(channel_norm(x), 1 + scale1, shift1))
+            h = F.silu(film(self.conv1(h), 1 + scale2, shift2))
+            return x + self.conv2(h)
+        # the same in place: at these sizes memory, not arithmetic, is what a CPU waits for
+        h = F.silu(film_(channel_norm(x), 1 + scale1, shift1), inplace=True)
+        h = F.silu(film_(self.conv1(h), 1 + scale2, shift2), inplace=True)
+        return self.conv2(h).add_(x)
 
 
 class MemoryAttention(nn.Module):
@@ -88,5 +98,9 @@ class MemoryAttention(nn.Module):
         q = self.query(tokens)
         k, v = self.key_value(context).chunk(2, dim=-1)
         q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
-        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        if x.is_cuda:
+            mixed = F.scaled_dot_product_attention(q, k, v)
+        else:  # half the time of torch's blockwise attention on CPUs, at these few tokens
+            mixed = torch.softmax(q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5, dim=-1) @ v
+        mixed = mixed.transpose(1, 2).flatten(2)
         return x + self.out(mixed).reshape(batch, height, width, channels).permute(0, 3, 1, 2)

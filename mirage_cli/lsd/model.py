@@ -122,6 +122,33 @@ def screen_channels(height: int, width: int, device: torch.device | str = "cpu")
     return torch.stack(parities + coordinates)[None].float()
 
 
+def _on_cells(pictures: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """A 1x1 convolution of pixel-unshuffled pictures.
+
+    [B, C, H, W] and weight [c, 16 C, 1, 1] -> [B, c, H/4, W/4] in channels_last.
+    """
+    if pictures.is_cuda:
+        cells = F.pixel_unshuffle(pictures, UNSHUFFLE).contiguous(memory_format=torch.channels_last)
+        return F.conv2d(cells, weight, bias)
+    # the same sums as one convolution of stride 4, which spares a CPU the reordering of all pixels
+    patches = weight.reshape(len(weight), -1, UNSHUFFLE, UNSHUFFLE).contiguous(memory_format=torch.channels_last)
+    return F.conv2d(pictures, patches, bias, stride=UNSHUFFLE)
+
+
+def _double_beside(layer: nn.Conv2d, x: Tensor, skip: Tensor, ops=None) -> Tensor:
+    """``layer``, a 1x1 convolution, of x doubled in size (nearest) beside the skip connection.
+
+    x [B, C1, h, w], skip [B, C2, 2h, 2w] -> [B, c, 2h, 2w].
+    """
+    if ops is not None:
+        return layer(ops.upsample_concat(x, skip))
+    # doubling after the convolution instead of before: a quarter of the work, and nothing to concatenate
+    channels = x.shape[1]
+    small = F.conv2d(x, layer.weight[:, :channels])
+    beside = F.conv2d(skip, layer.weight[:, channels:], layer.bias)
+    return beside + F.interpolate(small, scale_factor=2, mode="nearest")
+
+
 class LSDNet(nn.Module):
     """The denoiser. ``modulation`` once a prompt, ``forward`` once a step and frame."""
 
@@ -184,8 +211,24 @@ class LSDNet(nn.Module):
         """A bank that holds nothing: [B, M, C] of the null token."""
         return self.memory_null.expand(batch, self.config.memory_tokens, -1)
 
+    def stem_constant(self, x_t: Tensor, screen: Tensor) -> Tensor:
+        """What the stem makes of x_t and the screen channels, its bias included: [B, c0, H/4, W/4].
+
+        With one step x_t is the stream's noise, the same in each frame: a ``Session`` computes this once.
+        """
+        weight, pixels = self.stem.weight, 3 * UNSHUFFLE**2
+        noise = _on_cells(x_t.to(weight.dtype), weight[:, :pixels], self.stem.bias)
+        return noise + F.conv2d(screen.to(weight.dtype), weight[:, -SCREEN_CHANNELS:])
+
     def forward(
-        self, x_t: Tensor, frame: Tensor, past: Past, screen: Tensor, modulation: Tensor, ops=None
+        self,
+        x_t: Tensor,
+        frame: Tensor,
+        past: Past,
+        screen: Tensor,
+        modulation: Tensor,
+        ops=None,
+        constant: Tensor | None = None,
     ) -> Prediction:
         """Predict the clean frame.
 
@@ -197,12 +240,11 @@ class LSDNet(nn.Module):
             modulation: from ``modulation``.
             ops: an ``engine.ops.OpSet`` that does norms, sums and upsampling of one picture (batch 1),
                 or None for torch.
+            constant: ``stem_constant(x_t, screen)``, where the caller has it already.
         """
-        batch, dtype = frame.shape[0], self.stem.weight.dtype
-        pictures = torch.cat((x_t, frame, past.last, past.input_luma), dim=1).to(dtype)
-        inputs = torch.cat(
-            (F.pixel_unshuffle(pictures, UNSHUFFLE), screen.expand(batch, -1, -1, -1).to(dtype)), dim=1
-        ).contiguous(memory_format=torch.channels_last)
+        dtype = self.stem.weight.dtype
+        if constant is None:
+            constant = self.stem_constant(x_t, screen)
         films = iter(modulation.split([b.film_width for b in self.blocks()], dim=1))
 
         def run(stage: nn.ModuleList, x: Tensor) -> Tensor:
@@ -210,23 +252,20 @@ class LSDNet(nn.Module):
                 x = block(x, next(films), ops)
             return x
 
-        def double_beside(x: Tensor, skip: Tensor) -> Tensor:
-            if ops is not None:
-                return ops.upsample_concat(x, skip)
-            return torch.cat((F.interpolate(x, scale_factor=2, mode="nearest"), skip), dim=1)
-
-        skip0 = run(self.encoder0, self.stem(inputs))
-        older = F.pixel_unshuffle(past.older.to(dtype), UNSHUFFLE).contiguous(memory_format=torch.channels_last)
-        skip1 = run(self.encoder1, self.down0(skip0) + self.older(older))
+        pictures = torch.cat([x.to(dtype) for x in (frame, past.last, past.input_luma)], dim=1)
+        seen = self.stem.weight[:, 3 * UNSHUFFLE**2 : -SCREEN_CHANNELS]
+        skip0 = run(self.encoder0, _on_cells(pictures, seen) + constant)
+        older = _on_cells(past.older.to(dtype), self.older.weight, self.older.bias)
+        skip1 = run(self.encoder1, self.down0(skip0) + older)
         x = self.down1(skip1)
         half = len(self.middle) // 2
         x = run(self.middle[:half], x)
         x = self.attention(x, past.memory)
         x = run(self.middle[half:], x)
         tokens = F.adaptive_avg_pool2d(x, self.config.memory_grid).flatten(2).transpose(1, 2)
-        x = self.up1(double_beside(x, skip1))
+        x = _double_beside(self.up1, x, skip1, ops)
         x = run(self.decoder1, x)
-        x = self.up0(double_beside(x, skip0))
+        x = _double_beside(self.up0, x, skip0, ops)
         x = self.out(run(self.decoder0, x))
         x = F.pixel_shuffle(x, UNSHUFFLE).to(frame.dtype)  # the frame is added unrounded
         keep = torch.sigmoid(x[:, 3:] - 2.0) * (self.config.keep_limit * past.valid)[:, None, None, None]

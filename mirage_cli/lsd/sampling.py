@@ -26,7 +26,14 @@ def schedule(steps: int) -> list[tuple[float, float]]:
 
 
 def sample(
-    net: LSDNet, noise: Tensor, frame: Tensor, past: Past, screen: Tensor, modulations: Sequence[Tensor], ops=None
+    net: LSDNet,
+    noise: Tensor,
+    frame: Tensor,
+    past: Past,
+    screen: Tensor,
+    modulations: Sequence[Tensor],
+    ops=None,
+    constant: Tensor | None = None,
 ) -> Prediction:
     """Denoise one frame in ``len(modulations)`` steps; shapes as in ``LSDNet.forward``.
 
@@ -34,11 +41,13 @@ def sample(
         noise: standard normal [B, 3, H, W].
         modulations: conditioning of each step in ``schedule``'s order.
         ops: see ``LSDNet.forward``.
+        constant: ``net.stem_constant(noise, screen)``, where the caller has it already.
     """
     steps = schedule(len(modulations))
     x_t = noise
     for (t, d), modulation in zip(steps, modulations):
-        prediction = net(x_t, frame, past, screen, modulation, ops)
+        prediction = net(x_t, frame, past, screen, modulation, ops, constant)
+        constant = None  # later steps start from another x_t
         x_t = x_t + d * (prediction.frame - x_t) / (1 - t)
     return prediction
 

@@ -120,6 +120,8 @@ class Session:
         generator = torch.Generator("cpu").manual_seed(seed)  # the same noise on every device
         self.noise = torch.randn(1, 3, height, width, generator=generator).to(self.device)
         self.screen = screen_channels(height, width, self.device).to(self.bundle.dtype)
+        with torch.inference_mode():
+            self.stem_constant = self.net.stem_constant(self.noise, self.screen)
         self.history = History.empty(1, height, width, self.device)
         self.memory = MemoryBank(self.net)
         # [with past or without, step, 1, modulation width]; in place, so that a graph sees new prompts
@@ -288,12 +290,12 @@ class Session:
     def _denoise(self, frame: Tensor, past: Past) -> Prediction:
         has_past = past.valid[0] > 0
         chosen = torch.where(has_past, self.modulations[0], self.modulations[1])
-        return sample(self.net, self.noise, frame, past, self.screen, list(chosen), self.kernels)
+        return sample(self.net, self.noise, frame, past, self.screen, list(chosen), self.kernels, self.stem_constant)
 
     def _compose(self, prediction: Prediction, frame: Tensor, past: Past) -> tuple[Tensor, Tensor]:
         """The finished frame as uint8 [H, W, 3] and whether it is finite; the history takes it over."""
         generated = compose(prediction, past.last)
-        finite = torch.isfinite(generated).all()
+        finite = torch.isfinite(generated.sum())  # clamped, so that only a NaN makes the sum one
         self.history.advance(past, frame, generated)
         picture = generated[0, :, : self.height, : self.width]
         out = (picture * 127.5 + 127.5).round_().clamp_(0, 255).to(torch.uint8)
