@@ -6,6 +6,7 @@ import ffmpeg
 
 from mirage_cli.ffmpeg_tools import FfmpegTool, filter_names, rational_rate
 from mirage_cli.media_probe import MediaProbe, VideoTrack, seek_plan
+from mirage_cli.output_formats import is_hd
 
 TICKS_PER_SECOND = 1_000_000
 # NUT holds no negative times, and files may begin before zero; the shift is taken off again here.
@@ -28,15 +29,21 @@ def decode_arguments(
     options, filters = seek_plan(
         probe, start_seconds, duration_seconds, seekable=url != "pipe:0"
     )
+    if video.interlaced and min(video.width, video.height) >= 4:
+        # One picture a frame, its own time kept; frames that are not marked pass as they are.
+        filters.append("bwdif=mode=send_frame:deint=interlaced")
     if fps is not None:
         rate = rational_rate(fps)
         filters.append(f"fps={rate.numerator}/{rate.denominator}")
     scale = [f"w={size[0]}:h={size[1]}" if size else "w=iw:h=ih", f"flags={SCALER}"]
     if not video.matrix and _is_yuv(video.pixel_format):
         # Untagged: what cameras and discs mean by it, by size, as players assume.
-        hd = max(video.width, video.height) > 1024 or min(video.width, video.height) > 576
+        hd = is_hd(video.width, video.height)
         scale.append(f"in_color_matrix={'bt709' if hd else 'bt601'}")
     if video.is_hdr and {"zscale", "tonemap"} <= filter_names(tool):
+        warnings.append(
+            f"the input is HDR ({video.transfer}); it is tone-mapped to standard range (BT.709)"
+        )
         if size:
             filters.append(f"scale=w={size[0]}:h={size[1]}:flags={SCALER}")
         filters.append(TONE_MAP)

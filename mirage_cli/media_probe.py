@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import ffmpeg
@@ -40,6 +40,7 @@ class VideoTrack:
         fps: average frames a second, None where unknown.
         base_rate: the rate whose ticks hold all frames, as ffmpeg guesses it.
         matrix, transfer: colour tags; "" where the file does not say.
+        interlaced: a frame holds two fields, each of another moment.
     """
 
     codec: str
@@ -51,6 +52,7 @@ class VideoTrack:
     base_rate: Fraction | None
     matrix: str
     transfer: str
+    interlaced: bool = False
 
     @property
     def shown_size(self) -> tuple[int, int]:
@@ -73,6 +75,8 @@ class MediaProbe:
         start_seconds: the earliest time stamp of all tracks.
         video: None where there is no picture track.
         audio_codecs: one name for each sound track; "none" where ffmpeg does not know it.
+        subtitle_codecs: the same for subtitles.
+        has_fonts: files are attached, as Matroska does with the fonts of subtitles.
     """
 
     container: str
@@ -80,6 +84,8 @@ class MediaProbe:
     start_seconds: float
     video: VideoTrack | None
     audio_codecs: tuple[str, ...]
+    subtitle_codecs: tuple[str, ...] = ()
+    has_fonts: bool = False
 
     @property
     def sound_tracks(self) -> list[tuple[int, str]]:
@@ -165,6 +171,8 @@ def parse_probe(text: str) -> MediaProbe:
     duration: float | None = None
     start_seconds = 0.0
     audio: list[str] = []
+    subtitles: list[str] = []
+    fonts = False
     video: VideoTrack | None = None
     wants_rotation = False
     rotation = 0.0
@@ -177,17 +185,20 @@ def parse_probe(text: str) -> MediaProbe:
             wants_rotation = False
             if kind == "Audio":
                 audio.append(rest.split(" ")[0].rstrip(","))
+            elif kind == "Subtitle":
+                subtitles.append(rest.split(" ")[0].rstrip(","))
+            elif kind == "Attachment":
+                fonts = True
             elif kind == "Video" and video is None and "(attached pic)" not in rest:
                 video = _parse_video(rest)
                 wants_rotation = video is not None
         elif wants_rotation and (match := re.search(r"rotation of (-?[\d.]+) degrees", line)):
             rotation = -float(match.group(1))
     if video is not None and rotation:
-        video = VideoTrack(
-            video.codec, video.pixel_format, video.width, video.height, rotation % 360.0,
-            video.fps, video.base_rate, video.matrix, video.transfer,
-        )
-    return MediaProbe(container, duration, start_seconds, video, tuple(audio))
+        video = replace(video, rotation_degrees=rotation % 360.0)
+    return MediaProbe(
+        container, duration, start_seconds, video, tuple(audio), tuple(subtitles), fonts
+    )
 
 
 def _clock_seconds(text: str) -> float | None:
@@ -204,6 +215,7 @@ def _parse_video(text: str) -> VideoTrack | None:
     codec = text.split(" ")[0].rstrip(",")
     pixel = re.search(r", ([a-z][a-z0-9]+)(?:\(([^)]*)\))?, \d+x\d+", text)
     matrix = transfer = ""
+    fields = re.search(r"[(,] ?(?:top|bottom) (?:coded )?first\b", text)
     if pixel and pixel.group(2):
         # "tv, bt709, progressive" or "tv, bt2020nc/bt2020/smpte2084, ..."
         for part in pixel.group(2).split(", "):
@@ -213,7 +225,7 @@ def _parse_video(text: str) -> VideoTrack | None:
                 transfer = tags[2] if len(tags) == 3 else tags[0]
     return VideoTrack(
         codec, pixel.group(1) if pixel else "", int(size.group(1)), int(size.group(2)), 0.0,
-        _rate(text, "fps"), _rate(text, "tbr"), matrix, transfer,
+        _rate(text, "fps"), _rate(text, "tbr"), matrix, transfer, fields is not None,
     )
 
 

@@ -13,6 +13,12 @@ TO_YUV = (
     "scale=out_color_matrix=bt709:out_range=tv:flags=bicubic+accurate_rnd+full_chroma_inp,"
     "format={0},setparams=range=tv:color_primaries=bt709:color_trc=bt709:colorspace=bt709"
 )
+# For MPEG-4 part 2, whose streams are written without tags: what players assume of a small picture.
+TO_SMALL_YUV = (
+    "scale=out_color_matrix=bt601:out_range=tv:flags=bicubic+accurate_rnd+full_chroma_inp,"
+    "format={0},setparams=range=tv:color_primaries=bt709:color_trc=bt709:colorspace=smpte170m"
+)
+HD_SIDES = (1024, 576)  # longer or shorter side above this: untagged means BT.709
 TO_GIF = (
     # One palette a frame: a palette for the whole clip would hold the whole clip in memory.
     "split[a][b];[a]palettegen=stats_mode=single[p];[b][p]paletteuse=new=1:dither=bayer"
@@ -36,6 +42,10 @@ class Container:
         constant_rate: it cannot hold times of its own for each frame.
         picture_muxer: for the pictures before the sound is added, where ``muxer`` would not let
             them begin at 0; "" for ``muxer``.
+        subtitles_copied: codecs of subtitles that it holds.
+        subtitle_encoder: what other subtitles of text are encoded to; "" where it holds none.
+        keeps_tags: it holds title, chapters and the like.
+        keeps_fonts: it holds attached fonts.
     """
 
     muxer: str
@@ -46,6 +56,10 @@ class Container:
     only_codecs: frozenset[str] | None = None
     constant_rate: bool = False
     picture_muxer: str = ""
+    subtitles_copied: frozenset[str] = frozenset()
+    subtitle_encoder: str = ""
+    keeps_tags: bool = False
+    keeps_fonts: bool = False
 
 
 _MP4_SOUND = frozenset({"aac", "mp3", "ac3", "eac3", "opus", "flac", "alac", "mp2", "dts"})
@@ -53,18 +67,34 @@ _PCM = frozenset({"pcm_s16le", "pcm_s24le", "pcm_s32le", "pcm_f32le", "pcm_u8", 
 _TS_SOUND = frozenset({"aac", "mp3", "mp2", "ac3", "eac3"})
 _WEBM_CODECS = frozenset({"libvpx-vp9", "libvpx", "libsvtav1", "libaom-av1"})
 _FAST_START = {"movflags": "+faststart"}
+_MOV_TEXT = {
+    "subtitles_copied": frozenset({"mov_text"}), "subtitle_encoder": "mov_text", "keeps_tags": True,
+}
+TEXT_SUBTITLES = frozenset(
+    {"subrip", "ass", "ssa", "webvtt", "mov_text", "text", "sami", "microdvd", "subviewer", "stl",
+     "mpl2", "jacosub", "realtext", "ttml", "vplayer", "pjs", "subviewer1"}
+)
 
 CONTAINERS: dict[str, Container] = {
-    ".mp4": Container("mp4", "libx264", _MP4_SOUND, "aac", _FAST_START),
-    ".m4v": Container("mp4", "libx264", _MP4_SOUND, "aac", _FAST_START),
-    ".mov": Container("mov", "libx264", _MP4_SOUND - {"opus", "flac"} | _PCM, "aac", _FAST_START),
-    ".mkv": Container("matroska", "libx264", None, "aac"),
+    ".mp4": Container("mp4", "libx264", _MP4_SOUND, "aac", _FAST_START, **_MOV_TEXT),
+    ".m4v": Container("mp4", "libx264", _MP4_SOUND, "aac", _FAST_START, **_MOV_TEXT),
+    ".mov": Container(
+        "mov", "libx264", _MP4_SOUND - {"opus", "flac"} | _PCM, "aac", _FAST_START, **_MOV_TEXT
+    ),
+    ".mkv": Container(
+        "matroska", "libx264", None, "aac",
+        subtitles_copied=frozenset({"subrip", "ass", "webvtt", "hdmv_pgs_subtitle", "dvd_subtitle",
+                                    "dvb_subtitle"}),
+        subtitle_encoder="subrip", keeps_tags=True, keeps_fonts=True,
+    ),
     ".webm": Container(
-        "webm", "libvpx-vp9", frozenset({"opus", "vorbis"}), "libopus", {}, _WEBM_CODECS
+        "webm", "libvpx-vp9", frozenset({"opus", "vorbis"}), "libopus", {}, _WEBM_CODECS,
+        subtitles_copied=frozenset({"webvtt"}), subtitle_encoder="webvtt", keeps_tags=True,
     ),
     ".gif": Container("gif", "gif", frozenset(), "", {}, frozenset({"gif"})),
     ".avi": Container(
-        "avi", "mpeg4", frozenset({"mp3", "ac3", "mp2"}) | _PCM, "libmp3lame", {}, None, True
+        "avi", "mpeg4", frozenset({"mp3", "ac3", "mp2"}) | _PCM, "libmp3lame", {}, None, True,
+        keeps_tags=True,
     ),
     ".ts": Container("mpegts", "libx264", _TS_SOUND, "aac", picture_muxer="mp4"),
 }
@@ -215,12 +245,20 @@ def encoder_options(
         options["vf"] = "format=bgr0"
     elif pixels == "yuvj420p":
         options["vf"] = "scale=out_range=pc:out_color_matrix=bt601,format=yuvj420p"
+    elif name == "mpeg4" and not is_hd(width, height):
+        options["vf"] = TO_SMALL_YUV.format(pixels)
+        options.update(colorspace="smpte170m", color_range="tv")
     else:
         options["vf"] = TO_YUV.format(pixels)
         options.update(
             colorspace="bt709", color_primaries="bt709", color_trc="bt709", color_range="tv"
         )
     return options
+
+
+def is_hd(width: int, height: int) -> bool:
+    """Whether untagged colours of this size are taken for BT.709; smaller ones are BT.601."""
+    return max(width, height) > HD_SIDES[0] or min(width, height) > HD_SIDES[1]
 
 
 def tick_rate(codec_name: str, rate_num: int | None) -> int:

@@ -1,4 +1,5 @@
-"""The sound of an output: which tracks, from where, and how they lie over the pictures."""
+"""What an output takes over from its source besides pictures: sound above all, and subtitles, fonts,
+tags and chapters; from where, and how it lies over the pictures."""
 
 from __future__ import annotations
 
@@ -9,13 +10,15 @@ import ffmpeg
 
 from mirage_cli.decode_command import NUT_SHIFT_SECONDS
 from mirage_cli.ffmpeg_tools import FfmpegTool, file_url, is_url
+from mirage_cli.file_tags import FileTags, read_tags
 from mirage_cli.media_probe import (
+    MediaProbe,
     Timeline,
     first_frame_seconds,
     make_timeline,
     probe_media,
 )
-from mirage_cli.output_formats import Container
+from mirage_cli.output_formats import TEXT_SUBTITLES, Container
 from mirage_cli.video_in import FileSource
 
 SOUND_BITRATE = "192k"
@@ -23,7 +26,7 @@ SOUND_BITRATE = "192k"
 
 @dataclass(frozen=True, slots=True)
 class SoundPlan:
-    """Sound to lay under pictures whose first frame is at 0.
+    """Sound, subtitles and tags to put to pictures whose first frame is at 0.
 
     Attributes:
         url: where it is read from.
@@ -31,6 +34,9 @@ class SoundPlan:
         timeline: of the pictures, in the time stamps of ``url``.
         cut_start: leave out what comes before the first picture.
         end_seconds: time stamp at which the sound ends; None for its own end.
+        subtitles: as ``codecs``, of the subtitle tracks.
+        fonts: copy what is attached.
+        tags: title, chapters and the like; None to keep none.
     """
 
     url: str
@@ -38,6 +44,26 @@ class SoundPlan:
     timeline: Timeline
     cut_start: bool
     end_seconds: float | None
+    subtitles: tuple[tuple[int, str], ...] = ()
+    fonts: bool = False
+    tags: FileTags | None = None
+
+    @property
+    def extras(self) -> bool:
+        """Whether there is more than sound."""
+        return bool(self.subtitles or self.fonts or self.tags)
+
+    def without_extras(self) -> SoundPlan:
+        """The sound alone."""
+        return replace(self, subtitles=(), fonts=False, tags=None)
+
+    def tags_text(self) -> bytes | None:
+        """For ffmpeg's standard input, where the command of ``with_sound`` reads the tags."""
+        if self.tags is None:
+            return None
+        line = self.timeline
+        begin = line.first_frame_seconds if self.cut_start else line.zero_seconds
+        return self.tags.text(line.zero_seconds, begin, self.end_seconds)
 
     def encoded_to(self, encoder: str) -> SoundPlan:
         """The same with no track copied."""
@@ -62,7 +88,7 @@ def plan_sound(
     tool: FfmpegTool, source: str | FileSource, container: Container, *,
     start_seconds: float, duration_seconds: float | None, warnings: list[str],
 ) -> SoundPlan | None:
-    """Decides what is copied and what must be encoded; None where there is no sound.
+    """Decides what is copied and what must be encoded; None where there is nothing to take over.
 
     Args:
         source: the file or URL, or the open source itself, which spares a second probe.
@@ -72,9 +98,13 @@ def plan_sound(
         MediaError: ``source`` cannot be read.
     """
     if isinstance(source, FileSource):
+        kept = "" if source.sound_url is None else source.sound_url
+        if source.probe.subtitle_codecs and (not kept or kept.endswith("sound.nut")):
+            warnings.append("subtitles were left out: they are kept from files, not from pipes")
         if source.sound_url is None:
             return None
-        url, tracks, timeline = source.sound_url, source.probe.sound_tracks, source.timeline
+        probe = source.probe
+        url, tracks, timeline = source.sound_url, probe.sound_tracks, source.timeline
         start_seconds, duration_seconds = source.start_seconds, source.duration_seconds
         begin = source.probe.start_seconds + start_seconds
         if url.endswith("sound.nut"):  # written by the decoder, later than the file by the shift
@@ -88,31 +118,58 @@ def plan_sound(
         url = source if is_url(source) else file_url(source)
         probe = probe_media(tool, url, name=source)
         tracks = probe.sound_tracks
-        if not tracks:
-            return None
         begin = probe.start_seconds + start_seconds
         first = first_frame_seconds(tool, url, probe, start_seconds) if probe.video else None
         timeline = make_timeline(probe, begin if first is None else first, start_seconds)
-    if not tracks:
-        return None
-    if not container.sound_encoder:
+    if tracks and not container.sound_encoder:
         warnings.append(f"a {container.muxer} file holds no sound; it was left out")
-        return None
+        tracks = []
     kept = container.sound_copied
     codecs = tuple(
         (index, "copy" if kept is None or codec in kept else container.sound_encoder)
         for index, codec in tracks
     )
     end = None if duration_seconds is None else begin + duration_seconds
-    return SoundPlan(url, codecs, timeline, start_seconds > 0, end)
+    plan = SoundPlan(url, codecs, timeline, start_seconds > 0, end)
+    if not url.endswith("sound.nut"):
+        plan = replace(
+            plan, subtitles=_plan_subtitles(probe, container, warnings),
+            fonts=probe.has_fonts and container.keeps_fonts,
+        )
+        if container.keeps_tags and not is_url(url):
+            tags = read_tags(tool, url)
+            plan = replace(plan, tags=tags if tags.lines or tags.chapters else None)
+    return plan if plan.codecs or plan.extras else None
+
+
+def _plan_subtitles(
+    probe: MediaProbe, container: Container, warnings: list[str]
+) -> tuple[tuple[int, str], ...]:
+    """(index, codec) of the subtitle tracks that the container can hold; tells of the others."""
+    plan: list[tuple[int, str]] = []
+    left_out = []
+    for index, codec in enumerate(probe.subtitle_codecs):
+        if codec in container.subtitles_copied:
+            plan.append((index, "copy"))
+        elif codec in TEXT_SUBTITLES and container.subtitle_encoder:
+            plan.append((index, container.subtitle_encoder))
+        else:
+            left_out.append(codec)
+    if left_out:
+        warnings.append(
+            f"subtitles were left out ({', '.join(left_out)}), which this output cannot hold; "
+            "a .mkv file can"
+        )
+    return tuple(plan)
 
 
 def with_sound(
     pictures: Any, plan: SoundPlan, target: str, output_options: dict[str, Any]
 ) -> list[str]:
-    """The command that writes pictures and sound to ``target``.
+    """The command that writes pictures and all of the plan to ``target``.
 
-    All times are those of the sound's file (-copyts) until the muxer takes the start off.
+    All times are those of the sound's file (-copyts) until the muxer takes the start off. Where the
+    plan has tags, they are read from standard input: see ``SoundPlan.tags_text``.
 
     Args:
         pictures: an ffmpeg-python input made with ``picture_offset``'s itsoffset.
@@ -133,7 +190,20 @@ def with_sound(
         settings["t"] = f"{max(plan.end_seconds, first + 0.001):.6f}"
     settings["output_ts_offset"] = f"{-plan.timeline.zero_seconds:.6f}"
     tracks = [sound[f"a:{index}"] for index, _ in plan.codecs]
-    return ["-copyts", *ffmpeg.output(pictures, *tracks, target, **settings).get_args()]
+    for place, (index, codec) in enumerate(plan.subtitles):
+        settings[f"c:s:{place}"] = codec
+        tracks.append(sound[f"s:{index}"])
+    if plan.fonts:
+        settings["c:t"] = "copy"
+        tracks.append(sound["t"])
+    if plan.tags is None:
+        settings["map_chapters"] = -1  # their times would not be moved
+        return ["-copyts", *ffmpeg.output(pictures, *tracks, target, **settings).get_args()]
+    place = 2 if tracks else 1  # ffmpeg-python leaves out an input of which no track is taken
+    settings.update(map_metadata=place, map_chapters=place)
+    command = ffmpeg.output(pictures, *tracks, target, **settings).get_args()
+    begin = command.index("-map")
+    return ["-copyts", *command[:begin], "-f", "ffmetadata", "-i", "pipe:0", *command[begin:]]
 
 
 def picture_offset(plan: SoundPlan) -> dict[str, str]:

@@ -167,7 +167,7 @@ def _open_sink(
         replace(source.info, width=width, height=size[1]),
         codec=config.codec,
         crf=config.crf,
-        audio_from=inner if source.info.has_audio else None,  # type: ignore[arg-type]
+        audio_from=inner,  # type: ignore[arg-type]
         overwrite=True,  # asked for, or nothing there, by check_output
     )
 

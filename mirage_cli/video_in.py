@@ -62,8 +62,8 @@ class FileSource:
         timeline: places the frames among the file's time stamps, for sound.
         finished: the end of the input was reached (and not cut off by ``close``).
         probe, start_seconds, duration_seconds: what was found and what was asked for.
-        sound_url: from where the sound can be copied, as ffmpeg reads it; None where there is
-            none or it cannot be read again.
+        sound_url: from where sound, subtitles and tags can be copied, as ffmpeg reads it; None
+            where they cannot be read again.
         path: the local file, None for pipes and URLs.
     """
 
@@ -145,7 +145,7 @@ class FileSource:
             self._feed.close()
 
     def _sound_in_spool(self) -> bool:
-        return bool(self._feed and self._feed.spool_path and self.sound_url)
+        return bool(self._feed and self._feed.spool_path and self.probe.sound_tracks)
 
     def release(self) -> None:
         """``close``, and removes all temporary files of this source."""
@@ -321,7 +321,7 @@ def _open(
         end = None if duration is None else start + duration
         scan = scan_packets(tool, url, start_seconds=start, end_seconds=end)
     sound_folder = None
-    sound_url = url if probe.sound_tracks and not piped else None
+    sound_url = None if piped or (is_url(url) and not probe.sound_tracks) else url
     if piped and keep_sound and probe.sound_tracks:
         sound_folder = tempfile.TemporaryDirectory(prefix="mirage-sound-")
         sound_url = file_url(Path(sound_folder.name) / "sound.nut")

@@ -245,22 +245,32 @@ class FileSink:
         whole = self._add_part(".sound.part")
         settings = {"c:v": "copy", "f": self._container.muxer, **self._container.options}
         attempts = [plan]
+        if plan.extras:
+            attempts.append(plan.without_extras())
         if any(codec == "copy" for _, codec in plan.codecs):
-            attempts.append(plan.encoded_to(self._container.sound_encoder))
+            attempts.append(plan.without_extras().encoded_to(self._container.sound_encoder))
         message = ""
         for attempt in attempts:
+            if not (attempt.codecs or attempt.extras):
+                break
             source = ffmpeg.input(file_url(pictures), **picture_offset(attempt))
             command = with_sound(source["v:0"], attempt, file_url(whole), settings)
             done = run_ffmpeg(
-                self._tool, ["-y", "-nostats", "-loglevel", "warning", *command], timeout_s=None
+                self._tool, ["-y", "-nostats", "-loglevel", "warning", *command], timeout_s=None,
+                feed=attempt.tags_text(),
             )
             if done.returncode == 0:
+                if plan.extras and not attempt.extras:
+                    self.warnings.append(f"subtitles and tags could not be written ({message})")
                 return whole
             message = pick_message(done.stderr.decode("utf-8", "replace").splitlines())
             if "No space left" in message or done.returncode < 0:
                 raise self._explain(message)
         # Hours of pictures are worth more than their sound.
-        self.warnings.append(f"the sound could not be written ({message}); the output is silent")
+        self.warnings.append(
+            f"the sound could not be written ({message}); the output is silent" if plan.codecs
+            else f"subtitles and tags could not be written ({message})"
+        )
         return pictures
 
     # Ends
