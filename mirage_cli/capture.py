@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import math
-import re
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import cv2
 import numpy as np
 
+from mirage_cli.devices import find_camera
 from mirage_cli.errors import MediaError
 from mirage_cli.frames import Frame, FrameSource, StreamInfo
 
 Clock = Callable[[], float]
 
-
-def list_cameras() -> list[int]:
-    """Indices of the video capture devices the system names (Linux; empty elsewhere)."""
-    found = (re.fullmatch(r"video(\d+)", path.name) for path in Path("/dev").glob("video*"))
-    return sorted(int(match[1]) for match in found if match)
+SLEPT_SECONDS = 1.0
+"""A source that is later than this was asleep (a stopped process, a closed lid): it goes on from
+where it was instead of catching up."""
 
 
 class TestPicture:
@@ -51,7 +47,7 @@ class TestPicture:
         seed: int = 0,
         clock: Clock = time.perf_counter,
     ) -> None:
-        self.live = paced
+        self.live = self.pausing = paced
         self.warnings: list[str] = []
         self.info = StreamInfo(
             width=width, height=height, fps=fps, frame_count=frames, name="test picture"
@@ -65,8 +61,12 @@ class TestPicture:
         index = 0
         while not self._closed.is_set() and (self._frames is None or index < self._frames):
             pts = index / self.info.fps
-            if self.live and self._closed.wait(max(0.0, begin + pts - self._clock())):
-                return
+            if self.live:
+                late = self._clock() - begin - pts
+                if late > SLEPT_SECONDS:
+                    begin += late
+                if self._closed.wait(max(0.0, -late)):
+                    return
             yield Frame(self.draw(pts), pts, index)
             index += 1
 
@@ -155,7 +155,7 @@ class PacedSource:
     """Plays another source at its own pace, so that a file behaves like a camera.
 
     A frame is given when its time has come, never before; when the taker is late the clock is not
-    moved, so frames follow at once until the pace is met again.
+    moved, so frames follow at once until the pace is met again; later than ``SLEPT_SECONDS``, it is.
 
     Args:
         reopen: opens the source again, to begin anew at its end; None plays it once.
@@ -176,6 +176,17 @@ class PacedSource:
         endless = {"frame_count": None, "duration_seconds": None} if reopen else {}
         self.info = replace(source.info, **endless)
         self._old_warnings: list[str] = []
+        self._waiting = False
+
+    @property
+    def pausing(self) -> bool:
+        """It waits for a frame's time, or for a stream that keeps its own watch."""
+        return self._waiting or getattr(self._source, "pausing", False)
+
+    @property
+    def state(self) -> str:
+        """Of a stream inside: connected, or what is being done about it."""
+        return getattr(self._source, "state", "")
 
     @property
     def warnings(self) -> list[str]:
@@ -192,8 +203,13 @@ class PacedSource:
                     begin = self._clock()
                 empty = False
                 pts = last = frame.pts_seconds + shift
-                if self._closed.wait(max(0.0, begin + pts - self._clock())):
+                late = self._clock() - begin - pts
+                if late > SLEPT_SECONDS:
+                    begin += late
+                self._waiting = True
+                if self._closed.wait(max(0.0, -late)):
                     return
+                self._waiting = False
                 yield Frame(frame.rgb, pts, index)
                 index += 1
             if self._reopen is None or empty or self._closed.is_set():
@@ -213,10 +229,10 @@ class PacedSource:
 
 
 class CameraSource:
-    """A camera by number, newest frames at the camera's own pace.
+    """A camera, newest frames at the camera's own pace.
 
     Args:
-        index: 0 is the first camera.
+        wanted: its number (0 is the first camera), a part of its name, or its /dev path.
         size: width and height to ask of the camera; frames are scaled when it gives others.
         fps: rate to ask of it.
 
@@ -228,7 +244,7 @@ class CameraSource:
 
     def __init__(
         self,
-        index: int,
+        wanted: int | str,
         size: tuple[int, int] | None = None,
         fps: float | None = None,
         *,
@@ -237,14 +253,7 @@ class CameraSource:
         self.warnings: list[str] = []
         self._clock = clock
         self._closed = threading.Event()
-        self._index = index
-        known = list_cameras()
-        if sys.platform.startswith("linux") and index not in known:
-            names = ", ".join(map(str, known)) or "none"
-            raise MediaError(
-                f"there is no camera {index}; cameras found: {names}",
-                'Plug one in and run "mirage doctor", or try: mirage live --input test',
-            )
+        self._index = index = find_camera(str(wanted))
         _quiet_opencv()
         self._camera = cv2.VideoCapture(index)
         if size is not None:
@@ -309,6 +318,14 @@ class ResizedSource:
     @property
     def warnings(self) -> list[str]:
         return self.source.warnings
+
+    @property
+    def pausing(self) -> bool:
+        return getattr(self.source, "pausing", False)
+
+    @property
+    def state(self) -> str:
+        return getattr(self.source, "state", "")
 
     def __iter__(self) -> Iterator[Frame]:
         for frame in self.source:

@@ -16,6 +16,7 @@ import click
 
 from mirage_cli import __version__
 from mirage_cli import cli_options as flags
+from mirage_cli.cli_devices import devices
 from mirage_cli.cli_options import OUTPUT, SOURCE, SectionCommand, option
 from mirage_cli.cli_terminal import (
     INTERRUPTED,
@@ -116,10 +117,12 @@ def transform(**values: Any) -> int:
 
 
 @cli.command(cls=SectionCommand)
-@option("--camera", type=click.IntRange(0, 63), section=SOURCE, metavar="N",
-        help="A camera by number; 0 is the first.")  # fmt: skip
-@option("-i", "--input", section=SOURCE, metavar="FILE|URL|test|-",
-        help="A file or URL, played at its own pace, or the built-in moving test picture.")  # fmt: skip
+@option("--camera", section=SOURCE, metavar="N|NAME|/dev/...",
+        help="A camera by number (0 is the first), a part of its name, or its device.")  # fmt: skip
+@option("-i", "--input", section=SOURCE, metavar="FILE|URL|screen|test|-",
+        help="A file or pictures, played at their own pace; a stream (rtsp, rtmp, srt, udp, http, HLS); "
+        "screen or screen:WxH+X+Y; or the built-in moving test picture.")  # fmt: skip
+@flags.patience_options
 @option("--loop/--no-loop", default=False, section=SOURCE, help="Begin a file again at its end.")
 @option("--frames", type=click.IntRange(1), section=SOURCE, metavar="N",
         help="End after N frames.")  # fmt: skip
@@ -244,6 +247,9 @@ def doctor(as_json: bool) -> int:
         else:
             click.echo("\nmirage transform can run here.")
     return job.exit_code(findings)
+
+
+cli.add_command(devices)
 
 
 @cli.command(cls=SectionCommand)

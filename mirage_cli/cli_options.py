@@ -195,6 +195,16 @@ look_options = stack(
 )  # fmt: skip
 
 
+patience_options = stack(
+    option("--timeout", "timeout_seconds", type=SecondsType(positive=True), default=10.0,
+           show_default=True, section=SOURCE, envvar="MIRAGE_TIMEOUT", metavar="SECONDS",
+           help="A source or output that gives or takes nothing for so long is lost."),
+    option("--reconnect", type=click.IntRange(0, 1000), default=10, show_default=True,
+           section=SOURCE, metavar="N",
+           help="Attempts in a row to open a lost stream again; 0 ends at the first loss."),
+)  # fmt: skip
+
+
 def blend_option(default: float) -> Decorator:
     """``--blend-seconds`` with its default."""
     return option(

@@ -88,17 +88,20 @@ class LiveConfig:
     """``mirage live``: a source at its own pace; the newest frame wins.
 
     Attributes:
-        camera: index of the camera, None when ``input`` is given.
-        input: path, URL, ``-`` or ``test`` (a moving test picture); None with a camera.
+        camera: number, part of the name or /dev path of the camera; None when ``input`` is given.
+        input: path, URL, ``-``, ``screen``, numbered pictures, or ``test`` (a moving test picture);
+            None with a camera.
         output: a file to write as well, or None.
         window: show a window.
         frames: end after this many shown frames; None for no end.
         duration_seconds: end after this many seconds of wall time; None for no end.
         loop: begin a file again at its end.
+        timeout_seconds: a source or sink that gives or takes nothing for so long is lost.
+        reconnect: attempts in a row to open a lost stream again; 0 ends the run at the first loss.
     The other attributes are those of ``TransformConfig``.
     """
 
-    camera: int | None = None
+    camera: int | str | None = None
     input: str | None = None
     output: str | None = None
     prompts: tuple[str, ...] = ()
@@ -109,6 +112,8 @@ class LiveConfig:
     frames: int | None = None
     duration_seconds: float | None = None
     loop: bool = False
+    timeout_seconds: float = 10.0
+    reconnect: int = 10
     blend_seconds: float = 0.5
     codec: str | None = None
     crf: int | None = None

@@ -201,6 +201,7 @@ class FfmpegProcess:
         tool: which ffmpeg.
         arguments: everything after the program's name.
         stdin, stdout: subprocess.PIPE, subprocess.DEVNULL, a descriptor, or None to inherit.
+        kept_lines: of what it writes on stderr; the last ones.
 
     Attributes:
         error_count: lines at level error or worse seen so far.
@@ -211,11 +212,11 @@ class FfmpegProcess:
 
     def __init__(
         self, tool: FfmpegTool, arguments: list[str], *, stdin: int | IO[bytes] | None,
-        stdout: int | IO[bytes] | None, level: str = "warning",
+        stdout: int | IO[bytes] | None, level: str = "warning", kept_lines: int = KEPT_LINES,
     ) -> None:
         self.error_count = 0
         self.first_error = ""
-        self._lines: deque[str] = deque(maxlen=self.KEPT_LINES)
+        self._lines: deque[str] = deque(maxlen=kept_lines)
         command = [tool.path, "-hide_banner", "-nostats", "-loglevel", f"level+{level}"]
         if stdin == subprocess.DEVNULL:
             command.append("-nostdin")

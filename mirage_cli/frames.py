@@ -60,6 +60,8 @@ class FrameSource(Protocol):
 
     ``warnings`` collects plain sentences for the user (a truncated file, say); read it at the end.
     ``live`` is True when frames come at their own pace and may be dropped (cameras, streams).
+    A source may have ``pausing``, True while it waits on purpose or watches its own time limits, and
+    ``state``, a few words for the user about its connection.
     """
 
     info: StreamInfo

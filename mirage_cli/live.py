@@ -8,12 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mirage_cli.capture import CameraSource, PacedSource, TestPicture
 from mirage_cli.config import LiveConfig, Size
 from mirage_cli.display import NullSink, TeeSink, WindowSink
 from mirage_cli.errors import Interrupted, MirageError, UsageProblem
-from mirage_cli.ffmpeg_tools import is_url
 from mirage_cli.frames import FrameSink, FrameSource
+from mirage_cli.live_inputs import open_source
 from mirage_cli.measure import Meter, PeakMemory, Stats
 from mirage_cli.pipeline import RunResult, run as run_pipeline
 from mirage_cli.schedule import parse_prompts
@@ -23,7 +22,6 @@ from mirage_cli.styler import (
     Styler,
     Ui,
     account,
-    fit_source,
     read_prompts,
     side_by_side,
     stats_of,
@@ -31,14 +29,6 @@ from mirage_cli.styler import (
 )
 from mirage_cli.transform import PIPE, check_output
 from mirage_cli.typing_lines import LineReader
-
-CPU_LIMIT: Size = (512, 288)
-"""More pixels than this are scaled down by default where the model runs on a CPU."""
-
-TEST = "test"
-TEST_SIZE: Size = (512, 288)
-_LIVE_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "srt", "udp", "rtp", "tcp", "mms")
-
 
 def run(
     config: LiveConfig,
@@ -78,7 +68,7 @@ def run(
     if config.output is not None:
         check_output(config.input or PIPE, config.output, config.overwrite, ui)
     engine.check_model(config.model)
-    source, size = _open_source(config, engine, ui, clock)
+    source, size = open_source(config, engine, ui, clock)
     sink: FrameSink | None = None
     window: WindowSink | None = None
     finished = keep = False
@@ -114,37 +104,6 @@ def run(
                 ui.note(f"wrote {config.output}: what came before the source failed")
         source.close()
     return live.document(result)
-
-
-def _open_source(
-    config: LiveConfig, engine: Engine, ui: Ui, clock: Callable[[], float]
-) -> tuple[FrameSource, Size]:
-    """The source and the size of the frames that it gives."""
-    wanted = config.size if isinstance(config.size, tuple) else None
-    cpu = engine.is_cpu(config.model)
-    if config.input == TEST:
-        size = wanted or TEST_SIZE
-        return TestPicture(*size, fps=config.fps or 30.0, clock=clock), size
-    if config.camera is not None:
-        camera = CameraSource(config.camera, wanted, config.fps, clock=clock)
-        return fit_source(camera, config.size, cpu, CPU_LIMIT, ui, None)
-    from mirage_cli.video_in import FileSource, open_file
-
-    name = str(config.input)
-
-    def open_at(at: Size | None) -> FileSource:
-        return open_file(name, size=at, fps=config.fps)
-
-    opened = open_at(wanted)
-    broadcast = is_url(name) and name.split("://")[0].lower() in _LIVE_SCHEMES
-    reopens = opened.reopens and not broadcast
-    source, size = fit_source(
-        opened, config.size, cpu, CPU_LIMIT, ui, open_at if reopens else None
-    )
-    if broadcast:  # it has its own pace
-        return source, size
-    reopen = (lambda: open_at(size)) if config.loop and reopens else None
-    return PacedSource(source, reopen=reopen, clock=clock), size
 
 
 def _open_sinks(
@@ -219,6 +178,8 @@ class _Live:
                 compose=side_by_side if self.config.compare else None,
                 tick=self._tick,
                 tick_seconds=0.01,
+                timeout_seconds=self.config.timeout_seconds,
+                names=(self.source.info.name, self._targets()),
                 clock=self.clock,
             )
         finally:
@@ -289,6 +250,10 @@ class _Live:
             names.append("window")
         return " + ".join(names) or "nowhere"
 
+    def _connection(self) -> str:
+        state = getattr(self.source, "state", "")
+        return "" if state == "connected" else state
+
     def _stats(self) -> Stats:
         return stats_of(
             "live",
@@ -300,7 +265,7 @@ class _Live:
             self.clock(),
             self.flow_begin,
             typed=self.keys.typed,
-            message="ending" if self.stop.event.is_set() else "",
+            message="ending" if self.stop.event.is_set() else self._connection(),
         )
 
     def document(self, result: RunResult) -> dict[str, Any]:

@@ -1,9 +1,11 @@
 """The real-time loop: decode, model and encode in a thread each, joined by bounded channels.
 
-    source --[2 frames]--> model --[2 frames]--> sink
+    source --[2 frames]--> model --[2 frames]--> sink        live: 1 frame
 
 A file is lossless: a full channel makes its writer wait. A live stream is newest-wins: a frame
-that the model has not begun is thrown away when a newer one comes, so latency never builds up.
+that the model has not begun, or the sink not taken, is thrown away when a newer one comes, so
+latency never builds up: both channels hold one frame, and a stage waits for one frame at most.
+A source or sink that hangs ends the run after ``timeout_seconds``.
 A thread that fails ends the run, and its error is raised from ``run``. Memory is constant: no more
 frames exist at a time than the channels and the three threads hold.
 """
@@ -20,6 +22,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
+from mirage_cli.errors import MediaError
 from mirage_cli.frames import Frame, FrameSink, FrameSource
 from mirage_cli.measure import Meter
 
@@ -68,15 +71,17 @@ class Channel(Generic[Item]):
             self._changed.notify_all()
         return True, thrown
 
-    def get(self) -> Item:
+    def get(self, timeout_seconds: float | None = None) -> Item:
         """Take the oldest item; waits for one.
 
         Raises:
             Ended: the writer has finished and all is taken, or the channel was abandoned.
+            TimeoutError: none came in time.
         """
         with self._changed:
             while not self._items and not self._finished and not self._abandoned:
-                self._changed.wait()
+                if not self._changed.wait(timeout_seconds):
+                    raise TimeoutError
             if self._abandoned or not self._items:
                 raise Ended
             item = self._items.popleft()
@@ -110,6 +115,35 @@ class RunResult:
     stopped: bool
 
 
+class _Patience:
+    """How long a part has been inside one read or write.
+
+    The time is added up in small steps, so that an hour in which the whole process stood still (a
+    laptop asleep, a stopped job) counts as one step, and nobody is blamed for it.
+    """
+
+    STEP_SECONDS = 0.5
+
+    def __init__(self, timeout_seconds: float | None) -> None:
+        self.timeout_seconds = timeout_seconds
+        self._calls = -1
+        self._waited = 0.0
+
+    def over(self, busy: bool, calls: int, passed_seconds: float) -> bool:
+        """Whether it is too long.
+
+        Args:
+            busy: the part is inside a call now.
+            calls: how many calls it has made; another number starts the clock anew.
+            passed_seconds: since this was last asked.
+        """
+        if not busy or calls != self._calls:
+            self._calls, self._waited = calls, 0.0
+            return False
+        self._waited += min(passed_seconds, self.STEP_SECONDS)
+        return self.timeout_seconds is not None and self._waited > self.timeout_seconds
+
+
 class _Run:
     """One run's threads and channels."""
 
@@ -124,6 +158,8 @@ class _Run:
         max_frames: int | None,
         compose: Compose | None,
         channel_frames: int,
+        timeout_seconds: float | None,
+        names: tuple[str, str],
         clock: Callable[[], float],
     ) -> None:
         self.source, self.step, self.sink = source, step, sink
@@ -131,7 +167,12 @@ class _Run:
         self.max_frames, self.compose = max_frames, compose
         capacity = 1 if newest_wins else channel_frames
         self.to_model: Channel[Any] = Channel(capacity, newest_wins)
-        self.to_sink: Channel[Any] = Channel(capacity)
+        self.to_sink: Channel[Any] = Channel(capacity, newest_wins)
+        self.names = names
+        self.reads = self.writes = 0
+        self.reading = self.writing = self.stuck = False
+        self.patience = _Patience(timeout_seconds), _Patience(timeout_seconds)
+        self.looked = clock()
         self.error: BaseException | None = None
         self.error_lock = threading.Lock()
         self.stopped = False
@@ -164,7 +205,10 @@ class _Run:
         frames = iter(self.source)
         while True:
             begin = self.clock()
+            self.reads += 1
+            self.reading = True
             frame = next(frames, None)
+            self.reading = False
             if frame is None or self.stopped:
                 break
             now = self.clock()
@@ -187,7 +231,11 @@ class _Run:
             rgb = self.step(frame)
             self.meter.stage("model", (self.clock() - begin) * 1e3)
             done += 1
-            if not self.to_sink.put((frame, rgb, born))[0]:
+            taken, thrown = self.to_sink.put((frame, rgb, born))
+            if thrown:  # newest wins here too: a slow sink gets the frames that are still fresh
+                self.meter.frames_dropped(thrown)
+                done -= thrown
+            if not taken:
                 return
         else:
             self.halt()
@@ -202,11 +250,39 @@ class _Run:
             begin = self.clock()
             if self.compose is not None:
                 rgb = self.compose(frame, rgb)
+            self.writes += 1
+            self.writing = True
             self.sink.write(Frame(rgb, frame.pts_seconds, frame.index))
+            self.writing = False
             now = self.clock()
             self.meter.frame_written(
                 (now - begin) * 1e3, (now - born) * 1e3, frame.pts_seconds, now
             )
+
+    def look_for_stalls(self) -> None:
+        """Ends the run with an error when the source or the sink hangs."""
+        now = self.clock()
+        passed, self.looked = now - self.looked, now
+        source, sink = self.patience
+        # A source that paces itself, or connects anew, waits on purpose and knows how long.
+        reading = self.reading and not getattr(self.source, "pausing", False)
+        if self.error is None and source.over(reading, self.reads, passed):
+            self._stalled("source", f"{self.names[0] or 'the source'} has given no frame")
+            self.to_model.finish()  # what came before is good and is still written
+        if sink.over(self.writing, self.writes, passed):
+            self._stalled("sink", f"{self.names[1] or 'the output'} has taken no frame")
+            self.stuck = True
+            self.to_model.abandon()
+            self.to_sink.abandon()
+
+    def _stalled(self, part: str, what: str) -> None:
+        seconds = self.patience[0].timeout_seconds
+        error = MediaError(
+            f"{what} for {seconds:g} s", "Check it, or wait longer with --timeout SECONDS."
+        )
+        error.pipeline_part = part  # type: ignore[attr-defined]
+        with self.error_lock:
+            self.error = self.error or error
 
     def halt(self) -> None:
         """Take no more frames; the one in the model and those after it are still written."""
@@ -215,7 +291,7 @@ class _Run:
 
     def alive(self) -> bool:
         # The decoder may hang in a read of a dead camera or network: the run does not wait for it.
-        return any(thread.is_alive() for thread in self.threads[1:])
+        return not self.stuck and any(thread.is_alive() for thread in self.threads[1:])
 
 
 def run(
@@ -231,6 +307,8 @@ def run(
     channel_frames: int = 2,
     tick: Callable[[], None] | None = None,
     tick_seconds: float = 0.02,
+    timeout_seconds: float | None = None,
+    names: tuple[str, str] = ("", ""),
     clock: Callable[[], float] = time.perf_counter,
 ) -> RunResult:
     """Move every frame from source through step to sink; returns when the sink has them all.
@@ -246,6 +324,9 @@ def run(
         max_frames: end after this many frames out of the model.
         compose: (input frame, output rgb) -> rgb to write; runs in the encode thread.
         tick: called in the calling thread about every ``tick_seconds``, for the display.
+        timeout_seconds: a source or sink that is inside one read or write for so long is lost; None
+            waits for ever.
+        names: of source and sink, for that error.
 
     Raises:
         Whatever a worker raised first; its ``pipeline_part`` is "source", "model" or "sink". Frames
@@ -253,8 +334,9 @@ def run(
     """
     stop = stop or threading.Event()
     job = _Run(
-        source, step, sink, meter, newest_wins, stop, max_frames, compose, channel_frames, clock
-    )
+        source, step, sink, meter, newest_wins, stop, max_frames, compose, channel_frames,
+        timeout_seconds, names, clock,
+    )  # fmt: skip
     begin = clock()
     for thread in job.threads:
         thread.start()
@@ -262,6 +344,7 @@ def run(
         while job.alive():
             if stop.is_set() and not job.stopped:
                 job.halt()
+            job.look_for_stalls()
             if tick is not None:
                 tick()
             next((t for t in job.threads[1:] if t.is_alive()), job.threads[2]).join(tick_seconds)

@@ -31,7 +31,7 @@ from mirage_cli.errors import MediaError, MirageError, UsageProblem
 from mirage_cli.styler import Engine, choose_size
 
 HERE = Path(__file__).parent
-COMMANDS = ("transform", "live", "bench", "doctor", "models", "train")
+COMMANDS = ("transform", "live", "devices", "bench", "doctor", "models", "train")
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_help_of_each_command(command, capsys):
         "--codec --crf --compare --blend-seconds --guard",
         "live": "--camera --input --loop --frames --duration --window --prompt --output",
         "bench": "--size --frames --warmup --json --device",
-        "doctor": "--json", "models": "--json", "train": "KEY=VALUE",
+        "doctor": "--json", "models": "--json", "devices": "--json", "train": "KEY=VALUE",
     }[command].split():  # fmt: skip
         assert re.search(rf"(?<![\w-]){re.escape(flag)}(?![\w-])", text), flag
 
@@ -136,7 +136,8 @@ USAGE = [
     (["transform", "in.mp4", "extra.mp4", "-p", "a"], "extra.mp4"),
     (["live", "-p", "a"], "needs one source"),
     (["live", "--camera", "0", "--input", "test", "-p", "a"], "needs one source"),
-    (["live", "--camera", "-1", "-p", "a"], "-1 is not in the range"),
+    (["live", "--input", "test", "--timeout", "0", "-p", "a"], "not more than 0 seconds"),
+    (["live", "--input", "screen:big", "-p", "a"], "'screen:big' is no part of a screen"),
     (["live", "--input", "test", "--frames", "0", "-p", "a"], "0 is not in the range"),
     (["bench", "--size", "native"], "size in pixels"),
     (["bench", "--frames", "0"], "0 is not in the range"),

@@ -14,7 +14,7 @@ from mirage_cli.display import TeeSink
 from mirage_cli.errors import MediaError
 from mirage_cli.frames import Frame, StreamInfo
 from mirage_cli.measure import LatencyHistogram, Meter, PeakMemory, RateMeter, exact_percentile
-from mirage_cli.pipeline import Channel, Ended, run
+from mirage_cli.pipeline import Channel, Ended, _Patience, run
 
 
 class Source:
@@ -317,3 +317,63 @@ def test_a_tee_closes_all_its_sinks_whatever_happens():
     with pytest.raises(MediaError, match="cannot finish"):
         tee.close(True)
     assert one.ended == two.ended == [True] and len(two.frames) == 1
+
+
+@pytest.mark.parametrize("part", ["source", "sink"])
+def test_a_part_that_hangs_ends_the_run_after_the_timeout(part):
+    never = threading.Event()
+
+    class Hangs(Source):
+        def __iter__(self):
+            yield from super().__iter__()
+            if part == "source":
+                self.closed.wait(20)
+
+    class Stuck(Sink):
+        def write(self, frame):
+            if part == "sink" and frame.index == 3:
+                never.wait(20)
+            super().write(frame)
+
+    begin, sink = time.perf_counter(), Stuck()
+    expected = {"source": "cam has given no frame for 0.3 s", "sink": "out has taken no frame"}
+    with pytest.raises(MediaError, match=expected[part]) as caught:
+        run(
+            Hangs(5), same, sink, meter=Meter(), timeout_seconds=0.3, names=("cam", "out")
+        )
+    assert caught.value.pipeline_part == part and time.perf_counter() - begin < 3.0
+    assert len(sink.frames) == (5 if part == "source" else 3)
+    never.set()
+
+
+def test_a_source_that_waits_on_purpose_is_not_blamed():
+    class Slow(Source):
+        pausing = True
+
+    sink = Sink()
+    run(Slow(2, pause=0.5), same, sink, meter=Meter(), timeout_seconds=0.2)
+    assert len(sink.frames) == 2
+
+
+def test_time_in_which_the_whole_process_stood_still_does_not_count():
+    patience = _Patience(10.0)
+    assert not patience.over(True, 1, 0.02) and not patience.over(True, 1, 3600.0)
+    assert not any(patience.over(True, 1, 0.02) for _ in range(100))
+    assert any(patience.over(True, 1, 0.2) for _ in range(100))
+    assert not patience.over(True, 2, 0.2)
+
+
+@pytest.mark.parametrize("slow", ["model", "sink"])
+def test_a_stage_three_times_too_slow_costs_two_frames_and_its_own_time_at_most(slow):
+    """Frames come every 10 ms; one stage takes 30, the other 2. Waiting adds up to two frames."""
+    frame_ms, took = 10.0, {"model": 2.0, "sink": 2.0, slow: 30.0}
+    sink, meter = Sink(took["sink"] / 1e3), Meter()
+
+    def step(frame):
+        time.sleep(took["model"] / 1e3)
+        return frame.rgb
+
+    run(Source(150, pause=frame_ms / 1e3), step, sink, meter=meter, newest_wins=True)
+    latency = meter.stages["end_to_end"]
+    assert latency.percentile(90) < 2 * frame_ms + sum(took.values()) + 8.0  # and the scheduler's
+    assert meter.frames_in == meter.frames_out + meter.dropped == 150 and meter.frames_out < 80

@@ -1,0 +1,226 @@
+"""Numbered pictures as a video: a folder, a pattern or a single picture, in and out.
+
+In: ``shots/``, ``shots/%04d.png``, ``'shots/*.png'``, ``photo.jpg``. Out: ``out/%05d.png``, or
+``photo.ink.png`` for a single one.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from mirage_cli.errors import MediaError, UsageProblem
+from mirage_cli.frames import Frame, StreamInfo
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
+DEFAULT_FPS = 25.0
+JPEG_QUALITY = 95
+_NUMBER = re.compile(r"%(0\d+)?d")
+
+
+def is_image(name: str) -> bool:
+    """Whether the name is that of a still picture, by its suffix."""
+    return os.path.splitext(name)[1].lower() in SUFFIXES
+
+
+def is_pattern(name: str) -> bool:
+    """Whether ``name`` stands for numbered pictures: ``frames/%05d.png``."""
+    return is_image(name) and len(_NUMBER.findall(name)) == 1
+
+
+def natural(path: str | os.PathLike[str]) -> list[object]:
+    """A key that sorts ``9.png`` before ``10.png``."""
+    return [(1, int(part)) if part.isdecimal() else (0, part.lower())
+            for part in re.split(r"(\d+)", os.fspath(path))]  # fmt: skip
+
+
+def find_images(name: str) -> list[str]:
+    """The pictures that ``name`` stands for, in order; empty where it stands for something else.
+
+    A folder counts when it holds pictures and no other files that could be video.
+
+    Raises:
+        MediaError: a pattern or a glob of pictures that matches none.
+    """
+    if not is_image(name) and not os.path.isdir(name):
+        return []
+    if os.path.isdir(name):
+        inside = sorted((os.path.join(name, item) for item in os.listdir(name)), key=natural)
+        files = [path for path in inside if os.path.isfile(path)]
+        files = [path for path in files if not os.path.basename(path).startswith(".")]
+        return files if files and all(map(is_image, files)) else []
+    if os.path.exists(name):
+        return [name] if os.path.isfile(name) else []
+    found: list[str] = []
+    if is_pattern(name):
+        before, after = _NUMBER.split(os.path.basename(name))[0], _NUMBER.split(name)[-1]
+        shape = re.compile(re.escape(before) + r"\d+" + re.escape(after))
+        folder = os.path.dirname(name) or "."
+        if os.path.isdir(folder):
+            found = [os.path.join(os.path.dirname(name), item) for item in os.listdir(folder)
+                     if shape.fullmatch(item)]  # fmt: skip
+    elif glob.has_magic(name):
+        found = [path for path in glob.glob(name) if os.path.isfile(path)]
+    else:
+        return []
+    if not found:
+        raise MediaError(f"no picture is called {name!r}", "Check the folder and the pattern.")
+    return sorted(found, key=natural)
+
+
+class ImageSource:
+    """Pictures as frames, all at the size of the first; see ``frames.FrameSource``.
+
+    Args:
+        paths: in order.
+        size: (width, height) to scale to; None for that of the first picture.
+        fps: pictures a second; 25 by default.
+
+    Raises:
+        MediaError: the first one cannot be read. A later one raises when its turn comes.
+    """
+
+    live = False
+
+    def __init__(
+        self, paths: Sequence[str], *, size: tuple[int, int] | None = None,
+        fps: float | None = None, start_seconds: float = 0.0,
+        duration_seconds: float | None = None,
+    ) -> None:
+        self.warnings: list[str] = []
+        self.fps = fps or DEFAULT_FPS
+        begin = round(start_seconds * self.fps)
+        end = len(paths) if duration_seconds is None else begin + round(duration_seconds * self.fps)
+        self.paths = list(paths)[begin:end]
+        if not self.paths:
+            raise MediaError(
+                f"no picture is left after {start_seconds:g} s: there are {len(paths)} "
+                f"at {self.fps:g} a second", "Give a smaller --start.",
+            )  # fmt: skip
+        first = read_image(self.paths[0])
+        self.own_size = (first.shape[1], first.shape[0])
+        self.size = size or self.own_size
+        self._closed = False
+        name = Path(self.paths[0]).name
+        if len(self.paths) > 1:
+            name += f" and {len(self.paths) - 1} more"
+        self.info = StreamInfo(
+            width=self.size[0], height=self.size[1], fps=self.fps, frame_count=len(self.paths),
+            duration_seconds=len(self.paths) / self.fps, name=name,
+        )  # fmt: skip
+
+    def __iter__(self) -> Iterator[Frame]:
+        for index, path in enumerate(self.paths):
+            if self._closed:
+                return
+            rgb = read_image(path)
+            have = (rgb.shape[1], rgb.shape[0])
+            if have != self.own_size:
+                raise MediaError(
+                    f"{path} is {have[0]}x{have[1]}, and the first picture is "
+                    f"{self.own_size[0]}x{self.own_size[1]}", "All pictures need the same size.",
+                )  # fmt: skip
+            if have != self.size:
+                rgb = cv2.resize(rgb, self.size, interpolation=cv2.INTER_AREA)
+            yield Frame(rgb, index / self.fps, index)
+
+    def close(self) -> None:
+        self._closed = True
+
+
+def read_image(path: str) -> np.ndarray:
+    """uint8 [H, W, 3] RGB, turned upright by its EXIF tag, without its alpha.
+
+    Raises:
+        MediaError: it cannot be read.
+    """
+    try:
+        data = np.fromfile(path, np.uint8)
+        bgr = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    except (OSError, cv2.error) as problem:
+        reason = getattr(problem, "strerror", None) or "not a picture"
+        raise MediaError(f"{path} cannot be read: {reason}", "Check the file.") from None
+    if bgr is None:
+        raise MediaError(f"{path} is not a picture that can be read", "Take the file out or mend it.")
+    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+
+
+class ImageSink:
+    """Writes each frame as a picture; see ``frames.FrameSink``.
+
+    Pictures are written to ``FOLDER/.NAME.part/`` and moved to their places when all are whole.
+
+    Args:
+        target: a pattern, ``out/%05d.png``, or one name for a single frame.
+        overwrite: replace pictures of the same names.
+
+    Raises:
+        MediaError: the folder is not there or cannot be written to.
+    """
+
+    def __init__(self, target: str, *, overwrite: bool = False) -> None:
+        self.target, self.warnings = target, []
+        self.frames_written = 0
+        self._overwrite, self._closed = overwrite, False
+        self._folder = Path(os.path.dirname(target) or ".")
+        self._part = self._folder / f".{_NUMBER.sub('N', os.path.basename(target))}.part"
+        self._single = not is_pattern(target)
+        options = {".jpg": cv2.IMWRITE_JPEG_QUALITY, ".jpeg": cv2.IMWRITE_JPEG_QUALITY}
+        kind = options.get(os.path.splitext(target)[1].lower())
+        self._options = [] if kind is None else [kind, JPEG_QUALITY]
+        try:
+            shutil.rmtree(self._part, ignore_errors=True)
+            self._part.mkdir()
+        except OSError as problem:
+            raise MediaError(
+                f"output {target!r} cannot be written: {problem.strerror}", f"mkdir -p {self._folder}"
+            ) from None
+
+    def _name(self, number: int) -> str:
+        name = os.path.basename(self.target)
+        return name if self._single else _NUMBER.sub(lambda match: match[0] % number, name)
+
+    def write(self, frame: Frame) -> None:
+        if self._single and self.frames_written:
+            raise UsageProblem(
+                f"{self.target!r} names one picture, and the input has more",
+                "Name a pattern: -o 'out/%05d.png'",
+            )
+        name = self._name(self.frames_written + 1)
+        if not self._overwrite and (self._folder / name).exists():
+            raise MediaError(
+                f"output {str(self._folder / name)!r} exists", "add -y to replace it"
+            )
+        bgr = cv2.cvtColor(frame.rgb, cv2.COLOR_RGB2BGR)
+        try:
+            done, data = cv2.imencode(os.path.splitext(name)[1], bgr, self._options)
+            if not done:
+                raise OSError(0, "the encoder failed")
+            with open(self._part / name, "wb") as file:
+                file.write(data)
+        except OSError as problem:
+            full = "the disk is full: " if problem.errno == 28 else ""
+            raise MediaError(
+                f"{full}{self.target} could not be written ({problem.strerror})",
+                f"free some space in {self._folder}, or write elsewhere with -o",
+            ) from None
+        self.frames_written += 1
+
+    def close(self, commit: bool = True) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if commit:
+                for number in range(1, self.frames_written + 1):
+                    name = self._name(number)
+                    os.replace(self._part / name, self._folder / name)
+        finally:
+            shutil.rmtree(self._part, ignore_errors=True)

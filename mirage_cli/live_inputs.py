@@ -1,0 +1,118 @@
+"""What ``mirage live --input`` may be, and how each is opened."""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+import time
+from collections.abc import Callable
+
+from mirage_cli.capture import CameraSource, PacedSource, TestPicture
+from mirage_cli.config import LiveConfig, Size
+from mirage_cli.errors import MediaError
+from mirage_cli.frames import FrameSource
+from mirage_cli.image_frames import ImageSource, find_images
+from mirage_cli.stream_in import (
+    StreamSource,
+    is_broadcast,
+    is_endless,
+    is_playlist,
+    is_screen,
+    screen_address,
+    stream_address,
+)
+from mirage_cli.styler import Engine, Ui, fit_source
+
+CPU_LIMIT: Size = (512, 288)
+"""More pixels than this are scaled down by default where the model runs on a CPU."""
+
+PIPE, TEST = "-", "test"
+TEST_SIZE: Size = (512, 288)
+
+Clock = Callable[[], float]
+
+
+def open_source(
+    config: LiveConfig, engine: Engine, ui: Ui, clock: Clock = time.perf_counter
+) -> tuple[FrameSource, Size]:
+    """The source and the size of the frames that it gives.
+
+    Raises:
+        MediaError: it is not there, gives no picture, or none within ``timeout_seconds``.
+        UsageProblem: a name that makes no sense.
+    """
+    wanted = config.size if isinstance(config.size, tuple) else None
+    cpu = engine.is_cpu(config.model)
+    name = str(config.input)
+    if config.input == TEST:
+        size = wanted or TEST_SIZE
+        return TestPicture(*size, fps=config.fps or 30.0, clock=clock), size
+    if config.camera is not None:
+        camera = CameraSource(config.camera, wanted, config.fps, clock=clock)
+        return fit_source(camera, config.size, cpu, CPU_LIMIT, ui, None)
+    if is_screen(name) or is_broadcast(name) or is_playlist(name) or is_endless(name):
+        return _open_stream(config, name, cpu, ui, clock)
+    images = find_images(name)
+    if images:
+        return _open_paced(
+            config, cpu, ui, clock, lambda at: ImageSource(images, size=at, fps=config.fps), True
+        )
+    if name == PIPE:
+        _wait_for_data(config.timeout_seconds)
+    from mirage_cli.video_in import open_file
+
+    return _open_paced(
+        config, cpu, ui, clock, lambda at: open_file(name, size=at, fps=config.fps), name != PIPE
+    )
+
+
+def _open_stream(
+    config: LiveConfig, name: str, cpu: bool, ui: Ui, clock: Clock
+) -> tuple[FrameSource, Size]:
+    """A stream or the screen; one connection, so what is too large is scaled frame by frame."""
+    screen = is_screen(name)
+    source = StreamSource(
+        screen_address(name, config.fps) if screen else stream_address(name),
+        size=config.size if isinstance(config.size, tuple) else None,
+        fps=None if screen else config.fps,
+        timeout_seconds=config.timeout_seconds,
+        attempts=0 if screen else config.reconnect,
+        tell=ui.note,
+        clock=clock,
+    )
+    # A playlist gives seconds of video at once: it is shown at the pace of its times.
+    paced = PacedSource(source, clock=clock) if is_playlist(name) else source
+    try:
+        return fit_source(paced, config.size, cpu, CPU_LIMIT, ui, None)
+    except BaseException:
+        source.close()
+        raise
+
+
+def _open_paced(
+    config: LiveConfig, cpu: bool, ui: Ui, clock: Clock,
+    open_at: Callable[[Size | None], FrameSource], reopens: bool,
+) -> tuple[FrameSource, Size]:
+    """A file, played at its own pace."""
+    opened = open_at(config.size if isinstance(config.size, tuple) else None)
+    reopens = reopens and getattr(opened, "reopens", True)
+    source, size = fit_source(
+        opened, config.size, cpu, CPU_LIMIT, ui, open_at if reopens else None
+    )
+    reopen = (lambda: open_at(size)) if config.loop and reopens else None
+    return PacedSource(source, reopen=reopen, clock=clock), size
+
+
+def _wait_for_data(timeout_seconds: float) -> None:
+    """Raises:
+        MediaError: nothing comes through standard input.
+    """
+    descriptor = sys.stdin.fileno()
+    if os.isatty(descriptor) or os.name == "nt":
+        return
+    if not select.select([descriptor], [], [], timeout_seconds)[0]:
+        raise MediaError(
+            f"standard input gave nothing within {timeout_seconds:g} s",
+            "Check the program that writes to the pipe, or wait longer: --timeout 60",
+        )

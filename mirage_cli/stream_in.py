@@ -1,0 +1,420 @@
+"""Frames out of a network stream or the screen: one connection, watched, and made again.
+
+A file is asked what it holds before it is decoded; a stream is opened once, since a sender may
+take one reader only, and says what it holds while its first picture is decoded. When pictures stop
+coming, or the connection breaks, it is closed and opened again after 0.5, 1, 2, 4, 8, 8 ... seconds.
+"""
+
+from __future__ import annotations
+
+import http.client
+import io
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import cv2
+import ffmpeg
+import numpy as np
+
+from mirage_cli.decode_command import NUT_SHIFT_SECONDS, SCALER, TICKS_PER_SECOND
+from mirage_cli.errors import MediaError, UsageProblem
+from mirage_cli.ffmpeg_tools import FfmpegProcess, FfmpegTool, find_ffmpeg, is_url, pick_message
+from mirage_cli.frames import Frame, StreamInfo
+from mirage_cli.media_probe import MediaProbe, parse_probe
+from mirage_cli.nut_pipe import NutError, NutReader
+from mirage_cli.pipeline import Channel, Ended
+
+BROADCAST_SCHEMES = (
+    "rtsp", "rtsps", "rtmp", "rtmps", "rtmpt", "srt", "udp", "rtp", "tcp", "unix", "mms", "rist",
+)  # fmt: skip
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 8.0
+# Enough for every codec to be known; by default ffmpeg looks at five seconds.
+ANALYZE_US = 500_000
+SLICE_SECONDS = 0.25
+_ERROR = re.compile(r"\[(?:error|fatal)\] ")
+_SCREEN = re.compile(r"screen(?::(\d+)x(\d+)(?:\+(\d+)\+(\d+))?)?")
+
+
+def is_broadcast(name: str) -> bool:
+    """Whether ``name`` is a stream that comes at its own pace: by its scheme, or an HLS playlist."""
+    if not is_url(name):
+        return False
+    parts = urlsplit(name)
+    return parts.scheme.lower() in BROADCAST_SCHEMES or _waits_for_sender(name) is not None
+
+
+def is_playlist(name: str) -> bool:
+    """Whether ``name`` is the address of an HLS playlist."""
+    return is_url(name) and urlsplit(name).path.lower().endswith(".m3u8")
+
+
+def is_endless(name: str, timeout_seconds: float = 5.0) -> bool:
+    """Whether a web server gives ``name`` without a length, as it does what goes on for ever."""
+    if urlsplit(name).scheme.lower() not in ("http", "https"):
+        return False
+    try:
+        with urllib.request.urlopen(name, timeout=timeout_seconds) as answer:  # the headers only
+            return answer.headers.get("Content-Length") is None
+    except (OSError, ValueError, http.client.HTTPException):
+        return False  # ffmpeg will say what is wrong with it
+
+
+def is_screen(name: str) -> bool:
+    """``screen``, ``screen:640x360`` or ``screen:640x360+100+50``."""
+    return name == "screen" or name.startswith("screen:")
+
+
+def pause_seconds(attempt: int) -> float:
+    """How long to wait before the n-th attempt, from 1."""
+    return min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** min(attempt - 1, 10))
+
+
+@dataclass(frozen=True)
+class Address:
+    """What ffmpeg opens.
+
+    Attributes:
+        url: of the stream, or the X display.
+        name: for the user, without user name and password.
+        options: that go before ``-i``.
+        listens: mirage waits for a sender to connect.
+    """
+
+    url: str
+    name: str
+    options: dict[str, str] = field(default_factory=dict)
+    listens: bool = False
+
+
+def stream_address(url: str) -> Address:
+    """How a URL is opened: with low delay, and as a server where it says ``?listen=1``.
+
+    rtsp, rtmp, http and tcp take ``listen=1`` in the query; srt has its own ``mode=listener``.
+    """
+    scheme = urlsplit(url).scheme.lower()
+    options = {"flags": "low_delay", "analyzeduration": str(ANALYZE_US)}
+    plain = _waits_for_sender(url)
+    listens = plain is not None
+    if scheme in ("rtsp", "rtsps"):
+        options.update({"rtsp_flags": "listen", "listen_timeout": "86400"} if listens
+                       else {"rtsp_transport": "tcp"})  # fmt: skip
+    elif scheme == "udp":
+        options.update(overrun_nonfatal="1", fifo_size="200000")
+    elif scheme == "rtmp" and not listens:
+        options.update(rtmp_live="live", rtmp_buffer="200")
+    if listens and scheme in ("rtmp", "http", "tcp"):
+        options.update(listen="1")
+    return Address(plain if plain is not None else url, shown_url(url), options, listens)
+
+
+def _waits_for_sender(url: str) -> str | None:
+    """The address without its ``listen=1``, where mirage is to be the server; else None."""
+    parts = urlsplit(url)
+    query = parse_qsl(parts.query, keep_blank_values=True)
+    if parts.scheme.lower() == "srt":
+        return url if ("mode", "listener") in query else None
+    if ("listen", "1") not in query or parts.scheme.lower() not in ("rtsp", "rtmp", "http", "tcp"):
+        return None
+    rest = urlencode([item for item in query if item[0] != "listen"])
+    return urlunsplit(parts._replace(query=rest))
+
+
+def shown_url(url: str) -> str:
+    """The address for people and logs: no password, no stream key in the query."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit((parts.scheme, host, parts.path, "", ""))
+
+
+def screen_address(name: str, fps: float | None) -> Address:
+    """The X display, or a part of it, as ffmpeg grabs it.
+
+    Raises:
+        UsageProblem: not ``screen``, ``screen:WxH`` or ``screen:WxH+X+Y``; MediaError: no display.
+    """
+    match = _SCREEN.fullmatch(name)
+    if not match:
+        raise UsageProblem(
+            f"input {name!r} is no part of a screen",
+            "Write screen, screen:640x360 or screen:640x360+100+50.",
+        )
+    display = os.environ.get("DISPLAY", "")
+    if not sys.platform.startswith("linux") or not display:
+        raise MediaError(
+            "there is no screen to watch: DISPLAY is not set",
+            "Run it in a graphical session; on Wayland, in one with Xwayland.",
+        )
+    options = {"f": "x11grab", "framerate": f"{fps or 30:g}", "draw_mouse": "1"}
+    if match[1]:
+        options["video_size"] = f"{match[1]}x{match[2]}"
+    if match[3]:
+        options.update(grab_x=match[3], grab_y=match[4])
+    return Address(display, f"screen {display}", options)
+
+
+class _Connection:
+    """One ffmpeg that reads the stream, and the thread that takes its pictures.
+
+    Raises:
+        MediaError: no picture came within ``timeout_seconds``, or ffmpeg gave up; says why.
+    """
+
+    def __init__(
+        self, tool: FfmpegTool, address: Address, size: tuple[int, int] | None,
+        fps: float | None, timeout_seconds: float,
+    ) -> None:
+        self.address = address
+        self.stalled = False
+        self._frames: Channel[tuple[float, np.ndarray]] = Channel(2)
+        self._begun = threading.Event()
+        self._reader: NutReader | None = None
+        filters = [f"fps={fps:g}"] if fps and "framerate" not in address.options else []
+        scale = f"w={size[0]}:h={size[1]}" if size else "w=iw:h=ih"
+        filters += [f"scale={scale}:flags={SCALER}", "format=rgb24"]
+        source = ffmpeg.input(address.url, reinit_filter=0, threads=2, **address.options)
+        command = ffmpeg.output(
+            source["V:0"], "pipe:1", f="nut", vf=",".join(filters), fps_mode="passthrough",
+            enc_time_base=f"1/{TICKS_PER_SECOND}", output_ts_offset=NUT_SHIFT_SECONDS,
+            avoid_negative_ts="disabled", write_index=0, flush_packets=1, **{"c:v": "rawvideo"},
+        ).get_args()  # fmt: skip
+        self.process = FfmpegProcess(
+            tool, command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, level="info",
+            kept_lines=500,
+        )
+        threading.Thread(target=self._read, name="stream-read", daemon=True).start()
+        if not _wait(self._begun.wait, timeout_seconds):
+            self.close()
+            what = "no sender connected" if address.listens else "no picture came"
+            raise MediaError(
+                f"{address.name}: {what} within {timeout_seconds:g} s",
+                "Check the address and the sender, or wait longer: --timeout 30",
+            )
+        if self._reader is None:
+            self.process.wait()
+            reason = self._failure()
+            self.close()
+            raise MediaError(f"cannot read {address.name}: {reason}", "Check the address.")
+
+    @property
+    def reader(self) -> NutReader:
+        assert self._reader is not None
+        return self._reader
+
+    def probe(self) -> MediaProbe:
+        """What ffmpeg said of the stream."""
+        lines = [re.sub(r"^\[info\] ", "", line) for line in self.process.messages()]
+        return parse_probe("\n".join(lines).partition("\nOutput #0")[0])
+
+    def frames(self, timeout_seconds: float) -> Iterator[tuple[float, np.ndarray]]:
+        """(seconds, picture) until the stream ends or stalls, which ``stalled`` tells."""
+        while True:
+            got: list[tuple[float, np.ndarray]] = []
+
+            def take(slice_seconds: float) -> bool:
+                try:
+                    got.append(self._frames.get(slice_seconds))
+                except TimeoutError:
+                    return False
+                return True
+
+            try:
+                if not _wait(take, timeout_seconds):
+                    self.stalled = True
+                    return
+            except Ended:
+                return
+            yield got[0]
+
+    def reason(self, timeout_seconds: float) -> str:
+        """Why ``frames`` came to an end."""
+        if self.stalled:
+            return f"no picture for {timeout_seconds:g} s"
+        return self._failure()
+
+    def _failure(self) -> str:
+        # Joining in the middle of a stream gives harmless errors first; the last one tells.
+        errors = [line for line in self.process.messages() if _ERROR.search(line)]
+        message = pick_message(errors) if errors else "the sender ended"
+        message = re.sub(r"^Error opening input(?: files?)?: ?", "", message)
+        return "the sender ended" if "during demuxing" in message else message.rstrip(".")
+
+    def close(self) -> None:
+        self._frames.abandon()
+        self.process.stop()
+
+    def _read(self) -> None:
+        try:
+            with self.process.stdout as pipe:
+                file = io.BufferedReader(pipe, 1 << 16)  # type: ignore[type-var]
+                reader = NutReader(file)
+                while (packet := reader.read_frame()) is not None:
+                    self._reader = reader
+                    self._begun.set()
+                    if not self._frames.put((float(packet[0]), packet[1]))[0]:
+                        return
+        except (EOFError, NutError, OSError, ValueError):
+            pass  # whoever waits for pictures learns of it, and ffmpeg says why
+        finally:
+            self._frames.finish()
+            self._begun.set()
+
+
+def _wait(ready: Callable[[float], bool], timeout_seconds: float) -> bool:
+    """Calls ``ready`` with small waits until it is true or the time is over.
+
+    Only the time that is waited counts, at most twice a slice each: a laptop that sleeps or a
+    process that is stopped for an hour has waited for no picture.
+    """
+    waited = 0.0
+    while waited < timeout_seconds:
+        begin = time.monotonic()
+        if ready(min(SLICE_SECONDS, timeout_seconds - waited)):
+            return True
+        waited += min(time.monotonic() - begin, 2 * SLICE_SECONDS)
+    return False
+
+
+class StreamSource:
+    """Frames of a network stream or a screen; see ``frames.FrameSource``.
+
+    Args:
+        address: from ``stream_address`` or ``screen_address``.
+        size: (width, height) to scale to; None keeps that of the first connection.
+        fps: resample to this rate.
+        timeout_seconds: without a picture for so long, a connection counts as lost.
+        attempts: to open it again, in a row; 0 ends at the first loss.
+        tell: gets a sentence when the connection is lost or there again.
+        clock: seconds, for the times of frames.
+
+    Attributes:
+        state: "connected", or what is being done about it.
+        reconnects: how often the stream was opened again.
+
+    Raises:
+        MediaError: the first connection failed; says why. One that listens is tried ``attempts``
+            times.
+    """
+
+    live = True
+    pausing = True  # it keeps its own watch
+
+    def __init__(
+        self, address: Address, *, size: tuple[int, int] | None = None, fps: float | None = None,
+        timeout_seconds: float = 10.0, attempts: int = 10,
+        tell: Callable[[str], None] = lambda text: None,
+        clock: Callable[[], float] = time.perf_counter, tool: FfmpegTool | None = None,
+    ) -> None:
+        self.warnings: list[str] = []
+        self.state, self.reconnects = "connecting", 0
+        self._address, self._fps, self._tell, self._clock = address, fps, tell, clock
+        self._timeout, self._attempts = timeout_seconds, attempts
+        self._tool = tool or find_ffmpeg()
+        self._closed = threading.Event()
+        self._size = size
+        if address.listens:
+            tell(f"waiting for a sender at {address.name}")
+        for attempt in range(1, max(1, attempts if address.listens else 1) + 1):
+            try:
+                self._connection = self._open()
+                break
+            except MediaError:
+                if not address.listens or attempt >= attempts:
+                    raise
+        reader, probe = self._connection.reader, self._connection.probe()
+        self._size = (reader.width, reader.height)
+        self._matrix = _untagged_hd(probe, reader.height)
+        video = probe.video
+        rate = fps or (float(video.fps) if video and video.fps else 0.0)
+        self.info = StreamInfo(
+            width=reader.width, height=reader.height,
+            fps=rate if 1.0 <= rate <= 1000.0 else 30.0, variable_rate=True,
+            has_audio=bool(probe.sound_tracks), name=address.name,
+            pixel_aspect=reader.sample_aspect if size is None else (1, 1),
+        )  # fmt: skip
+        self.state = "connected"
+
+    def _open(self) -> _Connection:
+        return _Connection(self._tool, self._address, self._size, self._fps, self._timeout)
+
+    def __iter__(self) -> Iterator[Frame]:
+        begin: float | None = None
+        index, last = 0, -1.0
+        while True:
+            offset: float | None = None
+            for seconds, rgb in self._connection.frames(self._timeout):
+                if self._closed.is_set():
+                    return
+                now = self._clock()
+                begin = now if begin is None else begin
+                # Times are the sender's; they are tied to our clock once a connection, and again
+                # where the sender's jump.
+                if offset is None or abs(seconds + offset - (now - begin)) > 2 * self._timeout:
+                    offset = now - begin - seconds
+                last = max(seconds + offset, last + 1e-4)
+                yield Frame(self._in_colour(rgb), last, index)
+                index += 1
+            if self._closed.is_set():
+                return
+            reason = self._connection.reason(self._timeout)
+            stalled = self._connection.stalled
+            self._connection.close()
+            if not self._attempts and not stalled:
+                self.state = "ended"
+                return
+            self._again(reason, index)
+            if self._closed.is_set():
+                return
+
+    def _again(self, reason: str, frames: int) -> None:
+        """Open it again, or raise what the user should know."""
+        for attempt in range(1, self._attempts + 1):
+            self.state = f"{reason}; attempt {attempt} of {self._attempts}"
+            self._tell(f"{self._address.name}: {self.state}")
+            if self._closed.wait(pause_seconds(attempt)):
+                return
+            try:
+                self._connection = self._open()
+            except MediaError as error:
+                reason = error.message.removeprefix(f"cannot read {self._address.name}: ")
+                continue
+            self.state = "connected"
+            self.reconnects += 1
+            self._tell(f"{self._address.name}: connected again")
+            return
+        tried = f" and {self._attempts} attempts to reach it again failed" if self._attempts else ""
+        raise MediaError(
+            f"{self._address.name} was lost after {frames} frames ({reason}){tried}",
+            "Check the sender; --reconnect sets the attempts, --timeout how long to wait.",
+        )
+
+    def _in_colour(self, rgb: np.ndarray) -> np.ndarray:
+        return rgb if self._matrix is None else cv2.transform(rgb, self._matrix)
+
+    def close(self) -> None:
+        self._closed.set()
+        self._connection.close()
+
+
+# ffmpeg takes untagged video for BT.601; players take that of HD size for BT.709.
+def _untagged_hd(probe: MediaProbe, height: int) -> np.ndarray | None:
+    """The 3x3 matrix that turns R'G'B' decoded as BT.601 into BT.709's, where it was meant."""
+    video = probe.video
+    if video is None or video.matrix or not video.pixel_format.startswith(("yuv", "nv")):
+        return None
+    if not (max(video.width, video.height) > 1024 or min(video.width, video.height) > 576):
+        return None
+
+    def to_yuv(red: float, blue: float) -> np.ndarray:
+        luma = np.array([red, 1 - red - blue, blue])
+        return np.stack([luma, (np.eye(3)[2] - luma) / (2 * (1 - blue)),
+                         (np.eye(3)[0] - luma) / (2 * (1 - red))])  # fmt: skip
+
+    return np.linalg.inv(to_yuv(0.2126, 0.0722)) @ to_yuv(0.299, 0.114)
