@@ -39,7 +39,7 @@ from mirage_cli.stream_in import (
 
 def play(url, frames=15, **values):
     """``mirage live`` on a stream with a stand-in model: its document and what the user was told."""
-    given = {"prompts": ("ink wash",), "window": False, "frames": frames, "timeout_seconds": 6.0,
+    given = {"prompts": ("ink wash",), "window": False, "frames": frames, "timeout_seconds": 9.0,
              "reconnect": 0, **values}  # fmt: skip
     ui = RecordingUi()
     document = live.run(LiveConfig(input=url, **given), ui, engine=FakeEngine(), keys=False)
@@ -49,7 +49,7 @@ def play(url, frames=15, **values):
 
 def check_times(url, skip=0, **options):
     """Frames of a sender at 25 a second: their size, their times, and that they move."""
-    with_size = {"timeout_seconds": 6.0, "attempts": 0, **options}
+    with_size = {"timeout_seconds": 9.0, "attempts": 0, **options}
     source = StreamSource(stream_address(url), **with_size)
     try:
         assert (source.info.width, source.info.height) == SIZE
@@ -66,7 +66,7 @@ def test_rtmp():
     need("rtmp")
     url = f"rtmp://127.0.0.1:{free_port()}/live/key"
     with senders.ffmpeg(*picture(4), "-f", "flv", "-listen", "1", url):
-        time.sleep(0.3)
+        senders.wait_for_server(url)
         check_times(url)
 
 
@@ -100,7 +100,7 @@ def test_srt():
     need("srt")
     url = f"srt://127.0.0.1:{free_port(socket.SOCK_DGRAM)}"
     with senders.ffmpeg(*picture(4), "-f", "mpegts", f"{url}?mode=listener"):
-        time.sleep(0.3)
+        senders.wait_for_server(url)
         check_times(url)
 
 
@@ -150,7 +150,7 @@ def test_nobody_there_is_said_at_once():
     begin = time.perf_counter()
     with pytest.raises(MediaError, match="Connection refused") as caught:
         StreamSource(stream_address(url), attempts=5)
-    assert time.perf_counter() - begin < 2.0 and caught.value.exit_code == 3
+    assert time.perf_counter() - begin < 5.0 and caught.value.exit_code == 3
 
 
 def test_a_server_that_says_nothing_is_no_hang():
@@ -167,8 +167,8 @@ def test_a_lost_stream_is_found_again_and_its_times_go_on():
     arguments = [*picture(30), "-f", "mpegts", "-listen", "1", url]
     told: list[str] = []
     with senders.ffmpeg(*arguments) as first:
-        time.sleep(0.3)
-        source = StreamSource(stream_address(url), timeout_seconds=3.0, tell=told.append)
+        senders.wait_for_server(url)
+        source = StreamSource(stream_address(url), timeout_seconds=5.0, tell=told.append)
         frames = []
         with senders.later(0.9, *arguments):
             for frame in source:
@@ -182,15 +182,15 @@ def test_a_lost_stream_is_found_again_and_its_times_go_on():
     assert source.reconnects == 1 and source.state == "connected"
     times = np.array([frame.pts_seconds for frame in frames])
     assert np.diff(times).min() > 0 and [f.index for f in frames] == list(range(len(frames)))
-    assert 0.3 < np.diff(times).max() < 4.0  # the gap is kept: times stay those of the clock
+    assert 0.3 < np.diff(times).max() < 8.0  # the gap is kept: times stay those of the clock
     assert any("attempt 1 of 10" in text for text in told) and "connected again" in told[-1]
 
 
 def test_a_stream_that_stays_lost_ends_with_what_was_tried():
     url = f"http://127.0.0.1:{free_port()}/live.ts"
     with senders.ffmpeg(*picture(0.6), "-f", "mpegts", "-listen", "1", url):
-        time.sleep(0.3)
-        source = StreamSource(stream_address(url), timeout_seconds=2.0, attempts=1)
+        senders.wait_for_server(url)
+        source = StreamSource(stream_address(url), timeout_seconds=5.0, attempts=1)
         frames = []
         with pytest.raises(MediaError, match=r"lost after \d+ frames .* 1 attempts") as caught:
             for frame in source:
@@ -202,16 +202,16 @@ def test_a_stream_that_stays_lost_ends_with_what_was_tried():
 def test_a_sender_that_stops_sending_is_lost_after_the_timeout():
     url = f"http://127.0.0.1:{free_port()}/live.ts"
     with senders.ffmpeg(*picture(30), "-f", "mpegts", "-listen", "1", url) as sender:
-        time.sleep(0.3)
-        source = StreamSource(stream_address(url), timeout_seconds=0.8, attempts=0)
+        senders.wait_for_server(url)
+        source = StreamSource(stream_address(url), timeout_seconds=1.5, attempts=0)
         begin = None
-        with pytest.raises(MediaError, match="no picture for 0.8 s"):
+        with pytest.raises(MediaError, match="no picture for 1.5 s"):
             for frame in source:
                 if frame.index == 5:
                     sender.send_signal(signal.SIGSTOP)
                     begin = time.perf_counter()
         source.close()
-        assert begin is not None and 0.5 < time.perf_counter() - begin < 2.5
+        assert begin is not None and 1.0 < time.perf_counter() - begin < 4.0
         sender.send_signal(signal.SIGCONT)
 
 
