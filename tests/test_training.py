@@ -58,6 +58,7 @@ def arguments(data, tmp_path, monkeypatch) -> list[str]:
 
 def test_the_loss_falls_and_a_run_resumes(arguments, tmp_path):
     said: list[str] = []
+    arguments += ["loss.texture=0.1", "loss.distil=0.1", "distil_every=4"]
     record = loop.main(None, [*arguments, "max_steps=40"], said.append)
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.0.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines]
@@ -68,6 +69,20 @@ def test_the_loss_falls_and_a_run_resumes(arguments, tmp_path):
     assert any("resumed at step 40" in line for line in said)
     last = json.loads((tmp_path / "run" / "log.0.jsonl").read_text().splitlines()[-1])
     assert last["step"] == 42 and last["loss"] < losses[0]
+
+
+@pytest.mark.parametrize("part", ["rollout", "memory", "motion"])
+def test_parts_switched_off_for_ablations(arguments, part):
+    trainer = loop.Trainer(load_config(None, [*arguments, f"stream.{part}=false"]), lambda line: None)
+    for _ in range(6):
+        terms = trainer.step()
+    assert np.isfinite(terms["loss"].item())
+    pool = trainer.pool
+    null = trainer.net.memory_null.detach().expand_as(pool.memory)
+    if part == "memory":
+        torch.testing.assert_close(pool.memory, null)
+    else:
+        assert not torch.equal(pool.memory, null)
 
 
 def test_only_shippable_media_unless_asked(data):

@@ -28,6 +28,9 @@ class TrainConfig:
         streams: streams a process, over all banks; size: side of their frames.
         banks: (height, width, share of the streams) of each picture bank.
         film, game_each: stills taken from the film and from each game clip; max_stills: 0 for all.
+        clips: (film, each game clip, frames) of the real clips; clip_share: streams they feed, as a share.
+        distil_every: steps between two steps with shortcut distillation (loss.distil), on distil_share of
+            the streams.
         shippable_only: train on media that may be shipped, so that the weights may.
         prefer_filters: looks painted by filters though a neural teacher knows them too.
         widths ... middle_blocks: the network, see LSDConfig; empty means its default.
@@ -46,6 +49,10 @@ class TrainConfig:
     film: int = 80
     game_each: int = 5
     max_stills: int = 0
+    clips: tuple[int, int, int] = (0, 0, 12)
+    clip_share: float = 0.15
+    distil_every: int = 8
+    distil_share: float = 0.25
     shippable_only: bool = True
     prefer_filters: tuple[str, ...] = ()
     learning_rate: float = 5e-4

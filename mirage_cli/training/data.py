@@ -16,6 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mirage_cli.errors import MediaError
@@ -42,10 +43,22 @@ class PictureBank:
     def __len__(self) -> int:
         return self.photos.shape[0]
 
-    def gather(self, index: Tensor, look: Tensor) -> Tensor:
-        """Photo and styled twin of each stream, [B, 3 + 4, H, W] in [-1, 1]."""
-        pair = torch.cat((self.photos[index], self.styled[index, look]), dim=1)
-        return pair.float() * (2 / 255) - 1
+    def gather(self, index: Tensor, *looks: Tensor) -> Tensor:
+        """Photo and styled twins of each stream in these looks [B], [B, 3 + 4 len(looks), H, W] in [-1, 1]."""
+        together = torch.cat((self.photos[index], *(self.styled[index, look] for look in looks)), dim=1)
+        return together.float() * (2 / 255) - 1
+
+
+@dataclass
+class VideoBank:
+    """Real clips of one length, frame after frame, with targets that are coherent in time."""
+
+    pictures: PictureBank
+    length: int
+
+    @property
+    def clips(self) -> int:
+        return len(self.pictures) // self.length
 
 
 def read_manifest(root: Path, kind: str, split: str, shippable_only: bool) -> list[Path]:
@@ -109,6 +122,43 @@ def load_stills(root: Path, split: str, shippable_only: bool, film: int, game_ea
     return stills
 
 
+def load_clips(
+    root: Path, split: str, shippable_only: bool, film: int, game_each: int, length: int
+) -> list[list[np.ndarray]]:
+    """Runs of ``length`` successive frames inside one shot: ``film`` of the film, ``game_each`` of each game clip.
+
+    The film's shots are the rows of film/shots.csv (start_frame, end_frame: inclusive).
+    """
+    clips = []
+    for path in read_manifest(root, "film", split, shippable_only) if film else ():
+        with (path.parent / "shots.csv").open(newline="") as file:
+            shots = [(int(row["start_frame"]), int(row["end_frame"])) for row in csv.DictReader(file)]
+        shots = [shot for shot in shots if shot[1] - shot[0] + 1 >= length]
+        chosen = [shots[i] for i in np.linspace(0, len(shots) - 1, min(film, len(shots))).round().astype(int)]
+        clips += read_runs(path, [(first + last + 1 - length) // 2 for first, last in chosen], length)
+    for path in read_manifest(root, "game", split, shippable_only) if game_each else ():
+        capture = cv2.VideoCapture(str(path))
+        total = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        capture.release()
+        clips += read_runs(path, np.linspace(0, max(total - length, 0), game_each).astype(int).tolist(), length)
+    return clips
+
+
+def read_runs(path: Path, starts: list[int], length: int) -> list[list[np.ndarray]]:
+    """Successive frames from each start on, RGB uint8 [H, W, 3]; runs that the file cuts short are left out."""
+    runs: dict[int, list[np.ndarray]] = {start: [] for start in starts}
+    capture, position = cv2.VideoCapture(str(path)), 0
+    while capture.grab() and position < max(starts) + length:
+        ours = [start for start in runs if start <= position < start + length]
+        if ours:
+            ok, picture = capture.retrieve()
+            for start in ours if ok else ():
+                runs[start].append(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB))
+        position += 1
+    capture.release()
+    return [run for run in runs.values() if len(run) == length]
+
+
 Renderer = Callable[[str, Tensor], Tensor]
 
 
@@ -140,6 +190,43 @@ def render_bank(
             styled[start : start + batch, position, :used] = (out.clamp(0, 1) * 255).round().to(torch.uint8)
         channels.append(used)
     return PictureBank(photos, styled, channels)
+
+
+CARRY = 0.5  # share of a clip's target that comes from the moved target before, where motion is sure
+SURE = 12.0  # levels of luma: above this error the motion of a pixel is not believed
+
+
+def render_clips(
+    clips: list[list[np.ndarray]], looks: Iterable[str], render: Renderer, height: int, width: int, device: torch.device
+) -> VideoBank:
+    """Render real clips of one length in every look, then make the targets coherent in time.
+
+    A teacher paints each frame on its own and flickers. Each target is therefore mixed with the target
+    before it, moved along the optical flow of the clip (DIS, Kroeger et al., arXiv 1603.03590).
+    """
+    length = len(clips[0])
+    bank = render_bank([frame for clip in clips for frame in clip], looks, render, height, width, device)
+    greys = [cv2.cvtColor(p.permute(1, 2, 0).cpu().numpy(), cv2.COLOR_RGB2GRAY) for p in bank.photos]
+    dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    here = torch.stack((x, y), dim=-1).to(device)
+    scale = torch.tensor([2 / (width - 1), 2 / (height - 1)], device=device)
+    for frame in range(len(bank)):
+        if frame % length == 0:
+            continue
+        flow = torch.from_numpy(dis.calc(greys[frame], greys[frame - 1], None)).to(device)
+        grid = ((here + flow) * scale - 1)[None]
+
+        def moved(picture: Tensor, grid: Tensor = grid) -> Tensor:
+            return F.grid_sample(picture.float(), grid.expand(len(picture), -1, -1, -1), padding_mode="border", align_corners=True)
+
+        before, now = bank.photos[frame - 1][None], bank.photos[frame][None].float()
+        error = (moved(before) - now).abs().mean(dim=1, keepdim=True)
+        error = F.avg_pool2d(error, 5, stride=1, padding=2)
+        target = bank.styled[frame].float()
+        mixed = torch.lerp(target, moved(bank.styled[frame - 1]), CARRY * (error < SURE).float())
+        bank.styled[frame] = mixed.round().to(torch.uint8)
+    return VideoBank(bank, length)
 
 
 def shuffled(stills: list[np.ndarray], seed: int) -> list[np.ndarray]:

@@ -21,14 +21,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mirage_cli.errors import ModelError, UsageProblem
-from mirage_cli.lsd.model import LSDConfig, LSDNet, screen_channels
+from mirage_cli.lsd.model import LSDConfig, LSDNet, Past, screen_channels
 from mirage_cli.lsd.sampling import compose
 from mirage_cli.training.config import TrainConfig, load_config
-from mirage_cli.training.data import load_stills, render_bank, shuffled
+from mirage_cli.training.data import load_clips, load_stills, render_bank, render_clips, shuffled
+from mirage_cli.training.distill import two_half_steps
 from mirage_cli.training.forcing import force
 from mirage_cli.training.losses import frame_loss
 from mirage_cli.training.state import RunningMean, load_state, save_state
-from mirage_cli.training.streams import StreamPool
+from mirage_cli.training.streams import StreamPool, Task
 from mirage_cli.training.teachers import Teachers
 
 STATE = "state.safetensors"
@@ -72,7 +73,7 @@ class Trainer:
         self.net = LSDNet(LSDConfig.from_dict({"looks": looks, **config.network})).to(self.device)
         self.net.to(memory_format=torch.channels_last)
         if config.init:
-            self.net.load_state_dict({k: v.float() for k, v in load_file(config.init).items()})
+            self._start_from(Path(config.init))
         self.mean = RunningMean(self.net, config.mean_decay)
         self.optimizer = torch.optim.AdamW(
             self.net.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=0.01, fused=kind == "cuda"
@@ -87,6 +88,16 @@ class Trainer:
         self.generator = torch.Generator(self.device).manual_seed(config.seed + 977 * self.rank + self.progress["step"])
         self._load_pool(looks)
         self.screen = screen_channels(config.size, config.size, self.device)
+
+    def _start_from(self, path: Path) -> None:
+        """Take over weights; a model with fewer looks gives the first rows of the look table."""
+        given = {k: v.float() for k, v in load_file(path).items()}
+        table = self.net.look_table.weight.detach().clone().cpu()
+        known = given["look_table.weight"]
+        if len(known) < len(table):  # the identity look stays last
+            table[: len(known) - 1], table[-1] = known[:-1], known[-1]
+            given["look_table.weight"] = table
+        self.net.load_state_dict(given)
 
     def _load_pool(self, looks: tuple[str, ...]) -> None:
         c = self.config
@@ -109,10 +120,15 @@ class Trainer:
             (render_bank(stills, names, self.teachers.scene, height, width, self.device), part)
             for height, width, part in c.banks
         ]
+        videos = None
+        if any(c.clips[:2]):
+            runs = load_clips(root, "train", c.shippable_only, *c.clips)
+            videos = (render_clips(runs, names, self.teachers.scene, c.size + 32, 2 * c.size, self.device), c.clip_share)
+            self.say(f"{len(runs)} clips of {c.clips[2]} frames: {time.perf_counter() - began:.0f} s")
         seed = c.seed + 31 * self.rank + self.progress["step"]
         self.pool = StreamPool(
             banks, self.own, self.net, c.streams, c.size, c.stream,
-            self.teachers.screen, self.teachers.screen_bound, seed,
+            self.teachers.screen, self.teachers.screen_bound, seed, videos,
         )  # fmt: skip
         self.say(f"{len(stills)} stills in {len(names)} looks here: {time.perf_counter() - began:.0f} s")
 
@@ -133,6 +149,10 @@ class Trainer:
         generated = clean + keep * (kept.last - clean)
         with torch.autocast(self.device.type, torch.bfloat16):
             loss, terms = frame_loss(generated, clean, task.target, self.features, c.loss, self.progress["step"])
+            if c.loss.distil and self.progress["step"] % c.distil_every == 0:
+                terms["distil"] = self._distil(task, seen, levels)
+                loss = loss + c.loss.distil * terms["distil"]
+                terms["distil"] = terms["distil"].detach()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         average_gradients(self.net, self.world)
@@ -144,6 +164,24 @@ class Trainer:
         self.progress["step"] += 1
         terms |= {"loss": loss.detach(), "keep": keep.mean().detach()}
         return terms
+
+    def _distil(self, task: Task, seen: Past, levels: Tensor) -> Tensor:
+        """Shortcut loss on the first streams: long steps against two half steps of the mean network."""
+        n = max(1, round(len(task.t) * self.config.distil_share))
+        halves = torch.arange(n, device=self.device) % 3  # d = 1 from noise, d = 1/2 from noise and from the middle
+        d = torch.where(halves == 0, 1.0, 0.5)
+        t = torch.where(halves == 2, 0.5, 0.0)
+        x_t = torch.lerp(self.pool.noise[:n], task.target[:n], t[:, None, None, None])
+        past = Past(*(field[:n] for field in seen))
+
+        def predict(net, x: Tensor, at: Tensor, step: Tensor) -> Tensor:
+            vector = net.look_vector(task.look[:n])
+            modulation = net.modulation(vector, at, step, levels[:n], task.strength[:n])
+            return net(x, task.frame[:n], past, self.screen, modulation).frame.float()
+
+        teacher = self.mean.network(self.net)
+        wanted = two_half_steps(lambda *given: predict(teacher, *given), x_t, t, d)
+        return (predict(self.net, x_t, t, d) - wanted).abs().mean()
 
     def save(self) -> None:
         """Checkpoint for resuming, and the running mean in half precision for use."""

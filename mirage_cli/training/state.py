@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -18,6 +19,7 @@ class RunningMean:
 
     def __init__(self, net: nn.Module, decay: float) -> None:
         self.decay, self.steps = decay, 0
+        self._network: nn.Module | None = None
         self.values = {k: v.detach().float().clone() for k, v in net.state_dict().items()}
 
     @torch.no_grad()
@@ -27,6 +29,15 @@ class RunningMean:
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
         own = list(self.values.values())
         torch._foreach_lerp_(own, [v.detach().float() for v in net.state_dict().values()], 1 - decay)
+
+
+    def network(self, net: nn.Module) -> nn.Module:
+        """A network that runs with the mean weights and follows them; ``net`` gives its structure."""
+        if self._network is None:
+            self._network = copy.deepcopy(net).requires_grad_(False)
+            for name, parameter in self._network.state_dict(keep_vars=True).items():
+                parameter.data = self.values[name]
+        return self._network
 
 
 def save_state(path: Path, net: nn.Module, mean: RunningMean, optimizer: torch.optim.Optimizer, progress: dict) -> None:

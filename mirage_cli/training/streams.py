@@ -16,8 +16,9 @@ from torch import Tensor
 
 from mirage_cli.lsd.history import History
 from mirage_cli.lsd.model import LSDNet, Past
-from mirage_cli.training.camera import CameraWalk, WalkConfig
-from mirage_cli.training.data import PictureBank
+from mirage_cli.training.camera import WalkConfig
+from mirage_cli.training.data import PictureBank, VideoBank
+from mirage_cli.training.playing import ClipPlayer, StillWalk
 
 MEMORY_EVERY = 4  # frames between two writes of the memory bank; streams are shorter than at run time
 
@@ -32,6 +33,9 @@ class StreamConfig:
         weak: share of streams with a strength below one.
         noise: largest standard deviation of camera noise, in [-1, 1] units.
         many_steps: share of the frames graded at a flow time above zero.
+        mixed: share of the streams with a mixture of two looks, whose target is the mixture of theirs.
+        rollout, memory, motion: False for ablations: the past is the target instead of what was
+            generated; the memory bank stays empty; the past is not moved.
     """
 
     mean_frames: float = 28.0
@@ -39,6 +43,10 @@ class StreamConfig:
     weak: float = 0.2
     noise: float = 0.05
     many_steps: float = 0.2
+    mixed: float = 0.1
+    rollout: bool = True
+    memory: bool = True
+    motion: bool = True
     walk: WalkConfig = field(default_factory=WalkConfig)
 
 
@@ -49,7 +57,7 @@ class Task:
     Attributes:
         frame: incoming frames [B, 3, H, W]; target: what to generate.
         x_t: noised targets; t, d: flow time and step [B].
-        look: one-hot mixture [B, L]; strength [B].
+        look: mixture [B, L]; strength [B].
         past: before forcing.
     """
 
@@ -69,33 +77,41 @@ class StreamPool:
     Args:
         banks: picture banks of one process, each with the share of the streams that it feeds.
         own: the looks trained here, indices into the model's looks; the banks hold just these.
+        videos: real clips with the share of the streams that they feed, or None.
         finish: (look index, scene stage [n, C, H, W] in 0..1) -> the finished target [n, 3, H, W].
         screen_bound: indices of the looks that ``finish`` changes.
     """
 
     def __init__(
         self, banks: list[tuple[PictureBank, float]], own: list[int], net: LSDNet, streams: int, size: int,
-        config: StreamConfig, finish, screen_bound, seed: int,
+        config: StreamConfig, finish, screen_bound, seed: int, videos: tuple[VideoBank, float] | None = None,
     ) -> None:  # fmt: skip
         self.config, self.finish, self.screen_bound, self.own = config, finish, set(screen_bound), own
         device = banks[0][0].photos.device
         self.device, self.looks = device, len(net.config.looks)
         self.own_index = torch.tensor(own, device=device)
         self.generator = torch.Generator(device).manual_seed(seed)
-        self.banks = [bank for bank, _ in banks]
+        self.channels = banks[0][0].channels
         self.sizes = [max(1, round(streams * share)) for _, share in banks]
         self.streams = streams = sum(self.sizes)
         self.walks = [
-            CameraWalk(n, (size, size), tuple(bank.photos.shape[2:]), config.walk, device, self.generator)
-            for bank, n in zip(self.banks, self.sizes)
+            StillWalk(bank, n, size, config.walk, self.generator) for (bank, _), n in zip(banks, self.sizes)
         ]
+        if videos is not None:
+            count = max(1, round(streams * videos[1]))
+            self.walks.append(ClipPlayer(videos[0], count, size, self.generator))
+            self.sizes.append(count)
+            self.streams = streams = streams + count
         self.history = History.empty(streams, size, size, device)
         self.slots, self.anchors = net.config.memory_slots, net.config.memory_anchors
         self.memory = net.empty_memory(streams).detach().clone()
         self.age = torch.zeros(streams, dtype=torch.long, device=device)
         self.writes = torch.zeros(streams, dtype=torch.long, device=device)
         self.index = torch.zeros(2, streams, dtype=torch.long, device=device)
-        self.look = torch.zeros(streams, dtype=torch.long, device=device)  # position in ``own``
+        # positions in ``own``: the look, and the one mixed in with a weight
+        self.look = torch.zeros(streams, dtype=torch.long, device=device)
+        self.other = torch.zeros(streams, dtype=torch.long, device=device)
+        self.other_weight = torch.zeros(streams, device=device)
         self.strength = torch.ones(streams, device=device)
         self.noise_level = torch.zeros(streams, device=device)
         self.noise = torch.zeros(streams, 3, size, size, device=device)
@@ -117,9 +133,9 @@ class StreamPool:
         n = self.streams
         for walk, part in zip(self.walks, which.split(self.sizes)):
             walk.restart(part)
-        picks = [self._pick(len(bank), 2, m) for bank, m in zip(self.banks, self.sizes)]
+        picks = [self._pick(walk.choices, 2, m) for walk, m in zip(self.walks, self.sizes)]
         self.index = torch.where(which, torch.cat(picks, dim=1), self.index)
-        self.look = torch.where(which, self._pick(len(self.own), n), self.look)
+        self._new_look(which)
         weak = self._rand(n) < self.config.weak
         self.strength = torch.where(which, torch.where(weak, self._rand(n), 1.0), self.strength)
         level = self.config.noise * self._rand(n) * (self._rand(n) < 0.5)
@@ -130,6 +146,13 @@ class StreamPool:
         self.age.masked_fill_(which, 0)
         self._forget(which, net)
 
+    def _new_look(self, which: Tensor) -> None:
+        n = self.streams
+        self.look = torch.where(which, self._pick(len(self.own), n), self.look)
+        self.other = torch.where(which, self._pick(len(self.own), n), self.other)
+        weight = self._rand(n) * (self._rand(n) < self.config.mixed)
+        self.other_weight = torch.where(which, weight, self.other_weight)
+
     @torch.no_grad()
     def next(self, net: LSDNet) -> Task:
         """Move every stream on by one frame and say what is to be generated."""
@@ -137,7 +160,7 @@ class StreamPool:
         ended = (self._rand(n) < 1 / c.mean_frames) & (self.age > 0)
         self._restart(ended, net)
         switched = (self._rand(n) < c.switch) & (self.age > 2)
-        self.look = torch.where(switched, self._pick(len(self.own), n), self.look)
+        self._new_look(switched)
         self._forget(switched, net)
         clean, styled = self._views()
         target = torch.lerp(clean, styled, self.strength[:, None, None, None])
@@ -147,35 +170,43 @@ class StreamPool:
         steps = torch.where(self._rand(n) < c.many_steps, self._pick(3, n) + 2, 1)
         t = (self._rand(n) * steps).floor() / steps
         x_t = torch.lerp(self.noise, target, t[:, None, None, None])
-        past, _ = self.history.moved_to(frame, self.memory, net.memory_null.detach())
-        look = F.one_hot(self.own_index[self.look], self.looks).float()
+        past, _ = self.history.moved_to(frame, self.memory, net.memory_null.detach(), c.motion)
+        one_hot = F.one_hot(self.own_index[torch.stack((self.look, self.other))], self.looks).float()
+        look = torch.lerp(one_hot[0], one_hot[1], self.other_weight[:, None])
         return Task(frame, target, x_t, t, 1.0 / steps, look, self.strength, past)
 
     def _views(self) -> tuple[Tensor, Tensor]:
         """Move the cameras on: what they show of the stills and of the finished looks, [B, 3, H, W] each."""
-        views, looks = [], self.look.split(self.sizes)
-        for bank, walk, index, look in zip(self.banks, self.walks, self.index.split(self.sizes, dim=1), looks):
+        views = []
+        parts = zip(*(x.split(self.sizes) for x in (self.look, self.other)), self.index.split(self.sizes, dim=1))
+        for walk, (look, other, index) in zip(self.walks, parts):
             walk.advance()
-            views.append(walk.look(bank.gather(index[0], look), bank.gather(index[1], look)))
+            views.append(walk.view(index, look, other))
         views = torch.cat(views)
-        clean, styled = views[:, :3], views[:, 3:6].clone()
-        present = self.look.tolist()  # one wait for the device instead of one a look
+        clean, pictures = views[:, :3], views[:, 3:].unflatten(1, (2, 4))  # [B, 2, 4, H, W]: look, mixed in
+        finished = pictures[:, :, :3].clone()
+        present = torch.stack((self.look, self.other), dim=1).tolist()  # one wait for the device, not one a look
         for position, look in enumerate(self.own):
-            rows = [row for row, there in enumerate(present) if there == position]
-            if look in self.screen_bound and rows:
-                scene = views[rows, 3 : 3 + self.banks[0].channels[position]] * 0.5 + 0.5
-                styled[rows] = self.finish(look, scene).to(styled.dtype) * 2 - 1
-        return clean, styled
+            places = [(row, k) for row, pair in enumerate(present) for k in (0, 1) if pair[k] == position]
+            if look in self.screen_bound and places:
+                rows, which = zip(*places)
+                scene = pictures[rows, which, : self.channels[position]] * 0.5 + 0.5
+                finished[rows, which] = self.finish(look, scene).to(finished.dtype) * 2 - 1
+        return clean, torch.lerp(finished[:, 0], finished[:, 1], self.other_weight[:, None, None, None])
 
     @torch.no_grad()
     def feed(self, task: Task, generated: Tensor, tokens: Tensor) -> None:
         """Take the generated frames [B, 3, H, W] and their memory tokens [B, m, C] into the past."""
+        if not self.config.rollout:
+            generated = task.target
         self.history.advance(task.past, task.frame, generated.detach().float())
-        due = self.age % MEMORY_EVERY == 0
+        self.age += 1
+        if not self.config.memory:
+            return
+        due = (self.age - 1) % MEMORY_EVERY == 0
         ring = self.anchors + (self.writes - self.anchors) % (self.slots - self.anchors)
         slot = torch.where(self.writes < self.anchors, self.writes, ring)
         bank = self.memory.unflatten(1, (self.slots, -1))
         rows = torch.arange(self.streams, device=self.device)
         bank[rows, slot] = torch.where(due[:, None, None], tokens.detach().to(bank.dtype), bank[rows, slot])
         self.writes += due
-        self.age += 1

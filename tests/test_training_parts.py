@@ -1,0 +1,130 @@
+"""Parts of the training: shortcut distillation, texture loss, real clips, weights taken over."""
+
+from __future__ import annotations
+
+import csv
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from mirage_cli.lsd.model import LSDConfig, LSDNet
+from mirage_cli.training import filters
+from mirage_cli.training.data import PictureBank, VideoBank, load_clips, render_clips
+from mirage_cli.training.distill import two_half_steps
+from mirage_cli.training.losses import texture_difference
+from mirage_cli.training.playing import ClipPlayer
+from mirage_cli.training.loop import Trainer
+from mirage_cli.training.state import RunningMean
+
+
+def test_two_half_steps_of_a_sure_teacher_are_its_answer():
+    """A teacher that always sees the same frame goes straight there: one step must say that frame."""
+    frame, x = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
+    t, d = torch.tensor([0.0, 0.5]), torch.tensor([1.0, 0.5])
+    torch.testing.assert_close(two_half_steps(lambda *_: frame, x, t, d), frame)
+
+
+def test_two_half_steps_land_where_the_teacher_lands():
+    """By hand, for a teacher whose answer depends on where it is asked: from 0 over 1/4 to 1/2."""
+    x = torch.full((1, 1, 1, 1), 2.0)
+    first = x + 0.25 * (x * 0.5 - x)  # d / 2 / (1 - 0) = 1/4 of the way to x / 2
+    second = first + 0.25 / 0.75 * (first * 0.5 - first)
+    wanted = x + (second - x) / 0.5
+    given = two_half_steps(lambda x_t, t, d: x_t * 0.5, x, torch.zeros(1), torch.full((1,), 0.5))
+    torch.testing.assert_close(given, wanted)
+
+
+def test_texture_difference_wants_strokes_wherever_they_lie():
+    strokes = torch.zeros(1, 1, 33, 33)
+    strokes[..., ::4] = 1.0
+    shifted, blurred = torch.roll(strokes, 2, dims=3), torch.full_like(strokes, 0.25)
+    assert texture_difference(strokes, strokes) == 0
+    assert texture_difference(shifted, strokes) < 0.1 * texture_difference(blurred, strokes)
+    assert (shifted - strokes).abs().mean() > (blurred - strokes).abs().mean()  # what L1 alone would choose
+
+
+def tagged_bank(clips: int, length: int) -> VideoBank:
+    """Each frame's level is its number; its twin in look l is 20 (l + 1) levels brighter."""
+    number = torch.arange(clips * length, dtype=torch.uint8)
+    photos = number[:, None, None, None].expand(-1, 3, 40, 48).contiguous()
+    styled = torch.stack([(number + 20 * (k + 1))[:, None, None, None].expand(-1, 4, 40, 48) for k in range(2)], 1)
+    return VideoBank(PictureBank(photos, styled.contiguous(), [3, 3]), length)
+
+
+def test_clips_are_played_to_and_fro():
+    player = ClipPlayer(tagged_bank(2, 5), 3, 32, torch.Generator().manual_seed(2))
+    player.position[:] = 0
+    index, look, other = torch.tensor([[0, 1, 1], [0, 0, 0]]), torch.tensor([0, 0, 1]), torch.tensor([1, 1, 0])
+    seen = []
+    for _ in range(9):
+        view = (player.view(index, look, other) + 1) * 127.5
+        assert view.shape == (3, 11, 32, 32)
+        torch.testing.assert_close(view[:, 3, 0, 0] - view[:, 0, 0, 0], 20.0 * (look + 1), rtol=0, atol=1e-3)
+        torch.testing.assert_close(view[:, 7, 0, 0] - view[:, 0, 0, 0], 20.0 * (other + 1), rtol=0, atol=1e-3)
+        seen.append(view[:, 0, 0, 0].round().int().tolist())
+        player.advance()
+    assert [s[0] for s in seen] == [0, 1, 2, 3, 4, 3, 2, 1, 0]
+    assert [s[1] for s in seen] == [5, 6, 7, 8, 9, 8, 7, 6, 5]
+
+
+@pytest.fixture
+def film(tmp_path):
+    """A film of two shots, each a textured plane that pans three pixels a frame, with its shots.csv."""
+    rng = np.random.default_rng(7)
+    (tmp_path / "film").mkdir()
+    writer = cv2.VideoWriter(str(tmp_path / "film" / "f.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 12, (160, 96))
+    for _ in range(2):
+        plane = cv2.resize(rng.integers(0, 256, (14, 30, 3), dtype=np.uint8), (240, 112), interpolation=cv2.INTER_CUBIC)
+        for i in range(12):
+            writer.write(plane[:96, 3 * i : 3 * i + 160])
+    writer.release()
+    (tmp_path / "film" / "shots.csv").write_text("start_frame,end_frame\n0,11\n12,23\n")
+    with (tmp_path / "MANIFEST.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["file", "kind", "split", "ship_ok"], ["film/f.mp4", "film", "train", "yes"]])
+    return tmp_path
+
+
+def test_clips_stay_inside_their_shots_and_their_targets_hold_still(film):
+    clips = load_clips(film, "train", True, film=2, game_each=0, length=8)
+    assert [len(clip) for clip in clips] == [8, 8] and clips[0][0].shape == (96, 160, 3)
+    steps = [np.abs(a.astype(int) - b).mean() for clip in clips for a, b in zip(clip, clip[1:])]
+    across = np.abs(clips[0][-1].astype(int) - clips[1][0]).mean()
+    assert max(steps) < 0.7 * across
+    flicker = torch.Generator().manual_seed(1)
+
+    def teacher(look: str, rgb: torch.Tensor) -> torch.Tensor:
+        return filters.scene(look, rgb) + 0.1 * torch.randn(len(rgb), 1, 1, 1, generator=flicker)
+
+    bank = render_clips(clips, ["thermal"], teacher, 96, 160, torch.device("cpu"))
+    alone = filters.scene("thermal", bank.pictures.photos.float() / 255) * 255
+    offset = (bank.pictures.styled[:, 0, :3].float() - alone)[:, :, 24:-24, 40:-40].mean(dim=(1, 2, 3)).view(2, 8)
+    assert offset[:, 4:].std() < 0.75 * 25.5  # the teacher's own flicker, carried targets damp it
+
+
+def test_a_run_with_more_looks_takes_over_the_old_ones(tmp_path):
+    def config(*looks: str) -> LSDConfig:
+        return LSDConfig(looks=looks, widths=(16, 16, 64), middle_blocks=2)
+
+    old, new = LSDNet(config("a", "b", "identity")), LSDNet(config("a", "b", "c", "identity"))
+    save_file(old.state_dict(), str(tmp_path / "old.safetensors"))
+    fresh = new.look_table.weight[2].detach().clone()
+    trainer = Trainer.__new__(Trainer)
+    trainer.net = new
+    trainer._start_from(tmp_path / "old.safetensors")
+    torch.testing.assert_close(new.look_table.weight[[0, 1, 3]], old.look_table.weight)
+    torch.testing.assert_close(new.look_table.weight[2], fresh)
+    torch.testing.assert_close(new.stem.weight, old.stem.weight)
+
+
+def test_the_mean_network_follows_the_mean():
+    net = LSDNet(LSDConfig(looks=("a",), widths=(16, 16, 64), middle_blocks=2))
+    mean = RunningMean(net, 0.5)
+    teacher = mean.network(net)
+    with torch.no_grad():
+        net.out.bias.add_(1.0)
+    mean.update(net)
+    torch.testing.assert_close(teacher.out.bias, mean.values["out.bias"])
+    assert 0 < teacher.out.bias[0] < 1 and mean.network(net) is teacher
