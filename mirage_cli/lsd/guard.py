@@ -8,6 +8,7 @@ departure means that the feedback loop is feeding on its own errors; the cure is
 from __future__ import annotations
 
 from collections import deque
+from typing import Any
 
 import numpy as np
 
@@ -69,3 +70,14 @@ class DriftGuard:
             self.anchor()
             return EVENTS[worst]
         return None
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """What it has learnt, as arrays and as what JSON holds; see ``lsd.state``."""
+        return {"sum": self._sum.copy()}, {"seen": self._seen, "departed": list(self._departed)}
+
+    def load_state(self, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> None:
+        """Go on from a ``state``."""
+        self.anchor()
+        self._sum[:] = arrays["sum"]
+        self._seen = int(facts["seen"])
+        self._departed.extend(facts["departed"])

@@ -32,6 +32,7 @@ from mirage_cli.lsd.history import History
 from mirage_cli.lsd.memory import MemoryBank
 from mirage_cli.lsd.model import FRAME_MULTIPLE, Past, Prediction, screen_channels
 from mirage_cli.lsd.sampling import MAX_STEPS, compose, sample, schedule
+from mirage_cli.lsd.state import State, put_state, take_state
 
 IDENTITY = "identity"
 SMALLEST, LARGEST = 16, 8192  # pixels a side
@@ -182,6 +183,27 @@ class Session:
             levels = torch.full((1, 3), level, device=self.device)
             for column, (t, d) in enumerate(schedule(self.steps)):
                 self.modulations[row, column] = self.net.modulation(look, one * t, one * d, levels, one * self._strength)
+
+    @property
+    def looks(self) -> dict[str, float]:
+        """The mixture in use, its weights summing to one."""
+        return self._weights
+
+    @property
+    def strength(self) -> float:
+        return self._strength
+
+    def state(self) -> State:
+        """All that the next frame depends on, as arrays and plain data; see ``lsd.state``."""
+        return take_state(self)
+
+    def load_state(self, state: State) -> None:
+        """Go on from a ``state`` of a session made alike.
+
+        Raises:
+            ModelError: it is of another size or model.
+        """
+        put_state(self, *state)
 
     def reset(self) -> None:
         """Forget all frames; look and strength stay."""

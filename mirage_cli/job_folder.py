@@ -1,0 +1,254 @@
+"""The folder of a job that has not ended: what was asked, which pieces are whole, how to go on.
+
+    out.mp4.part/
+      job.json            what was asked for; a job goes on only as it began
+      progress.json       the pieces that are whole, in order, and where the state is
+      piece-00000.mp4     250 frames, encoded
+      state-00250.safetensors   the stream's state after them
+      lock                held by the mirage that writes
+
+Every file is written under another name, synced and renamed, so that the folder is whole at any
+moment, whatever happens to the process or the machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mirage_cli.errors import MediaError, MirageError, UsageProblem
+
+FORMAT = 1
+BEGIN_ANEW = "Give the same flags again, or begin anew with -y and without --resume."
+
+State = tuple[dict[str, np.ndarray], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Frames that are encoded and whole.
+
+    Attributes:
+        name: of the file in the folder.
+        frames: how many.
+        first_tick: presentation time of the first one, in ticks of the output, from 0.
+    """
+
+    name: str
+    frames: int
+    first_tick: int
+
+
+@dataclass
+class Progress:
+    """What is whole.
+
+    Attributes:
+        pieces: in order.
+        state: name of the file that holds the state after them.
+        first_pts: time of the first frame in the source, in seconds.
+        last_pts: time of the last whole frame from the first on, in seconds.
+        last_tick: the same in ticks.
+    """
+
+    pieces: list[Piece] = field(default_factory=list)
+    state: str = ""
+    first_pts: float = 0.0
+    last_pts: float = 0.0
+    last_tick: int = -1
+
+    @property
+    def frames(self) -> int:
+        return sum(piece.frames for piece in self.pieces)
+
+
+class JobFolder:
+    """The folder of one output; made by ``open_job``."""
+
+    def __init__(self, path: Path, progress: Progress, lock: int) -> None:
+        self.path, self.progress, self._lock = path, progress, lock
+
+    def commit(self, piece: Piece, state: State, progress: Progress) -> None:
+        """Make a piece and the state after it part of what is whole; older states go.
+
+        Raises:
+            OSError: the disk is full or gone; what was whole before still is.
+        """
+        from safetensors.numpy import save
+
+        arrays, facts = state
+        name = f"state-{progress.frames + piece.frames:06d}.safetensors"
+        data = save(
+            {key: np.ascontiguousarray(array) for key, array in arrays.items()},
+            {"facts": json.dumps(facts)},
+        )
+        _write(self.path / name, data)
+        _sync(self.path / piece.name)
+        progress.pieces = [*progress.pieces, piece]
+        old, progress.state = progress.state, name
+        _write(self.path / "progress.json", json.dumps(asdict(progress)).encode())
+        self.progress = progress
+        if old:
+            (self.path / old).unlink(missing_ok=True)
+
+    def read_state(self) -> State:
+        """The state after the last whole piece.
+
+        Raises:
+            MediaError: it is damaged or missing.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        path = self.path / self.progress.state
+        try:
+            with safe_open(path, "np") as file:
+                arrays = {key: file.get_tensor(key) for key in file.keys()}
+                facts = json.loads((file.metadata() or {}).get("facts", ""))
+            return arrays, facts
+        except (OSError, ValueError, SafetensorError) as problem:
+            raise MediaError(f"{path} is damaged: {problem}", BEGIN_ANEW) from None
+
+    def remove(self) -> None:
+        """Take the whole folder away and let go of its lock."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        self.release()
+
+    def release(self) -> None:
+        """Let go of the lock; the folder stays."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+
+def job_path(target: str | os.PathLike[str]) -> Path:
+    """Where the job of an output has its folder."""
+    final = Path(os.path.realpath(target))
+    return final.with_name(final.name + ".part")
+
+
+def unfinished(target: str | os.PathLike[str]) -> int:
+    """How many frames an earlier, unfinished job of this output has made; 0 where there is none."""
+    try:
+        return _read_progress(job_path(target)).frames
+    except (OSError, ValueError, TypeError, KeyError):
+        return 0
+
+
+def open_job(target: str, request: dict[str, Any], resume: bool) -> JobFolder:
+    """Make the folder of an output, or take up the one that is there.
+
+    Args:
+        target: the output.
+        request: all that the frames depend on, as JSON holds it; a job goes on only where it is the
+            same.
+        resume: go on; without a folder, or without a whole piece in it, begin.
+
+    Raises:
+        MediaError: the folder cannot be made, another mirage writes to it, or it is damaged.
+        UsageProblem: the job that is there was begun with another request.
+    """
+    path = job_path(target)
+    request = json.loads(json.dumps({"format": FORMAT, **request}))
+    try:
+        if path.is_file():
+            path.unlink()  # of an output that is not made in pieces
+        path.mkdir(exist_ok=True)
+        lock = _take_lock(path)
+    except OSError as problem:
+        raise MediaError(
+            f"output {target!r} cannot be written: {problem.strerror or problem}",
+            "choose a folder that exists and that you may write to",
+        ) from None
+    if lock is None:
+        raise MediaError(
+            f"another mirage is writing {target!r}", "Wait for it, or give -o another name."
+        )
+    folder = JobFolder(path, Progress(), lock)
+    try:
+        if resume and (path / "progress.json").exists():
+            _check_same(json.loads((path / "job.json").read_text("utf-8")), request, target)
+            folder.progress = _read_progress(path)
+        whole = {piece.name for piece in folder.progress.pieces} | {folder.progress.state}
+        if folder.progress.pieces:
+            whole |= {"job.json", "progress.json"}
+        for item in path.iterdir():  # pieces that were not finished
+            if item.name not in whole and item.name != "lock":
+                item.unlink()
+        _write(path / "job.json", json.dumps(request, indent=1).encode())
+    except MirageError:
+        folder.release()
+        raise
+    except (OSError, ValueError, TypeError, KeyError) as problem:
+        folder.release()
+        reason = getattr(problem, "strerror", None) or problem
+        raise MediaError(f"the unfinished job {path} cannot be used: {reason}", BEGIN_ANEW) from None
+    return folder
+
+
+def _take_lock(path: Path) -> int | None:
+    """A descriptor that holds the lock; the system lets go of it with the process."""
+    descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:
+        pass
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _read_progress(path: Path) -> Progress:
+    data = json.loads((path / "progress.json").read_text("utf-8"))
+    pieces = [Piece(**piece) for piece in data.pop("pieces")]
+    progress = Progress(pieces=pieces, **data)
+    for name in (*(piece.name for piece in pieces), progress.state):
+        if os.path.basename(name) != name or not (path / name).is_file():
+            raise ValueError(f"{name} is missing")
+    return progress
+
+
+def _check_same(began: dict[str, Any], now: dict[str, Any], target: str) -> None:
+    for key in sorted({*began, *now}):
+        if began.get(key) != now.get(key):
+            raise UsageProblem(
+                f"the unfinished job of {target} was begun with another {key.replace('_', ' ')}: "
+                f"{_short(began.get(key))}, and now it is {_short(now.get(key))}", BEGIN_ANEW,
+            )  # fmt: skip
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _write(path: Path, data: bytes) -> None:
+    """All of it or nothing, also when the machine stops."""
+    part = path.with_name(path.name + ".new")
+    with open(part, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return  # a folder cannot be opened on some systems
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass
+    finally:
+        os.close(descriptor)

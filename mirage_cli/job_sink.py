@@ -1,0 +1,266 @@
+"""A file that is encoded in pieces, so that a job that is killed can go on.
+
+Every 250 frames (the usual distance of key frames) the encoder is finished and the piece is put
+aside with the state of the stream; a thread of its own does it, so that the frames flow on. At the
+end the pieces are joined without encoding anew. A job that was interrupted has the same pieces, bit
+for bit, as one that was not.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+from mirage_cli.errors import MediaError
+from mirage_cli.ffmpeg_tools import FfmpegTool, file_url, run_ffmpeg
+from mirage_cli.frames import Frame, StreamInfo
+from mirage_cli.job_folder import JobFolder, Piece, State
+from mirage_cli.output_formats import Container
+from mirage_cli.sound import SoundPlan
+from mirage_cli.video_in import FileSource
+from mirage_cli.video_out import FileSink, add_sound
+
+PIECE_FRAMES = 250
+# Codecs whose pieces can be joined, and the container of a piece; mp4 keeps times exactly.
+PIECE_MUXER = {
+    "libx264": "mp4", "libx264rgb": "mp4", "libx265": "mp4", "h264_nvenc": "mp4",
+    "hevc_nvenc": "mp4", "libvpx-vp9": "mp4", "libsvtav1": "mp4", "libaom-av1": "mp4",
+    "ffv1": "mp4", "mjpeg": "mp4", "mpeg4": "mp4", "prores_ks": "mov",
+}  # fmt: skip
+
+
+def can_be_pieces(container: Container, codec: str) -> bool:
+    """Whether an output of this kind can be made of pieces."""
+    return codec in PIECE_MUXER and not container.constant_rate
+
+
+class JobSink:
+    """Writes frames; see ``frames.FrameSink``.
+
+    Args:
+        folder: of the job; its progress says where to go on.
+        target: the final name.
+        info, container, encoder, sound, source, warnings: as of ``FileSink``.
+        piece_frames: frames of a piece.
+        keep: leave the folder where the job is stopped before its end, so that it can go on.
+
+    Attributes:
+        resumed_at: frames that were whole at the start.
+        frames_written: in all.
+    """
+
+    def __init__(
+        self, folder: JobFolder, tool: FfmpegTool, target: str, info: StreamInfo,
+        container: Container, encoder: dict[str, str], sound: SoundPlan | None,
+        source: FileSource | None, warnings: list[str], *, piece_frames: int = PIECE_FRAMES,
+    ) -> None:
+        self.target, self.warnings = target, warnings
+        self.folder, self.piece_frames = folder, piece_frames
+        self._tool, self._info, self._container, self._encoder = tool, info, container, encoder
+        self._sound, self._source = sound, source
+        muxer = PIECE_MUXER[encoder["c:v"]]
+        self._suffix = f".{muxer}"
+        self._piece_container = Container(muxer, encoder["c:v"], frozenset(), "")
+        progress = folder.progress
+        self.resumed_at = self.frames_written = progress.frames
+        self._first_pts, self._last_pts = progress.first_pts, progress.last_pts
+        self._last_tick = progress.last_tick
+        self._pieces = len(progress.pieces)
+        self._states: dict[int, State] = {}
+        self._lock = threading.Lock()
+        self._piece: FileSink | None = None
+        self._piece_tick = 0
+        self._sealer = ThreadPoolExecutor(1, thread_name_prefix="mirage-seal")
+        self._sealing: Future[None] | None = None
+        self._closed = False
+        self._problem: MediaError | None = None
+        # The first one is opened at once, so that what the encoder refuses is said before the work.
+        self._open_piece()
+
+    def state_due(self, frames: int) -> bool:
+        """Whether the state after so many frames is wanted: a piece ends there."""
+        return frames % self.piece_frames == 0
+
+    def offer_state(self, frames: int, state: State) -> None:
+        """The state after so many frames; comes before the last of them is written."""
+        with self._lock:
+            self._states[frames] = state
+
+    def write(self, frame: Frame) -> None:
+        """Takes one frame.
+
+        Raises:
+            MediaError: the disk is full, or the encoder failed.
+        """
+        if self._problem is not None:
+            raise self._problem
+        if self._piece is None:
+            self._open_piece()
+        assert self._piece is not None
+        if not self.frames_written:
+            self._first_pts = frame.pts_seconds
+        pts = max(0.0, frame.pts_seconds - self._first_pts)
+        tick = max(self._piece.to_ticks(pts), self._last_tick + 1)
+        if not self._piece.frames_written:
+            self._piece_tick = tick
+        try:
+            # On the grid of the whole: within a piece times begin anew.
+            self._piece.write(replace(frame, pts_seconds=tick / self._piece.ticks_per_second))
+        except MediaError as problem:
+            self._problem = problem
+            raise
+        self._last_tick, self._last_pts = tick, pts
+        self.frames_written += 1
+        if self.frames_written % self.piece_frames == 0:
+            self._seal()
+
+    def close(self, commit: bool = True) -> None:
+        """Joins the pieces, or with ``commit=False`` stops; ``kept`` then tells what is left.
+
+        Raises:
+            MediaError: the output cannot be finished.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if commit:
+                self._finish()
+        finally:
+            if self._piece is not None:
+                self._piece.close(commit=False)
+                self._piece = None
+            self._sealer.shutdown(wait=True)
+
+    @property
+    def kept(self) -> int:
+        """Frames that another run need not make again."""
+        return self.folder.progress.frames
+
+    # Pieces
+
+    def _open_piece(self) -> None:
+        name = str(self.folder.path / f"piece-{self._pieces:05d}{self._suffix}")
+        self._piece = FileSink(
+            self._tool, name, self._info, self._piece_container, self._encoder, None, None, []
+        )
+        self._piece.target = self.target  # for messages
+
+    def _seal(self) -> None:
+        """Hand the piece that is full to the thread that finishes it."""
+        piece, self._piece = self._piece, None
+        assert piece is not None
+        with self._lock:
+            state = self._states.pop(self.frames_written)
+        self._wait()  # one at a time: what is whole is a beginning without gaps
+        progress = copy.copy(self.folder.progress)
+        progress.first_pts, progress.last_pts = self._first_pts, self._last_pts
+        progress.last_tick = self._last_tick
+        entry = Piece(piece.path.name, piece.frames_written, self._piece_tick)
+        self._pieces += 1
+
+        def work() -> None:
+            piece.close(commit=True)
+            self.folder.commit(entry, state, progress)
+
+        self._sealing = self._sealer.submit(work)
+
+    def _wait(self) -> None:
+        sealing, self._sealing = self._sealing, None
+        try:
+            if sealing is not None:
+                sealing.result()
+        except OSError as problem:
+            self._problem = self._explain(problem.strerror or str(problem))
+            raise self._problem from None
+        except MediaError as problem:
+            self._problem = problem
+            raise
+
+    # The end
+
+    def _finish(self) -> None:
+        self._wait()
+        pieces = list(self.folder.progress.pieces)
+        if self._piece is not None and self._piece.frames_written:
+            piece, self._piece = self._piece, None
+            piece.close(commit=True)
+            pieces.append(Piece(piece.path.name, piece.frames_written, self._piece_tick))
+        if not pieces:
+            raise MediaError(f"no frame was written to {self.target}", "check the input")
+        listed = self._list(pieces)
+        whole = self.folder.path / f"whole{os.path.splitext(self.target)[1]}"
+        joined = {"f": "concat", "safe": 0}
+        settings = {"c:v": "copy", "f": self._container.muxer, **self._container.options}
+        plan = None if self._sound is None else self._sound.later(self._first_pts)
+        if plan is not None:
+            if not self._all_written():
+                plan = plan.ending_at(self._length_seconds)
+            if self._source is not None and plan.url.endswith("sound.nut"):
+                self._source.close()  # completes the file that the sound is kept in
+        done = plan is not None and add_sound(
+            self._tool, plan, (file_url(listed), joined), whole, self._container, self.warnings,
+            self._explain,
+        )
+        if not done:
+            arguments = ["-f", "concat", "-safe", "0", "-i", file_url(listed), "-map", "0:v:0"]
+            arguments += [part for key, value in settings.items() for part in (f"-{key}", value)]
+            result = run_ffmpeg(
+                self._tool,
+                ["-y", "-nostats", "-loglevel", "warning", *arguments, "-map_metadata", "-1",
+                 file_url(whole)],
+                timeout_s=None,
+            )  # fmt: skip
+            if result.returncode != 0:
+                from mirage_cli.ffmpeg_tools import pick_message
+
+                lines = result.stderr.decode("utf-8", "replace").splitlines()
+                raise self._explain(pick_message(lines))
+        try:
+            os.replace(whole, os.path.realpath(self.target))
+        except OSError as problem:
+            raise self._explain(problem.strerror or str(problem)) from None
+
+    def _list(self, pieces: list[Piece]) -> Path:
+        """The pieces and their lengths, as ffmpeg's concat demuxer reads them."""
+        rate = self._ticks
+        lines = ["ffconcat version 1.0"]
+        for number, piece in enumerate(pieces):
+            lines.append(f"file {piece.name}")
+            if number + 1 < len(pieces):
+                ticks = pieces[number + 1].first_tick - piece.first_tick
+                lines.append(f"duration {ticks / rate:.9f}")
+        path = self.folder.path / "pieces.txt"
+        path.write_text("\n".join(lines) + "\n", "ascii")
+        return path
+
+    @property
+    def _ticks(self) -> int:
+        return FileSink.ticks_of(self._info, self._encoder)
+
+    @property
+    def _length_seconds(self) -> float:
+        return self._last_pts + 1.0 / self._info.fps
+
+    def _all_written(self) -> bool:
+        """Whether the pictures reach the end of the source, so that its sound is kept whole."""
+        if self._source is not None and self._source.finished:
+            return True
+        expected = self._info.duration_seconds
+        slack = max(0.25, 2.0 / self._info.fps)
+        return expected is not None and self._length_seconds >= expected - slack
+
+    def _explain(self, message: str) -> MediaError:
+        if "No space left" in message:
+            return MediaError(
+                f"the disk is full: {self.target} could not be written (No space left on device)",
+                f"free some space in {Path(os.path.realpath(self.target)).parent}",
+            )
+        return MediaError(
+            f"ffmpeg could not write {self.target}: {message}",
+            "try another --codec or output format, or --debug for ffmpeg's own words",
+        )
