@@ -16,11 +16,11 @@ import click
 
 from mirage_cli import __version__
 from mirage_cli import cli_options as flags
+from mirage_cli.cli_batch import run_batch
 from mirage_cli.cli_devices import devices
 from mirage_cli.cli_options import OUTPUT, SOURCE, SectionCommand, option
 from mirage_cli.cli_terminal import (
     INTERRUPTED,
-    check_stdout,
     fail,
     finish,
     make_ui,
@@ -54,7 +54,7 @@ def cli(context: click.Context) -> int:
 
 
 @cli.command(cls=SectionCommand)
-@click.argument("input_", metavar="[INPUT]", required=False)
+@click.argument("inputs", metavar="[INPUT]...", nargs=-1)
 @option("-i", "--input", "input_flag", section=SOURCE, envvar="MIRAGE_INPUT", metavar="FILE|URL|-",
         help="The same as INPUT.")  # fmt: skip
 @option("--start", "start_seconds", type=flags.SecondsType(), default=0.0, section=SOURCE,
@@ -65,8 +65,13 @@ def cli(context: click.Context) -> int:
         help="Take this much: seconds or m:ss.")  # fmt: skip
 @flags.look_options
 @flags.blend_option(1.0)
-@option("-o", "--output", section=OUTPUT, metavar="FILE|-",
-        help="Where to write; - is a pipe. Default: INPUT's name with the look in it.")  # fmt: skip
+@flags.output_option("Where to write: a file, pictures (out/%05d.png), an address, - for a pipe; several times "
+                     "for several. Of several inputs: a folder. Default: INPUT's name with the look in it.")  # fmt: skip
+@option("--resume/--no-resume", default=False, section=OUTPUT,
+        help="Go on with a job that was killed; skip what is done.")  # fmt: skip
+@option("--timeout", "timeout_seconds", type=flags.SecondsType(positive=True), section=SOURCE,
+        envvar="MIRAGE_TIMEOUT", metavar="SECONDS",
+        help="A source or output that hangs for so long is lost. Default: 120, with a pipe never.")  # fmt: skip
 @option("--size", type=flags.SizeType(), section=OUTPUT, metavar="WxH|native",
         help="Pixels of the output, 16 to 8192 a side. Default: the input's own; on a CPU no more "
         "pixels than 768x432.")  # fmt: skip
@@ -79,35 +84,41 @@ def cli(context: click.Context) -> int:
 def transform(**values: Any) -> int:
     """Turn the video INPUT into another look.
 
-    INPUT is any file or URL that ffmpeg reads, or - for a pipe. Sound is copied; frame times,
-    aspect and rotation are kept; no frame is dropped.
+    INPUT is any file or URL that ffmpeg reads, - for a pipe, or pictures (a folder, 'shots/*.png',
+    shots/%04d.png). Sound is copied; frame times, aspect and rotation are kept; no frame is dropped.
+    Several files, a folder of videos or a glob are done one after the other.
 
     \b
     mirage transform clip.mp4 -p "oil painting"
     mirage transform clip.mp4 -p "ink wash" -o out.mp4 --start 1:30 --duration 10
     mirage transform clip.mp4 -p "0:ink wash" -p "5s:neon cyberpunk" --compare
-    mirage transform clip.mp4 -p "0.5*watercolour + 0.5*night" --strength 0.8
+    mirage transform films/ -p "0.5*watercolour + 0.5*night" -o styled/ --resume
     cat clip.mp4 | mirage transform - -p mosaic -o - | ffplay -
     """
-    argument, flag = values.pop("input_"), values.pop("input_flag")
+    names, flag = values.pop("inputs"), values.pop("input_flag")
     # The argument is the nearer one: a MIRAGE_INPUT or a config file must not forbid it.
     given = click.get_current_context().get_parameter_source("input_flag")
     typed = given is click.core.ParameterSource.COMMANDLINE
-    if argument and flag and typed and argument != flag:
+    if names and flag and typed and names != (flag,):
         raise UsageProblem(
-            f"two inputs are given: {argument!r} and {flag!r}", "Give INPUT or --input, not both."
+            f"two inputs are given: {names[0]!r} and {flag!r}", "Give INPUT or --input, not both."
         )
-    source = argument or flag
-    if not source:
+    names = names or ((flag,) if flag else ())
+    if not names:
         raise UsageProblem(
             "no input was given", 'Example: mirage transform clip.mp4 --prompt "oil painting"'
         )
     ui = make_ui(values)
     as_json = values.pop("as_json")
-    check_stdout(values["output"], as_json)
+    flags.take_outputs(values, as_json)
     model = flags.take_model_options(values)
-    config = TransformConfig(input=source, model=model, **values)
 
+    from mirage_cli import batch
+
+    inputs = batch.expand(names)
+    config = TransformConfig(input=inputs[0], model=model, **values)
+    if len(inputs) > 1 or (tuple(inputs) != names and not os.path.isdir(inputs[0])):
+        return run_batch(config, inputs, ui, as_json)
     from mirage_cli import transform as job
     from mirage_cli.styler import StopSwitch
 
@@ -133,7 +144,7 @@ def transform(**values: Any) -> int:
 @flags.blend_option(0.5)
 @option("--window/--no-window", default=None, section=OUTPUT,
         help="Show a window. Default: yes, unless -o is given.")  # fmt: skip
-@option("-o", "--output", section=OUTPUT, metavar="FILE|-", help="Write to a file or pipe as well.")
+@flags.output_option("Write to a file, a pipe, an address or a virtual camera as well; several times for several.")
 @option("--size", type=flags.SizeType(), section=OUTPUT, metavar="WxH|native",
         help="Pixels of the output, 16 to 8192 a side. Default: the input's own; on a CPU no more "
         "pixels than 512x288.")  # fmt: skip
@@ -159,8 +170,8 @@ def live(**values: Any) -> int:
     ui = make_ui(values)
     as_json = values.pop("as_json")
     if values["window"] is None:
-        values["window"] = values["output"] is None
-    check_stdout(values["output"], as_json)
+        values["window"] = not values["output"]
+    flags.take_outputs(values, as_json)
     source = click.get_current_context().get_parameter_source
     from_line = click.core.ParameterSource.COMMANDLINE
     if values["camera"] is not None and values["input"] is not None:  # the flag wins over the rest

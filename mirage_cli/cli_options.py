@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from mirage_cli.cli_terminal import check_stdout
 from mirage_cli.config import (
     BACKENDS,
     DTYPES,
@@ -203,6 +204,38 @@ patience_options = stack(
            section=SOURCE, metavar="N",
            help="Attempts in a row to open a lost stream again; 0 ends at the first loss."),
 )  # fmt: skip
+
+
+class OutputType(click.ParamType):
+    """A name; in MIRAGE_OUTPUT several are parted by line breaks."""
+
+    name = "file"
+    envvar_list_splitter = "\n"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        return str(value)
+
+
+def output_option(text: str) -> Decorator:
+    """``-o``, which may be given several times."""
+    return option("-o", "--output", multiple=True, type=OutputType(), section=OUTPUT,
+                  envvar="MIRAGE_OUTPUT", metavar="FILE|URL|-", help=text)  # fmt: skip
+
+
+def take_outputs(values: dict[str, Any], as_json: bool) -> None:
+    """Part the outputs into the first and the others.
+
+    Raises:
+        UsageProblem: standard output is asked for twice, is a terminal, or is wanted for --json.
+    """
+    outputs = list(values["output"])
+    for name in outputs:
+        check_stdout(name, as_json)
+    twice = next((name for name in outputs if outputs.count(name) > 1), None)
+    if twice is not None:
+        raise UsageProblem(f"output {twice!r} is given twice", "Give each output another name.")
+    values["output"] = outputs[0] if outputs else None
+    values["more_outputs"] = tuple(outputs[1:])
 
 
 def blend_option(default: float) -> Decorator:

@@ -56,8 +56,9 @@ class TransformConfig:
     """``mirage transform``: a whole file or pipe, no frame dropped.
 
     Attributes:
-        input: path, URL or ``-``.
+        input: path, URL, ``-``, or numbered pictures (a folder, a glob, ``%04d.png``).
         output: path, ``-``, or None for a name made from the input and the look.
+        more_outputs: further outputs of the same frames.
         prompts: one prompt, or several each with its time (``5s:ink wash``).
         size: width and height in pixels, ``"native"``, or None to let the tool choose.
         fps: frames a second of the output; None keeps the input's times.
@@ -66,6 +67,9 @@ class TransformConfig:
         codec, crf: of the output file; None lets the container choose.
         compare: write input and output side by side.
         overwrite: True, False, or None to ask (on a terminal) or refuse (elsewhere).
+        resume: go on with a job of the same output that did not end.
+        timeout_seconds: a source or sink that hangs for so long is lost; None takes the default.
+        piece_frames: frames between two points at which a job can go on.
     """
 
     input: str
@@ -81,6 +85,10 @@ class TransformConfig:
     crf: int | None = None
     compare: bool = False
     overwrite: bool | None = None
+    more_outputs: tuple[str, ...] = ()
+    resume: bool = False
+    timeout_seconds: float | None = None
+    piece_frames: int = 250
 
 
 @dataclass(frozen=True)
@@ -119,6 +127,7 @@ class LiveConfig:
     crf: int | None = None
     compare: bool = False
     overwrite: bool | None = None
+    more_outputs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -60,12 +60,7 @@ def find_images(name: str) -> list[str]:
         return [name] if os.path.isfile(name) else []
     found: list[str] = []
     if is_pattern(name):
-        before, after = _NUMBER.split(os.path.basename(name))[0], _NUMBER.split(name)[-1]
-        shape = re.compile(re.escape(before) + r"\d+" + re.escape(after))
-        folder = os.path.dirname(name) or "."
-        if os.path.isdir(folder):
-            found = [os.path.join(os.path.dirname(name), item) for item in os.listdir(folder)
-                     if shape.fullmatch(item)]  # fmt: skip
+        found = pattern_matches(name)
     elif glob.has_magic(name):
         found = [path for path in glob.glob(name) if os.path.isfile(path)]
     else:
@@ -73,6 +68,16 @@ def find_images(name: str) -> list[str]:
     if not found:
         raise MediaError(f"no picture is called {name!r}", "Check the folder and the pattern.")
     return sorted(found, key=natural)
+
+
+def pattern_matches(pattern: str) -> list[str]:
+    """The files of a pattern's shape, in no order."""
+    base = os.path.basename(pattern)
+    shape = re.compile(re.escape(_NUMBER.split(base)[0]) + r"\d+" + re.escape(_NUMBER.split(base)[-1]))
+    folder = os.path.dirname(pattern)
+    if not os.path.isdir(folder or "."):
+        return []
+    return [os.path.join(folder, item) for item in os.listdir(folder or ".") if shape.fullmatch(item)]
 
 
 class ImageSource:
@@ -168,10 +173,13 @@ class ImageSink:
     def __init__(self, target: str, *, overwrite: bool = False) -> None:
         self.target, self.warnings = target, []
         self.frames_written = 0
-        self._overwrite, self._closed = overwrite, False
+        self._closed = False
         self._folder = Path(os.path.dirname(target) or ".")
         self._part = self._folder / f".{_NUMBER.sub('N', os.path.basename(target))}.part"
         self._single = not is_pattern(target)
+        there = [self.target] if self._single else pattern_matches(target)
+        if not overwrite and any(map(os.path.exists, there)):
+            raise MediaError(f"output {there[0]!r} exists", "add -y to replace it")
         options = {".jpg": cv2.IMWRITE_JPEG_QUALITY, ".jpeg": cv2.IMWRITE_JPEG_QUALITY}
         kind = options.get(os.path.splitext(target)[1].lower())
         self._options = [] if kind is None else [kind, JPEG_QUALITY]
@@ -194,10 +202,6 @@ class ImageSink:
                 "Name a pattern: -o 'out/%05d.png'",
             )
         name = self._name(self.frames_written + 1)
-        if not self._overwrite and (self._folder / name).exists():
-            raise MediaError(
-                f"output {str(self._folder / name)!r} exists", "add -y to replace it"
-            )
         bgr = cv2.cvtColor(frame.rgb, cv2.COLOR_RGB2BGR)
         try:
             done, data = cv2.imencode(os.path.splitext(name)[1], bgr, self._options)

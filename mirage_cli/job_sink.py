@@ -16,13 +16,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from mirage_cli.errors import MediaError
-from mirage_cli.ffmpeg_tools import FfmpegTool, file_url, run_ffmpeg
-from mirage_cli.frames import Frame, StreamInfo
+from mirage_cli.ffmpeg_tools import file_url, pick_message, run_ffmpeg
+from mirage_cli.frames import Frame
 from mirage_cli.job_folder import JobFolder, Piece, State
 from mirage_cli.output_formats import Container
-from mirage_cli.sound import SoundPlan
-from mirage_cli.video_in import FileSource
-from mirage_cli.video_out import FileSink, add_sound
+from mirage_cli.sound import add_sound
+from mirage_cli.video_out import FileSink, OutputPlan
 
 PIECE_FRAMES = 250
 # Codecs whose pieces can be joined, and the container of a piece; mp4 keeps times exactly.
@@ -43,10 +42,8 @@ class JobSink:
 
     Args:
         folder: of the job; its progress says where to go on.
-        target: the final name.
-        info, container, encoder, sound, source, warnings: as of ``FileSink``.
+        plan: from ``plan_output``.
         piece_frames: frames of a piece.
-        keep: leave the folder where the job is stopped before its end, so that it can go on.
 
     Attributes:
         resumed_at: frames that were whole at the start.
@@ -54,17 +51,15 @@ class JobSink:
     """
 
     def __init__(
-        self, folder: JobFolder, tool: FfmpegTool, target: str, info: StreamInfo,
-        container: Container, encoder: dict[str, str], sound: SoundPlan | None,
-        source: FileSource | None, warnings: list[str], *, piece_frames: int = PIECE_FRAMES,
+        self, folder: JobFolder, plan: OutputPlan, *, piece_frames: int = PIECE_FRAMES
     ) -> None:
-        self.target, self.warnings = target, warnings
-        self.folder, self.piece_frames = folder, piece_frames
-        self._tool, self._info, self._container, self._encoder = tool, info, container, encoder
-        self._sound, self._source = sound, source
-        muxer = PIECE_MUXER[encoder["c:v"]]
-        self._suffix = f".{muxer}"
-        self._piece_container = Container(muxer, encoder["c:v"], frozenset(), "")
+        self.folder, self.piece_frames, self._plan = folder, piece_frames, plan
+        self.target, self.warnings = plan.target, plan.warnings
+        self._tool, self._info, self._container = plan.tool, plan.info, plan.container
+        self._sound, self._source = plan.sound, plan.source
+        codec = plan.encoder["c:v"]
+        self._suffix = f".{PIECE_MUXER[codec]}"
+        self._piece_container = Container(PIECE_MUXER[codec], codec, frozenset(), "")
         progress = folder.progress
         self.resumed_at = self.frames_written = progress.frames
         self._first_pts, self._last_pts = progress.first_pts, progress.last_pts
@@ -146,9 +141,10 @@ class JobSink:
     def _open_piece(self) -> None:
         name = str(self.folder.path / f"piece-{self._pieces:05d}{self._suffix}")
         self._piece = FileSink(
-            self._tool, name, self._info, self._piece_container, self._encoder, None, None, []
+            self._tool, name, self._info, self._piece_container, self._plan.encoder, None, None, [],
+            shown=self.target,
         )
-        self._piece.target = self.target  # for messages
+        self._ticks = self._piece.ticks_per_second
 
     def _seal(self) -> None:
         """Hand the piece that is full to the thread that finishes it."""
@@ -160,7 +156,7 @@ class JobSink:
         progress = copy.copy(self.folder.progress)
         progress.first_pts, progress.last_pts = self._first_pts, self._last_pts
         progress.last_tick = self._last_tick
-        entry = Piece(piece.path.name, piece.frames_written, self._piece_tick)
+        entry = Piece(piece.name, piece.frames_written, self._piece_tick)
         self._pieces += 1
 
         def work() -> None:
@@ -189,13 +185,11 @@ class JobSink:
         if self._piece is not None and self._piece.frames_written:
             piece, self._piece = self._piece, None
             piece.close(commit=True)
-            pieces.append(Piece(piece.path.name, piece.frames_written, self._piece_tick))
+            pieces.append(Piece(piece.name, piece.frames_written, self._piece_tick))
         if not pieces:
             raise MediaError(f"no frame was written to {self.target}", "check the input")
         listed = self._list(pieces)
         whole = self.folder.path / f"whole{os.path.splitext(self.target)[1]}"
-        joined = {"f": "concat", "safe": 0}
-        settings = {"c:v": "copy", "f": self._container.muxer, **self._container.options}
         plan = None if self._sound is None else self._sound.later(self._first_pts)
         if plan is not None:
             if not self._all_written():
@@ -203,10 +197,11 @@ class JobSink:
             if self._source is not None and plan.url.endswith("sound.nut"):
                 self._source.close()  # completes the file that the sound is kept in
         done = plan is not None and add_sound(
-            self._tool, plan, (file_url(listed), joined), whole, self._container, self.warnings,
-            self._explain,
-        )
+            self._tool, plan, (file_url(listed), {"f": "concat", "safe": 0}), whole, self._container,
+            self.warnings, self._explain,
+        )  # fmt: skip
         if not done:
+            settings = {"c:v": "copy", "f": self._container.muxer, **self._container.options}
             arguments = ["-f", "concat", "-safe", "0", "-i", file_url(listed), "-map", "0:v:0"]
             arguments += [part for key, value in settings.items() for part in (f"-{key}", value)]
             result = run_ffmpeg(
@@ -216,8 +211,6 @@ class JobSink:
                 timeout_s=None,
             )  # fmt: skip
             if result.returncode != 0:
-                from mirage_cli.ffmpeg_tools import pick_message
-
                 lines = result.stderr.decode("utf-8", "replace").splitlines()
                 raise self._explain(pick_message(lines))
         try:
@@ -237,10 +230,6 @@ class JobSink:
         path = self.folder.path / "pieces.txt"
         path.write_text("\n".join(lines) + "\n", "ascii")
         return path
-
-    @property
-    def _ticks(self) -> int:
-        return FileSink.ticks_of(self._info, self._encoder)
 
     @property
     def _length_seconds(self) -> float:

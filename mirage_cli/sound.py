@@ -3,13 +3,16 @@ tags and chapters; from where, and how it lies over the pictures."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import ffmpeg
 
 from mirage_cli.decode_command import NUT_SHIFT_SECONDS
-from mirage_cli.ffmpeg_tools import FfmpegTool, file_url, is_url
+from mirage_cli.errors import MediaError
+from mirage_cli.ffmpeg_tools import FfmpegTool, file_url, is_url, pick_message, run_ffmpeg
 from mirage_cli.file_tags import FileTags, read_tags
 from mirage_cli.media_probe import (
     MediaProbe,
@@ -209,3 +212,52 @@ def with_sound(
 def picture_offset(plan: SoundPlan) -> dict[str, str]:
     """Input options that move pictures from 0 to their place among the sound's time stamps."""
     return {"itsoffset": f"{plan.timeline.first_frame_seconds:.6f}"}
+
+
+def add_sound(
+    tool: FfmpegTool, plan: SoundPlan, pictures: tuple[str, dict[str, Any]], whole: Path,
+    container: Container, warnings: list[str], explain: Callable[[str], MediaError],
+) -> bool:
+    """Writes ``whole`` from finished pictures and all of the plan; without its extras, then with the
+    sound encoded, where ffmpeg refuses more.
+
+    Args:
+        pictures: what ffmpeg reads them from, and the options before it.
+        whole: the file to write.
+        warnings: takes sentences about what could not be kept.
+        explain: makes the error of a full disk or a killed ffmpeg.
+
+    Returns:
+        False where not even the sound could be written; hours of pictures are worth more.
+
+    Raises:
+        MediaError: the disk is full, or ffmpeg was ended.
+    """
+    settings = {"c:v": "copy", "f": container.muxer, **container.options}
+    attempts = [plan]
+    if plan.extras:
+        attempts.append(plan.without_extras())
+    if any(codec == "copy" for _, codec in plan.codecs):
+        attempts.append(plan.without_extras().encoded_to(container.sound_encoder))
+    message = ""
+    for attempt in attempts:
+        if not (attempt.codecs or attempt.extras):
+            break
+        source = ffmpeg.input(pictures[0], **pictures[1], **picture_offset(attempt))
+        command = with_sound(source["v:0"], attempt, file_url(whole), settings)
+        done = run_ffmpeg(
+            tool, ["-y", "-nostats", "-loglevel", "warning", *command], timeout_s=None,
+            feed=attempt.tags_text(),
+        )
+        if done.returncode == 0:
+            if plan.extras and not attempt.extras:
+                warnings.append(f"subtitles and tags could not be written ({message})")
+            return True
+        message = pick_message(done.stderr.decode("utf-8", "replace").splitlines())
+        if "No space left" in message or done.returncode < 0:
+            raise explain(message)
+    warnings.append(
+        f"the sound could not be written ({message}); the output is silent" if plan.codecs
+        else f"subtitles and tags could not be written ({message})"
+    )
+    return False

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mirage_cli.capture import ResizedSource
+import numpy as np
+
 from mirage_cli.config import Size, TransformConfig
-from mirage_cli.errors import Interrupted, MediaError, UsageProblem
+from mirage_cli.errors import Interrupted, MediaError, MirageError, UsageProblem
 from mirage_cli.ffmpeg_tools import is_url
-from mirage_cli.frames import FrameSink, FrameSource
+from mirage_cli.frames import Frame, FrameSink, FrameSource
+from mirage_cli.job_sink import JobSink
 from mirage_cli.measure import Meter, PeakMemory, Stats
 from mirage_cli.pipeline import run as run_pipeline
 from mirage_cli.schedule import parse_prompts
@@ -23,17 +24,23 @@ from mirage_cli.styler import (
     Styler,
     Ui,
     account,
-    fit_source,
     read_prompts,
     side_by_side,
     stats_of,
     track_of,
 )
+from mirage_cli.transform_io import (
+    PIPE as PIPE,
+    SkippingSource,
+    check_output as check_output,
+    check_unfinished,
+    default_output,
+    open_sink,
+    open_source,
+)
 
-CPU_LIMIT: Size = (768, 432)
-"""More pixels than this are scaled down by default where the model runs on a CPU."""
-
-PIPE = "-"
+TIMEOUT_SECONDS = 120.0
+"""A source or sink that hangs for so long is lost; ``--timeout`` sets another time."""
 
 
 def run(
@@ -71,10 +78,12 @@ def run(
             f"the output needs a name when the input is {config.input!r}",
             "Add -o out.mp4, or -o - for a pipe.",
         )
-    if target is not None:
-        check_output(config.input, target, config.overwrite, ui)
+    for name in (target, *config.more_outputs):
+        if name is not None:
+            check_output(config.input, name, config.overwrite, ui)
+            check_unfinished(config, name)
     engine.check_model(config.model)
-    source, size, input_size = _open_source(config, engine, ui)
+    source, size, input_size = open_source(config, engine, ui)
     sink: FrameSink | None = None
     finished = False
     try:
@@ -82,12 +91,14 @@ def run(
         if target is None:
             target = default_output(config.input, read[0].match.look)
             check_output(config.input, target, config.overwrite, ui)
-        sink = _open_sink(config, target, source, size)  # before the model: its errors come fast
+            check_unfinished(config, target)
+        sink = open_sink(config, target, source, size)  # before the model: its errors come fast
         session = engine.session(config.model, *size)
         styler = Styler(session, track_of(read, config.blend_seconds), Meter(), size)
         job = _Job(config, ui, source, sink, styler, read, target, input_size, stop, clock, begun)
+        job.go_on()
         job.flow()
-        written = styler.meter.frames_out
+        written = job.resumed_at + styler.meter.frames_out
         if stop.event.is_set() and not written:
             raise Interrupted("interrupted before the first frame: nothing was written")
         if not written:
@@ -98,78 +109,33 @@ def run(
         job.memory.sample()
         sink.close(commit=True)
         job.flow_end = clock()
+        _let_go(sink, ui, keep=stop.event.is_set() and config.resume)
         finished = True
-    finally:
+    except BaseException as error:
         if sink is not None and not finished:
             sink.close(commit=False)
+            _let_go(sink, ui, keep=True, error=error)
+        raise
+    finally:
         source.close()
     return job.document()
 
 
-def check_output(source: str, target: str, overwrite: bool | None, ui: Ui) -> None:
-    """Refuse an output before any work is done, asking where a file may be in the way.
-
-    Raises:
-        MediaError: see ``video_out.check_target``.
-    """
-    from mirage_cli.video_out import check_target
-
-    read_from = None if source == PIPE or is_url(source) else source
-    check_target(
-        target, read_from, lambda: ui.confirm_overwrite(target) if overwrite is None else overwrite
-    )
-
-
-def default_output(source: str, look: str) -> str:
-    """``films/clip.mov`` and ``ink-wash`` -> ``films/clip.ink-wash.mp4``."""
-    path = Path(source)
-    return str(path.with_name(f"{path.stem}.{look}.mp4"))
-
-
-def _open_source(
-    config: TransformConfig, engine: Engine, ui: Ui
-) -> tuple[FrameSource, Size, Size]:
-    """The source at the size the model will run at, that size, and the input's own."""
-    from mirage_cli.video_in import FileSource, open_file
-
-    def open_at(size: Size | None) -> FileSource:
-        return open_file(
-            config.input,
-            size=size,
-            start_seconds=config.start_seconds,
-            duration_seconds=config.duration_seconds,
-            fps=config.fps,
-            keep_sound=True,
-        )
-
-    opened = open_at(config.size if isinstance(config.size, tuple) else None)
-    try:
-        cpu = engine.is_cpu(config.model)
-        reopen = open_at if opened.reopens else None
-        source, size = fit_source(opened, config.size, cpu, CPU_LIMIT, ui, reopen)
-    except BaseException:
-        opened.close()
-        raise
-    video = opened.probe.video
-    have = (opened.info.width, opened.info.height)
-    return source, size, video.shown_size if video else have
-
-
-def _open_sink(
-    config: TransformConfig, target: str, source: FrameSource, size: Size
-) -> FrameSink:
-    from mirage_cli.video_out import open_output
-
-    inner = source.source if isinstance(source, ResizedSource) else source
-    width = size[0] * (2 if config.compare else 1)
-    return open_output(
-        target,
-        replace(source.info, width=width, height=size[1]),
-        codec=config.codec,
-        crf=config.crf,
-        audio_from=inner,  # type: ignore[arg-type]
-        overwrite=True,  # asked for, or nothing there, by check_output
-    )
+def _let_go(
+    sink: FrameSink, ui: Ui, keep: bool, error: BaseException | None = None
+) -> None:
+    """Take the folder of the job away, or keep what is whole in it and say how to go on."""
+    if not isinstance(sink, JobSink):
+        return
+    if not keep or not sink.kept:
+        sink.folder.remove()
+        return
+    sink.folder.release()
+    how = f"{sink.kept} frames are kept: add --resume to go on from there"
+    if isinstance(error, MirageError) and not isinstance(error, Interrupted):
+        error.remedy = f"{error.remedy.rstrip('. ')}. {how}." if error.remedy else f"{how}."
+    else:
+        ui.note(how)
 
 
 class _Job:
@@ -195,7 +161,39 @@ class _Job:
         self.memory = PeakMemory()
         self.about = dict(styler.session.describe())
         self.flow_begin = self.flow_end = 0.0
+        self.resumed_at = 0
         self._next_sample = 0.0
+
+    def go_on(self) -> None:
+        """Take up a job that was killed: its state, and the frames after what is whole."""
+        if not isinstance(self.sink, JobSink) or not self.sink.resumed_at:
+            return
+        arrays, facts = self.sink.folder.read_state()
+        self.styler.session.load_state((arrays, facts))
+        run = facts["run"]
+        self.styler.frames = self.resumed_at = self.sink.resumed_at
+        self.styler.cuts, self.styler.guard_count = run["cuts"], run["guard_count"]
+        self.styler.guard_events.extend(run["guard_events"])
+        self.source = SkippingSource(self.source, self.resumed_at)
+        self.ui.note(f"going on at frame {self.resumed_at}")
+
+    def _step(self, frame: Frame) -> np.ndarray:
+        rgb = self.styler.step(frame)
+        if isinstance(self.sink, JobSink) and self.sink.state_due(frame.index + 1):
+            arrays, facts = self.styler.session.state()
+            run = {
+                "cuts": self.styler.cuts,
+                "guard_count": self.styler.guard_count,
+                "guard_events": list(self.styler.guard_events),
+            }
+            self.sink.offer_state(frame.index + 1, (arrays, {**facts, "run": run}))
+        return rgb
+
+    @property
+    def _timeout_seconds(self) -> float | None:
+        """A pipe may rest as long as whoever is at its other end likes."""
+        piped = PIPE in (self.config.input, self.target)
+        return self.config.timeout_seconds or (None if piped else TIMEOUT_SECONDS)
 
     def flow(self) -> None:
         self.flow_begin = self.clock()
@@ -203,12 +201,14 @@ class _Job:
         try:
             run_pipeline(
                 self.source,
-                self.styler.step,
+                self._step,
                 self.sink,
                 meter=self.styler.meter,
                 stop=self.stop.event,
                 compose=side_by_side if self.config.compare else None,
                 tick=self._tick,
+                timeout_seconds=self._timeout_seconds,
+                names=(self.config.input, self.target),
                 clock=self.clock,
             )
         finally:
@@ -247,6 +247,8 @@ class _Job:
             "command": "transform",
             "input": self.config.input,
             "output": self.target,
+            "more_outputs": list(self.config.more_outputs),
+            "resumed_at_frame": self.resumed_at,
             "input_size": [*self.input_size],
             "prompts": [item.document() for item in self.read],
             "video_seconds": round(meter.last_out_pts_seconds, 3),

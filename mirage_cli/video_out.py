@@ -17,7 +17,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ffmpeg
 
@@ -28,9 +28,7 @@ from mirage_cli.ffmpeg_tools import (
     file_url,
     find_ffmpeg,
     is_url,
-    pick_message,
     rational_rate,
-    run_ffmpeg,
 )
 from mirage_cli.frames import Frame, StreamInfo
 from mirage_cli.nut_pipe import NutWriter
@@ -41,7 +39,7 @@ from mirage_cli.output_formats import (
     encoder_options,
     tick_rate,
 )
-from mirage_cli.sound import SoundPlan, picture_offset, plan_sound, with_sound
+from mirage_cli.sound import SoundPlan, add_sound, picture_offset, plan_sound, with_sound
 from mirage_cli.video_in import FileSource, default_threads
 
 MAX_SIDE = 16384
@@ -57,6 +55,7 @@ class FileSink:
         frames_written: so far.
         warnings: sentences for the user; read them after ``close``.
         target: where the output goes.
+        ticks_per_second: the output's time base.
     """
 
     def __init__(
@@ -69,19 +68,20 @@ class FileSink:
         sound: SoundPlan | None,
         source: FileSource | None,
         warnings: list[str],
+        shown: str | None = None,
     ) -> None:
         self.target, self.warnings, self.frames_written = target, warnings, 0
+        self._shown = shown or target
         self._tool, self._info, self._container = tool, info, container
         self._sound, self._source = sound, source
         self._rate = rational_rate(info.fps)
         grid = None if info.variable_rate else self._rate.numerator
-        self._ticks = tick_rate(encoder["c:v"], grid)
+        self.ticks_per_second = tick_rate(encoder["c:v"], grid)
         self._first_pts = self._last_pts = 0.0
         self._last_ticks = -1
         self._closed = False
         self._problem: MediaError | None = None
-        self._is_file = target != "-" and not is_url(target) and not _is_device(target)
-        self._final = Path(os.path.realpath(target)) if self._is_file else None
+        self._final = Path(os.path.realpath(target)) if is_plain_file(target) else None
         self._parts: list[Path] = []
         if self._final is not None:
             self._add_part(".part")
@@ -91,7 +91,7 @@ class FileSink:
                 tool, arguments, stdin=subprocess.PIPE, stdout=stdout, level="warning"
             )
             self._pipe = NutWriter(
-                self._process.stdin.fileno(), info.width, info.height, self._ticks, self._rate,
+                self._process.stdin.fileno(), info.width, info.height, self.ticks_per_second, self._rate,
                 info.pixel_aspect,
             )
         except BaseException:
@@ -112,7 +112,7 @@ class FileSink:
         if not self.frames_written:
             self._first_pts = frame.pts_seconds
         pts = max(0.0, frame.pts_seconds - self._first_pts)
-        ticks = max(self._to_ticks(pts), self._last_ticks + 1)
+        ticks = max(self.to_ticks(pts), self._last_ticks + 1)
         try:
             self._pipe.write(ticks, frame.rgb)
         except OSError:
@@ -136,7 +136,7 @@ class FileSink:
             return
         try:
             if not self.frames_written:
-                raise MediaError(f"no frame was written to {self.target}", "check the input")
+                raise MediaError(f"no frame was written to {self._shown}", "check the input")
             self._finish_pictures()
             if self._final is not None:
                 self._finish_file(self._final)
@@ -155,16 +155,22 @@ class FileSink:
             self._closed = True
             self._discard()
 
+    @property
+    def name(self) -> str:
+        """Of the file, without its folder."""
+        return os.path.basename(self.target)
+
     # Times
 
-    def _to_ticks(self, pts_seconds: float) -> int:
+    def to_ticks(self, pts_seconds: float) -> int:
+        """A time in ticks of the output, on the frame rate's grid where it is near to it."""
         if self._info.variable_rate:
-            return round(pts_seconds * self._ticks)
+            return round(pts_seconds * self.ticks_per_second)
         slot = round(pts_seconds * self._rate)
         on_grid = slot / self._rate
         if abs(float(on_grid) - pts_seconds) < GRID_TOLERANCE_SECONDS:
-            return round(on_grid * self._ticks)
-        return round(pts_seconds * self._ticks)
+            return round(on_grid * self.ticks_per_second)
+        return round(pts_seconds * self.ticks_per_second)
 
     @property
     def _length_seconds(self) -> float:
@@ -185,7 +191,7 @@ class FileSink:
         if self._container.constant_rate:
             settings.update(fps_mode="cfr", r=f"{self._rate.numerator}/{self._rate.denominator}")
         else:
-            settings.update(fps_mode="passthrough", enc_time_base=f"1/{self._ticks}")
+            settings.update(fps_mode="passthrough", enc_time_base=f"1/{self.ticks_per_second}")
         target, stdout = self.target, None
         # One frame is all that must be seen before the stream is known.
         options: dict[str, Any] = {"f": "nut", "probesize": 32, "analyzeduration": 0}
@@ -243,35 +249,11 @@ class FileSink:
         if self._source is not None and plan.url.endswith("sound.nut"):
             self._source.close()  # completes the file that the sound is kept in
         whole = self._add_part(".sound.part")
-        settings = {"c:v": "copy", "f": self._container.muxer, **self._container.options}
-        attempts = [plan]
-        if plan.extras:
-            attempts.append(plan.without_extras())
-        if any(codec == "copy" for _, codec in plan.codecs):
-            attempts.append(plan.without_extras().encoded_to(self._container.sound_encoder))
-        message = ""
-        for attempt in attempts:
-            if not (attempt.codecs or attempt.extras):
-                break
-            source = ffmpeg.input(file_url(pictures), **picture_offset(attempt))
-            command = with_sound(source["v:0"], attempt, file_url(whole), settings)
-            done = run_ffmpeg(
-                self._tool, ["-y", "-nostats", "-loglevel", "warning", *command], timeout_s=None,
-                feed=attempt.tags_text(),
-            )
-            if done.returncode == 0:
-                if plan.extras and not attempt.extras:
-                    self.warnings.append(f"subtitles and tags could not be written ({message})")
-                return whole
-            message = pick_message(done.stderr.decode("utf-8", "replace").splitlines())
-            if "No space left" in message or done.returncode < 0:
-                raise self._explain(message)
-        # Hours of pictures are worth more than their sound.
-        self.warnings.append(
-            f"the sound could not be written ({message}); the output is silent" if plan.codecs
-            else f"subtitles and tags could not be written ({message})"
+        pictures_input: tuple[str, dict[str, Any]] = (file_url(pictures), {})
+        added = add_sound(
+            self._tool, plan, pictures_input, whole, self._container, self.warnings, self._explain
         )
-        return pictures
+        return whole if added else pictures
 
     # Ends
 
@@ -290,14 +272,14 @@ class FileSink:
             if "No space left on device" in line:
                 where = self._final.parent if self._final else self.target
                 return MediaError(
-                    f"the disk is full: {self.target} could not be written "
+                    f"the disk is full: {self._shown} could not be written "
                     "(No space left on device)",
                     f"free some space in {where}, or write elsewhere with -o",
                 )
         if self.target == "-" and ("Broken pipe" in message or "EPIPE" in message):
             return MediaError("the program that reads the output has ended (Broken pipe)", "")
         return MediaError(
-            f"ffmpeg could not write {self.target}: {message}",
+            f"ffmpeg could not write {self._shown}: {message}",
             "try another --codec or output format, or --debug for ffmpeg's own words",
         )
 
@@ -368,6 +350,34 @@ def open_output(
         MediaError: an unknown suffix, an existing file, the input itself, a folder that is not
             there or not writable.
     """
+    plan = plan_output(
+        path_or_dash, info, codec=codec, crf=crf, audio_from=audio_from, overwrite=overwrite,
+        start_seconds=start_seconds, duration_seconds=duration_seconds, preset=preset,
+        threads=threads, tool=tool,
+    )
+    return FileSink(*plan)
+
+
+class OutputPlan(NamedTuple):
+    """What a sink is made from: the arguments of ``FileSink``."""
+
+    tool: FfmpegTool
+    target: str
+    info: StreamInfo
+    container: Container
+    encoder: dict[str, str]
+    sound: SoundPlan | None
+    source: FileSource | None
+    warnings: list[str]
+
+
+def plan_output(
+    path_or_dash: str | os.PathLike[str], info: StreamInfo, *, codec: str | None = None,
+    crf: float | None = None, audio_from: str | os.PathLike[str] | FileSource | None = None,
+    overwrite: bool = False, start_seconds: float = 0.0, duration_seconds: float | None = None,
+    preset: str | None = None, threads: int | None = None, tool: FfmpegTool | None = None,
+) -> OutputPlan:
+    """Decides how an output is written; arguments and errors as of ``open_output``."""
     target = os.fspath(path_or_dash)
     tool = tool or find_ffmpeg()
     if not (1 <= info.width <= MAX_SIDE and 1 <= info.height <= MAX_SIDE):
@@ -401,7 +411,12 @@ def open_output(
             tool, source or str(read_from), container, start_seconds=start_seconds,
             duration_seconds=duration_seconds, warnings=warnings,
         )
-    return FileSink(tool, target, info, container, encoder, sound, source, warnings)
+    return OutputPlan(tool, target, info, container, encoder, sound, source, warnings)
+
+
+def is_plain_file(target: str) -> bool:
+    """Whether an output is a file on disk: no pipe, address, device or fifo."""
+    return target != "-" and not is_url(target) and not _is_device(target)
 
 
 def _is_device(target: str) -> bool:

@@ -46,6 +46,7 @@ class FakeSession:
     looks: list[dict[str, float]] = field(default_factory=list)
     strengths: list[float] = field(default_factory=list)
     frames: int = 0
+    echo: float = 0.0  # with FAKE_ECHO, a past that every later frame depends on
     report: Report = field(default_factory=Report)
 
     def set_look(self, weights):
@@ -67,8 +68,18 @@ class FakeSession:
             guard_event="re-anchored: grey" if self.frames in self.guard_at else None,
         )
         self.frames += 1
+        if os.environ.get("FAKE_ECHO"):
+            self.echo = (0.9 * self.echo + 0.1 * float(rgb.mean()) + self.frames) % 200.0
+            return ((rgb.astype(np.uint16) + int(self.echo)) % 256).astype(np.uint8)
         share = 1.0 - self.looks[-1].get("identity", 0.0)
         return np.round(rgb + share * (255.0 - 2.0 * rgb)).astype(np.uint8) if share else rgb
+
+    def state(self):
+        return {"echo": np.zeros(1, np.float32) + self.echo}, {"frames": self.frames}
+
+    def load_state(self, state):
+        arrays, facts = state
+        self.echo, self.frames = float(arrays["echo"][0]), facts["frames"]
 
     def describe(self):
         return {
@@ -123,7 +134,13 @@ class RecordingUi:
 
 
 if __name__ == "__main__":
-    from mirage_cli import cli, live, transform
+    import functools
 
-    transform.Engine = live.Engine = FakeEngine  # type: ignore[misc,assignment]
+    from mirage_cli import batch, cli, live, transform
+    from mirage_cli.config import TransformConfig
+
+    cli.TransformConfig = functools.partial(  # type: ignore[misc]
+        TransformConfig, piece_frames=int(os.environ.get("FAKE_PIECE_FRAMES", "250"))
+    )
+    transform.Engine = live.Engine = batch.Engine = FakeEngine  # type: ignore[misc,assignment]
     sys.exit(cli.main())

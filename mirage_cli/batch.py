@@ -1,0 +1,192 @@
+"""Many inputs in one run: folders, globs and lists of files, with one report at the end."""
+
+from __future__ import annotations
+
+import glob
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mirage_cli import transform
+from mirage_cli.config import TransformConfig
+from mirage_cli.errors import Interrupted, MediaError, MirageError, UsageProblem
+from mirage_cli.ffmpeg_tools import is_url
+from mirage_cli.image_frames import find_images, is_image, natural
+from mirage_cli.job_folder import unfinished
+from mirage_cli.styler import Engine, StopSwitch, Ui
+from mirage_cli.transform_io import PIPE, default_output
+
+VIDEO_SUFFIXES = frozenset(
+    ".3gp .avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .vob .webm .wmv .y4m"
+    .split()
+)
+
+
+def expand(inputs: Sequence[str]) -> list[str]:
+    """What the inputs of a command stand for: files, addresses, and folders of pictures.
+
+    A folder gives its videos (not those of folders inside it), a glob its files, both in natural
+    order. A folder or a glob of pictures only is one input: a video made of them.
+
+    Raises:
+        MediaError: a folder or a glob without any video.
+    """
+    found: list[str] = []
+    for name in inputs:
+        if name == PIPE or is_url(name) or os.path.isfile(name):
+            found.append(name)
+        elif os.path.isdir(name):
+            found += [name] if find_images(name) else _videos_in(name)
+        elif glob.has_magic(name):
+            if is_image(name):
+                found.append(name)
+                continue
+            files = [path for path in glob.glob(name) if os.path.isfile(path)]
+            if not files:
+                raise MediaError(f"no file is called {name!r}", "Check the folder and the pattern.")
+            found += sorted(files, key=natural)
+        else:
+            found.append(name)  # it is not there, which the run will say
+    return list(dict.fromkeys(found))
+
+
+def _videos_in(folder: str) -> list[str]:
+    names = [item.name for item in os.scandir(folder) if item.is_file()]
+    videos = {name for name in names if Path(name).suffix.lower() in VIDEO_SUFFIXES and name[0] != "."}
+    stems = {Path(name).stem for name in videos}
+    # clip.ink-wash.mp4 beside clip.mov is what an earlier run has made of it.
+    videos = {name for name in videos if Path(name).stem.rpartition(".")[0] not in stems}
+    if not videos:
+        raise MediaError(f"the folder {folder!r} holds no video", "Name a folder with videos in it.")
+    return [os.path.join(folder, name) for name in sorted(videos, key=natural)]
+
+
+def run(
+    config: TransformConfig,
+    inputs: Sequence[str],
+    ui: Ui,
+    *,
+    engine: Engine | None = None,
+    stop: StopSwitch | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, Any]:
+    """Transform each input; one that fails does not keep the others from being done.
+
+    Args:
+        config: what is asked of each; its ``output`` names a folder, or None to write beside the
+            inputs.
+        inputs: from ``expand``.
+
+    Returns:
+        The report: an entry for each input, with its document or its error, and how many were
+        done, failed and left as they were (with ``resume``, outputs that are whole already).
+
+    Raises:
+        UsageProblem: an output that is no folder, or inputs that cannot be part of a batch.
+    """
+    engine, stop = engine or Engine(), stop or StopSwitch()
+    folder = _folder(config)
+    if bad := [name for name in inputs if name == PIPE or is_url(name)]:
+        raise UsageProblem(f"{bad[0]!r} cannot be one of several inputs", "Give it alone, with -o.")
+    begin = clock()
+    engine.check_model(config.model)
+    look = engine.match(config.model, transform.parse_prompts(config.prompts)[0].text).look
+    entries: list[dict[str, Any]] = []
+    taken: set[str] = set()
+    for number, name in enumerate(inputs, 1):
+        if stop.event.is_set():
+            break
+        target = _target(name, look, folder, taken)
+        entry: dict[str, Any] = {"input": name, "output": target, "status": "done"}
+        entries.append(entry)
+        if config.resume and os.path.exists(target) and not unfinished(target):
+            entry["status"] = "skipped"
+            continue
+        ui.note(f"[{number}/{len(inputs)}] {name}")
+        one = replace(config, input=name, output=target)
+        if config.resume and is_image(target):
+            one = replace(one, resume=False)
+        try:
+            document = transform.run(one, ui, engine=engine, stop=stop, clock=clock)
+            entry["document"] = document
+            for warning in document["warnings"]:
+                ui.warn(f"{name}: {warning}")
+        except Interrupted:
+            entries.pop()
+            break
+        except MirageError as error:
+            entry.update(
+                status="failed", error=error.message, remedy=error.remedy,
+                exit_code=error.exit_code,
+            )  # fmt: skip
+            ui.warn(f"{name}: {error.message}")
+    counts = {state: sum(entry["status"] == state for entry in entries)
+              for state in ("done", "failed", "skipped")}  # fmt: skip
+    return {
+        "command": "transform",
+        "batch": entries,
+        **counts,
+        "left": len(inputs) - len(entries),
+        "seconds": round(clock() - begin, 3),
+        "interrupted": stop.event.is_set(),
+    }
+
+
+def exit_code(report: dict[str, Any]) -> int:
+    """130 where it was interrupted, 0 where all is done, else the one code of all failures, or 1."""
+    if report["interrupted"]:
+        return Interrupted.exit_code
+    codes = {entry["exit_code"] for entry in report["batch"] if entry["status"] == "failed"}
+    return codes.pop() if len(codes) == 1 else int(bool(codes))
+
+
+def rows(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """The report as lines of a table."""
+    table = []
+    for entry in report["batch"]:
+        document = entry.get("document", {})
+        table.append({
+            "input": entry["input"],
+            "status": entry["status"],
+            "frames": document.get("frames", ""),
+            "frames/s": document.get("fps", ""),
+            "output": entry.get("error") or entry["output"],
+        })  # fmt: skip
+    return table
+
+
+def _folder(config: TransformConfig) -> Path | None:
+    """Where the outputs go; made where it is not there.
+
+    Raises:
+        UsageProblem: a file, or several outputs.
+    """
+    if config.output is None:
+        return None
+    if config.more_outputs or not (os.path.isdir(config.output) or config.output.endswith(("/", os.sep))):
+        raise UsageProblem(
+            f"with several inputs the output is a folder, and {config.output!r} is none",
+            f"Name a folder: -o {Path(config.output).stem or 'out'}/",
+        )
+    folder = Path(config.output)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise MediaError(
+            f"the folder {config.output!r} cannot be made: {problem.strerror}", "Name another one."
+        ) from None
+    return folder
+
+
+def _target(name: str, look: str, folder: Path | None, taken: set[str]) -> str:
+    """The output of one input; ``a.mov`` and ``a.mp4`` do not get the same."""
+    target = Path(default_output(name.rstrip("/") if os.path.isdir(name) else name, look))
+    if folder is not None:
+        target = folder / target.name
+    if str(target) in taken:
+        target = target.with_name(f"{Path(name).name}.{look}{target.suffix}")
+    taken.add(str(target))
+    return str(target)

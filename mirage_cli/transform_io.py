@@ -1,0 +1,228 @@
+"""Where ``mirage transform`` takes its frames from and puts them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from mirage_cli import __version__
+from mirage_cli.capture import ResizedSource
+from mirage_cli.config import Size, TransformConfig
+from mirage_cli.display import TeeSink
+from mirage_cli.errors import MediaError, UsageProblem
+from mirage_cli.ffmpeg_tools import is_url
+from mirage_cli.frames import Frame, FrameSink, FrameSource
+from mirage_cli.image_frames import ImageSink, ImageSource, find_images, is_image, is_pattern
+from mirage_cli.job_folder import open_job, unfinished
+from mirage_cli.styler import Engine, Ui, fit_source
+
+CPU_LIMIT: Size = (768, 432)
+"""More pixels than this are scaled down by default where the model runs on a CPU."""
+
+PIPE = "-"
+
+
+def open_source(
+    config: TransformConfig, engine: Engine, ui: Ui
+) -> tuple[FrameSource, Size, Size]:
+    """The source at the size the model will run at, that size, and the input's own.
+
+    Raises:
+        MediaError: it cannot be read; UsageProblem: a range that is not allowed.
+    """
+    from mirage_cli.video_in import FileSource, open_file
+
+    cpu = engine.is_cpu(config.model)
+    wanted = config.size if isinstance(config.size, tuple) else None
+    images = find_images(config.input)
+    if images:
+        def open_images(size: Size | None) -> ImageSource:
+            return ImageSource(
+                images, size=size, fps=config.fps, start_seconds=config.start_seconds,
+                duration_seconds=config.duration_seconds,
+            )  # fmt: skip
+
+        pictures = open_images(wanted)
+        source, size = fit_source(pictures, config.size, cpu, CPU_LIMIT, ui, open_images)
+        return source, size, pictures.own_size
+
+    def open_at(size: Size | None) -> FileSource:
+        return open_file(
+            config.input,
+            size=size,
+            start_seconds=config.start_seconds,
+            duration_seconds=config.duration_seconds,
+            fps=config.fps,
+            keep_sound=True,
+        )
+
+    opened = open_at(wanted)
+    try:
+        reopen = open_at if opened.reopens else None
+        source, size = fit_source(opened, config.size, cpu, CPU_LIMIT, ui, reopen)
+    except BaseException:
+        opened.close()
+        raise
+    video = opened.probe.video
+    have = (opened.info.width, opened.info.height)
+    return source, size, video.shown_size if video else have
+
+
+def check_output(source: str, target: str, overwrite: bool | None, ui: Ui) -> None:
+    """Refuse an output before any work is done, asking where a file may be in the way.
+
+    Raises:
+        MediaError: see ``video_out.check_target``.
+    """
+    from mirage_cli.video_out import check_target
+
+    read_from = None if source == PIPE or is_url(source) else source
+    check_target(
+        target, read_from, lambda: ui.confirm_overwrite(target) if overwrite is None else overwrite
+    )
+
+
+def check_unfinished(config: TransformConfig, target: str) -> None:
+    """Refuse to throw away the work of a job that was killed.
+
+    Raises:
+        MediaError: there is such a job, and neither --resume nor -y was given.
+    """
+    frames = 0 if config.resume or config.overwrite else unfinished(target)
+    if frames:
+        raise MediaError(
+            f"output {target!r} has an unfinished job, of which {frames} frames are done",
+            "add --resume to go on with it, or -y to begin anew",
+        )
+
+
+def default_output(source: str, look: str) -> str:
+    """``films/clip.mov`` and ``ink-wash`` -> ``films/clip.ink-wash.mp4``; a picture gives a PNG."""
+    path = Path(source)
+    if is_image(source) and path.is_file():
+        return str(path.with_name(f"{path.stem}.{look}.png"))
+    if path.is_dir():
+        return str(path.with_name(f"{path.name}.{look}.mp4"))
+    stem = path.stem.replace("%", "").strip("*?._- ") or path.parent.name or "pictures"
+    return str(path.with_name(f"{stem if not path.exists() else path.stem}.{look}.mp4"))
+
+
+def open_sink(
+    config: TransformConfig, target: str, source: FrameSource, size: Size
+) -> FrameSink:
+    """The sink of all outputs; that of one file can be taken up again, see ``job_sink``.
+
+    Raises:
+        MediaError, UsageProblem: of the kind that fits; nothing is left behind.
+    """
+    first = _open_one(config, target, source, size, resumable=not config.more_outputs)
+    if not config.more_outputs:
+        return first
+    sinks = [first]
+    try:
+        for name in config.more_outputs:
+            sinks.append(_open_one(config, name, source, size, resumable=False))
+    except BaseException:
+        for sink in sinks:
+            sink.close(commit=False)
+        raise
+    return TeeSink(sinks)
+
+
+def _open_one(
+    config: TransformConfig, target: str, source: FrameSource, size: Size, resumable: bool
+) -> FrameSink:
+    from mirage_cli.job_sink import JobSink, can_be_pieces
+    from mirage_cli.video_in import FileSource
+    from mirage_cli.video_out import FileSink, is_plain_file, plan_output
+
+    inner = source.source if isinstance(source, ResizedSource) else source
+    if is_image(target):
+        if config.resume:
+            raise UsageProblem("--resume is for videos, not for pictures", "Leave --resume away.")
+        return ImageSink(target, overwrite=bool(config.overwrite) or not is_pattern(target))
+    width = size[0] * (2 if config.compare else 1)
+    plan = plan_output(
+        target,
+        replace(source.info, width=width, height=size[1]),
+        codec=config.codec,
+        crf=config.crf,
+        audio_from=inner if isinstance(inner, FileSource) else None,
+        overwrite=True,  # asked for, or nothing there, by check_output
+    )
+    again = not isinstance(inner, FileSource) or inner.path is not None
+    pieces = can_be_pieces(plan.container, plan.encoder["c:v"]) and is_plain_file(target)
+    if not (again and pieces and resumable):
+        if config.resume:
+            why = "the input is a pipe or an address" if not again else f"the output is {target}"
+            raise UsageProblem(
+                f"--resume cannot hold: {why}",
+                "It needs one file as input and one .mp4, .mov, .mkv, .webm or .ts file as output.",
+            )
+        return FileSink(*plan)
+    folder = open_job(target, _request(config, size, inner, plan.encoder, plan.tool.version), config.resume)
+    try:
+        return JobSink(folder, plan, piece_frames=config.piece_frames)
+    except BaseException:
+        folder.release() if folder.progress.pieces else folder.remove()
+        raise
+
+
+def _request(
+    config: TransformConfig, size: Size, source: FrameSource, encoder: dict[str, str], tool: str
+) -> dict[str, Any]:
+    """All that the frames of an output depend on, so that only the same job is gone on with."""
+    paths = source.paths if isinstance(source, ImageSource) else [config.input]
+    stats = [os.stat(path) for path in (paths[0], paths[-1])]
+    from mirage_cli.models.catalog import model_dir
+
+    try:
+        weights = os.stat(Path(model_dir(config.model.model)) / "model.safetensors").st_size
+    except Exception:  # noqa: BLE001  a model that is not there is said elsewhere
+        weights = 0
+    return {
+        "version_of_mirage": __version__,
+        "ffmpeg": tool,
+        "input": [os.path.abspath(config.input), len(paths)],
+        "content_of_the_input": [[item.st_size, item.st_mtime_ns] for item in stats],
+        "prompts": list(config.prompts),
+        "model": {**asdict(config.model), "bytes": weights},
+        "size": list(size),
+        "range": [config.start_seconds, config.duration_seconds],
+        "fps": config.fps,
+        "blend_seconds": config.blend_seconds,
+        "encoder": encoder,
+        "compare": config.compare,
+        "piece_frames": config.piece_frames,
+    }
+
+
+class SkippingSource:
+    """Another source without its first frames, which are decoded and let go.
+
+    Decoding from the start is what gives the very same frames again; it is much faster than the
+    model.
+    """
+
+    def __init__(self, source: FrameSource, frames: int) -> None:
+        self.source, self.frames = source, frames
+        self.live = source.live
+        left = None if source.info.frame_count is None else source.info.frame_count - frames
+        self.info = replace(source.info, frame_count=left)
+        self.pausing = True
+
+    @property
+    def warnings(self) -> list[str]:
+        return self.source.warnings
+
+    def __iter__(self) -> Iterator[Frame]:
+        for frame in self.source:
+            if frame.index >= self.frames:
+                self.pausing = getattr(self.source, "pausing", False)
+                yield frame
+
+    def close(self) -> None:
+        self.source.close()

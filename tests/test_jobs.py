@@ -1,0 +1,498 @@
+"""Jobs that survive: killed at any moment, a full disk, a dead encoder; and then gone on with."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import media
+import numpy as np
+import pytest
+from cli_fakes import FakeEngine, RecordingUi
+from test_video_out import small_disk  # noqa: F401  a fixture
+
+from mirage_cli import transform
+from mirage_cli.cli import main
+from mirage_cli.config import ModelOptions, TransformConfig
+from mirage_cli.errors import MediaError, ModelError, UsageProblem
+from mirage_cli.job_folder import job_path, unfinished
+from mirage_cli.job_sink import JobSink
+from mirage_cli.styler import Engine, StopSwitch, Styler
+from mirage_cli.video_in import open_file
+
+PIECE = 10
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory) -> Path:
+    """60 frames of 96x64 with sound: six pieces."""
+    return media.clip(tmp_path_factory.mktemp("jobs") / "in.mp4", seconds=2, fps=30)
+
+
+@pytest.fixture(autouse=True)
+def echo(monkeypatch):
+    """The stand-in model's frames depend on all that came before."""
+    monkeypatch.setenv("FAKE_ECHO", "1")
+
+
+def config(clip, out, **values) -> TransformConfig:
+    given = {"prompts": ("night",), "piece_frames": PIECE, **values}
+    return TransformConfig(input=str(clip), output=str(out), **given)
+
+
+def do(wanted: TransformConfig, engine=None, stop=None):
+    ui = RecordingUi()
+    return transform.run(wanted, ui, engine=engine or FakeEngine(), stop=stop), ui
+
+
+@pytest.fixture(scope="module")
+def golden(clip, tmp_path_factory) -> bytes:
+    """The output of a job that nothing disturbed."""
+    os.environ["FAKE_ECHO"] = "1"
+    out = tmp_path_factory.mktemp("golden") / "out.mp4"
+    try:
+        document, _ = do(config(clip, out))
+    finally:
+        del os.environ["FAKE_ECHO"]
+    assert document["frames"] == 60 and document["resumed_at_frame"] == 0
+    assert os.listdir(out.parent) == ["out.mp4"] and media.probe(out).frames == 60
+    return out.read_bytes()
+
+
+def test_killed_at_any_moment_and_gone_on_with(clip, golden, tmp_path):
+    """kill -9 three times, at a moment that differs with every run of this test; then to the end."""
+    out = tmp_path / "out.mp4"
+    command = [
+        sys.executable, str(Path(__file__).with_name("cli_fakes.py")), "transform", str(clip),
+        "-p", "night", "-o", str(out), "--resume", "-q",
+    ]  # fmt: skip
+    env = {**os.environ, "FAKE_ECHO": "1", "FAKE_PIECE_FRAMES": str(PIECE), "FAKE_MODEL_MS": "15"}
+    reached = []
+    for number in range(3):
+        begun = subprocess.Popen(command, env=env, stderr=subprocess.PIPE)
+        deadline = time.monotonic() + 30
+        goal = unfinished(out) + (1 if number else 0)  # the first may die before any piece is whole
+        while unfinished(out) < goal and begun.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(random.uniform(0.0, 0.25))
+        begun.send_signal(signal.SIGKILL)
+        begun.communicate()
+        reached.append(unfinished(out))
+        assert not out.exists()
+    assert reached == sorted(reached) and reached[-1] >= PIECE
+    document, ui = do(config(clip, out, resume=True))
+    assert document["resumed_at_frame"] == reached[-1] == 60 - document["frames"]
+    assert any(f"going on at frame {reached[-1]}" in note for note in ui.notes)
+    assert out.read_bytes() == golden  # frames, times and sound, bit for bit
+    assert os.listdir(tmp_path) == ["out.mp4"]
+
+
+class Dies(FakeEngine):
+    """Its session fails at a frame, once."""
+
+    def session(self, options, width, height):
+        made = super().session(options, width, height)
+        made.fail_at = self.session_options.get("fail_at")
+        return made
+
+
+@pytest.mark.parametrize("fail_at, kept", [(5, 0), (10, 10), (37, 30), (59, 50)])
+def test_a_model_that_fails_loses_no_whole_piece(clip, golden, tmp_path, fail_at, kept):
+    out = tmp_path / "out.mp4"
+    with pytest.raises(ValueError, match="the model broke"):
+        do(config(clip, out), Dies(fail_at=fail_at))
+    assert unfinished(out) == kept
+    assert os.listdir(tmp_path) == (["out.mp4.part"] if kept else [])
+    do(config(clip, out, resume=True))
+    assert out.read_bytes() == golden
+
+
+def test_work_is_not_thrown_away_unasked(clip, golden, tmp_path):
+    out = tmp_path / "out.mp4"
+    with pytest.raises(ValueError):
+        do(config(clip, out), Dies(fail_at=25))
+    with pytest.raises(MediaError, match="unfinished job, of which 20 frames are done") as caught:
+        do(config(clip, out))
+    assert "--resume" in caught.value.remedy and unfinished(out) == 20
+    for other, telling in (
+        ({"prompts": ("mosaic",)}, "another prompts"), ({"size": (48, 32)}, "another size"),
+        ({"model": ModelOptions(seed=4)}, "another model"), ({"crf": 30}, "another encoder"),
+        ({"start_seconds": 0.5}, "another range"),
+    ):  # fmt: skip
+        with pytest.raises(UsageProblem, match=telling):
+            do(config(clip, out, resume=True, **other))
+    assert unfinished(out) == 20
+    document, _ = do(config(clip, out, overwrite=True))  # begins anew
+    assert document["frames"] == 60 and out.read_bytes() == golden
+
+
+def test_a_changed_input_is_another_job(clip, tmp_path):
+    source, out = tmp_path / "in.mp4", tmp_path / "out.mp4"
+    source.write_bytes(clip.read_bytes())
+    with pytest.raises(ValueError):
+        do(config(source, out), Dies(fail_at=15))
+    os.utime(source, ns=(1, 1))
+    with pytest.raises(UsageProblem, match="another content of the input"):
+        do(config(source, out, resume=True))
+
+
+def test_a_damaged_job_is_said_to_be(clip, tmp_path):
+    out = tmp_path / "out.mp4"
+    with pytest.raises(ValueError):
+        do(config(clip, out), Dies(fail_at=25))
+    (state,) = job_path(out).glob("*.safetensors")
+    state.write_bytes(b"nonsense")
+    with pytest.raises(MediaError, match="is damaged"):
+        do(config(clip, out, resume=True))
+    (job_path(out) / "progress.json").write_text("{")
+    with pytest.raises(MediaError, match="cannot be used"):
+        do(config(clip, out, resume=True))
+
+
+def test_two_at_once_do_not_write_the_same_output(clip, tmp_path):
+    out = tmp_path / "out.mp4"
+    tried: list[str] = []
+
+    class Second(FakeEngine):
+        def session(self, *arguments):
+            with pytest.raises(MediaError, match="another mirage is writing"):
+                do(config(clip, out, overwrite=True))
+            tried.append("once")
+            return super().session(*arguments)
+
+    do(config(clip, out), Second())
+    assert tried == ["once"] and media.probe(out).frames == 60
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_ctrl_c_finishes_the_file_and_keeps_the_job_where_that_was_asked(
+    clip, golden, tmp_path, resume
+):
+    out, stop = tmp_path / "out.mp4", StopSwitch()
+
+    class Stops(FakeEngine):
+        def session(self, *arguments):
+            made = super().session(*arguments)
+            step = made.step
+            made.step = lambda rgb: (stop.stop("SIGINT") if made.frames == 33 else None, step(rgb))[1]
+            return made
+
+    document, ui = do(config(clip, out, resume=resume), Stops(), stop)
+    assert document["interrupted"] and 34 <= media.probe(out).frames == document["frames"] <= 37
+    assert unfinished(out) == (30 if resume else 0)
+    assert job_path(out).exists() == resume
+    if resume:
+        assert any("30 frames are kept" in note for note in ui.notes)
+        do(config(clip, out, resume=True, overwrite=True))
+        assert out.read_bytes() == golden
+
+
+def test_the_disk_is_full_and_then_it_is_not(clip, small_disk):  # noqa: F811
+    noise = media.ffmpeg
+    folder = small_disk(700_000)
+    source = folder.parent / "noise.mkv"
+    noise("-f", "lavfi", "-i", "testsrc2=s=96x64:r=30:d=2,noise=alls=90:allf=t", "-c:v", "ffv1",
+          source)  # fmt: skip
+    out = folder / "out.mkv"
+    wanted = config(source, out, codec="ffv1")
+    with pytest.raises(MediaError, match="the disk is full") as caught:
+        do(wanted)
+    kept = unfinished(out)
+    assert caught.value.exit_code == 3 and not out.exists()
+    assert kept >= PIECE and f"{kept} frames are kept: add --resume" in caught.value.remedy
+    subprocess.run(["mount", "-o", "remount,size=20000000", folder], check=True)
+    document, _ = do(replace(wanted, resume=True))
+    assert document["resumed_at_frame"] == kept and media.probe(out).frames == 60
+
+
+def test_an_encoder_that_is_killed(clip, golden, tmp_path):
+    out = tmp_path / "out.mp4"
+
+    class Kills(FakeEngine):
+        def session(self, *arguments):
+            made = super().session(*arguments)
+            step = made.step
+
+            def kill(rgb):
+                if made.frames == 24:
+                    time.sleep(0.2)  # the piece before is whole by now
+                    (encoder,) = [pid for pid in children() if "piece-00002" in command_of(pid)]
+                    os.kill(encoder, signal.SIGKILL)
+                return step(rgb)
+
+            made.step = kill
+            return made
+
+    with pytest.raises(MediaError, match=r"could not write .*out.mp4: .*SIGKILL") as caught:
+        do(config(clip, out), Kills())
+    assert caught.value.exit_code == 3 and unfinished(out) == 20 and not out.exists()
+    do(config(clip, out, resume=True))
+    assert out.read_bytes() == golden
+
+
+def children() -> list[int]:
+    tasks = Path("/proc/self/task").glob("*/children")
+    return [int(pid) for task in tasks for pid in task.read_text().split()]
+
+
+def command_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+
+
+# What pieces make
+
+
+@pytest.mark.parametrize(
+    "name, codec",
+    [("o.mp4", None), ("o.mov", "prores"), ("o.mkv", "h265"), ("o.webm", None), ("o.ts", None),
+     ("o.mp4", "av1"), ("o.mkv", "ffv1")],
+)  # fmt: skip
+def test_pieces_join_to_what_one_would_be(tmp_path, name, codec):
+    """Frame count, times and sound, with gaps that differ and B-frames across the joints."""
+    source = media.variable_rate_clip(tmp_path / "in.mp4")
+    times = media.times_of(source)
+    for pieces in (250, 7):
+        out = tmp_path / name
+        document, _ = do(config(source, out, codec=codec, piece_frames=pieces, overwrite=True))
+        assert document["frames"] == len(times) and not document["warnings"]
+        np.testing.assert_allclose(media.times_of(out), times, atol=1.1e-3)
+        assert media.probe(out).sound
+
+
+def test_flash_and_beep_stay_together_across_pieces(tmp_path, monkeypatch):
+    monkeypatch.delenv("FAKE_ECHO")
+    source = media.flash_and_beep(tmp_path / "in.mp4", at=1.0, seconds=1.6)
+    out = tmp_path / "out.mp4"
+    ui = RecordingUi()
+    transform.run(config(source, out, model=ModelOptions(strength=0.0), piece_frames=7), ui,
+                  engine=Mirror())  # fmt: skip
+    assert media.flash_seconds(out) == pytest.approx(1.0, abs=1 / 30)
+    assert media.beep_seconds(out) == pytest.approx(media.flash_seconds(out), abs=1 / 30)
+
+
+class Mirror(FakeEngine):
+    """Gives the input back."""
+
+    def session(self, *arguments):
+        made = super().session(*arguments)
+        made.step = lambda rgb: rgb
+        return made
+
+
+@pytest.mark.parametrize("name", ["o.gif", "o.avi", "-"])
+def test_what_cannot_be_gone_on_with_says_so(clip, tmp_path, name):
+    out = name if name == "-" else tmp_path / name
+    with pytest.raises(UsageProblem, match="--resume cannot hold"):
+        do(config(clip, out, resume=True))
+    assert os.listdir(tmp_path) == []
+
+
+# The real model
+
+
+def test_a_session_goes_on_bit_for_bit():
+    """lsd-small on the CPU: history, memory bank and guard are all that a frame depends on."""
+    engine, options = Engine(), ModelOptions(device="cpu")
+    frames = [f.rgb for f in _pictures(14)]
+
+    def fresh():
+        made = engine.session(options, 64, 48)
+        made.set_look({"ink-wash": 1.0})
+        return made
+
+    whole = fresh()
+    expected = []
+    for number, rgb in enumerate(frames):
+        expected.append(whole.step(rgb))
+        if number == 8:
+            arrays, facts = whole.state()
+    facts = json.loads(json.dumps(facts))  # as it is kept
+    again = fresh()
+    again.load_state((arrays, facts))
+    for number in range(9, 14):
+        assert np.array_equal(again.step(frames[number]), expected[number]), number
+    assert not np.array_equal(fresh().step(frames[9]), expected[9])  # the past does matter
+    with pytest.raises(ModelError, match="saved state has history.last"):
+        engine.session(options, 96, 48).load_state((arrays, facts))
+
+
+def _pictures(count):
+    from mirage_cli.capture import TestPicture
+
+    return list(TestPicture(64, 48, paced=False, frames=count))
+
+
+def test_the_whole_command_with_the_real_model(tmp_path, monkeypatch):
+    clip = media.clip(tmp_path / "in.mp4", seconds=0.8, fps=30, size=(64, 48))
+    options = ModelOptions(device="cpu")
+    one, two = tmp_path / "one.mp4", tmp_path / "two.mp4"
+    engine = Engine()
+    wanted = config(clip, one, model=options, prompts=("0:ink wash", "0.4s:neon cyberpunk"),
+                    blend_seconds=0.2)  # fmt: skip
+    do(wanted, engine)
+    step = Styler.step
+
+    def dies(self, frame):
+        if frame.index == 16:
+            raise KeyboardInterrupt
+        return step(self, frame)
+
+    monkeypatch.setattr(Styler, "step", dies)
+    with pytest.raises(KeyboardInterrupt):
+        do(replace(wanted, output=str(two)), engine)
+    monkeypatch.undo()
+    assert unfinished(two) == 10
+    do(replace(wanted, output=str(two), resume=True), engine)
+    assert one.read_bytes() == two.read_bytes() and media.probe(two).frames == 24
+
+
+# Several inputs
+
+
+@pytest.fixture()
+def films(clip, tmp_path) -> Path:
+    folder = tmp_path / "films"
+    folder.mkdir()
+    for name in ("take 10.mp4", "take 9.mp4"):
+        (folder / name).write_bytes(clip.read_bytes())
+    (folder / "broken.mp4").write_bytes(b"nothing")
+    (folder / "notes.txt").write_text("not a video")
+    return folder
+
+
+@pytest.fixture()
+def fakes(monkeypatch):
+    for place in ("transform", "batch", "live"):
+        monkeypatch.setattr(f"mirage_cli.{place}.Engine", FakeEngine)
+
+
+def test_a_folder_is_done_with_one_report(films, tmp_path, capsys, fakes):
+    code = main(["transform", str(films), "-p", "night", "-o", f"{tmp_path}/out/", "--json"])
+    report = json.loads(capsys.readouterr().out)
+    names = [Path(entry["input"]).name for entry in report["batch"]]
+    assert names == ["broken.mp4", "take 9.mp4", "take 10.mp4"] and code == 3
+    assert (report["done"], report["failed"], report["left"]) == (2, 1, 0)
+    broken, nine, _ = report["batch"]
+    assert "not a media file" in broken["error"] and nine["document"]["frames"] == 60
+    assert sorted(os.listdir(tmp_path / "out")) == ["take 10.night.mp4", "take 9.night.mp4"]
+    # Once more: what is whole stays as it is.
+    (films / "broken.mp4").unlink()
+    before = os.stat(tmp_path / "out" / "take 9.night.mp4").st_mtime_ns
+    assert main(["transform", str(films), "-p", "night", "-o", f"{tmp_path}/out", "--resume"]) == 0
+    assert "2 skipped" in capsys.readouterr().out
+    assert os.stat(tmp_path / "out" / "take 9.night.mp4").st_mtime_ns == before
+
+
+def test_a_glob_and_a_list_are_batches_too(films, capsys, fakes):
+    assert main(["transform", f"{films}/take*.mp4", "-p", "night"]) == 0
+    assert "2 done" in capsys.readouterr().out
+    made = sorted(path.name for path in films.glob("*.night.mp4"))
+    assert made == ["take 10.night.mp4", "take 9.night.mp4"]
+    # What was made is not made again of itself.
+    names = [f"{films}/take 9.mp4", f"{films}/take 10.mp4"]
+    assert main(["transform", *names, "-p", "night", "-y", "-q"]) == 0
+    assert main(["transform", str(films), "-p", "night", "--resume"]) == 3
+    assert "2 skipped" in capsys.readouterr().out
+    assert main(["transform", f"{films}/none*.mp4", "-p", "night"]) == 3
+    assert "no file is called" in capsys.readouterr().err
+    assert main(["transform", *names, "-p", "night", "-o", "x.mp4"]) == 2
+
+
+def test_several_outputs_at_once(clip, tmp_path):
+    names = [str(tmp_path / name) for name in ("a.mp4", "b.mkv", "f%03d.png")]
+    document, _ = do(config(clip, names[0], more_outputs=tuple(names[1:])))
+    assert document["more_outputs"] == names[1:]
+    assert media.probe(tmp_path / "a.mp4").frames == media.probe(tmp_path / "b.mkv").frames == 60
+    assert len(list(tmp_path.glob("f*.png"))) == 60 and media.probe(tmp_path / "b.mkv").sound
+    with pytest.raises(UsageProblem, match="--resume"):
+        do(config(clip, tmp_path / "c.mp4", more_outputs=(str(tmp_path / "d.mp4"),), resume=True))
+    assert len(os.listdir(tmp_path)) == 62
+
+
+# Pictures
+
+
+@pytest.fixture()
+def shots(tmp_path) -> Path:
+    """Twelve pictures of one grey each, numbered without leading zeros."""
+    import cv2
+
+    folder = tmp_path / "shots"
+    folder.mkdir()
+    for number in range(12):
+        cv2.imwrite(str(folder / f"s{number}.png"), np.full((32, 48, 3), number * 20, np.uint8))
+    return folder
+
+
+def greys(path: Path) -> list[float]:
+    with open_file(path) as source:
+        return [float(frame.rgb.mean()) for frame in source]
+
+
+@pytest.mark.parametrize("name", ["", "/*.png", "/s%d.png"])
+def test_pictures_are_a_video(shots, tmp_path, name):
+    out = tmp_path / "o.mp4"
+    document, _ = do(config(f"{shots}{name}", out, fps=12.0), Mirror())
+    assert document["frames"] == 12 and media.probe(out).seconds == pytest.approx(1.0, abs=0.01)
+    assert greys(out) == pytest.approx([number * 20 for number in range(12)], abs=3)
+
+
+def test_pictures_in_and_out(shots, tmp_path):
+    (tmp_path / "out").mkdir()
+    do(config(shots, tmp_path / "out" / "%03d.png"), Mirror())
+    assert sorted(os.listdir(tmp_path / "out")) == [f"{n:03d}.png" for n in range(1, 13)]
+    import cv2
+
+    assert cv2.imread(str(tmp_path / "out" / "012.png")).mean() == 220
+    with pytest.raises(MediaError, match="exists"):
+        do(config(shots, tmp_path / "out" / "%03d.png"), Mirror())
+    with pytest.raises(UsageProblem, match="names one picture") as caught:
+        do(config(shots, tmp_path / "one.png"), Mirror())
+    assert "%05d.png" in caught.value.remedy and not (tmp_path / "one.png").exists()
+
+
+def test_one_picture(shots):
+    document, _ = do(TransformConfig(input=str(shots / "s3.png"), prompts=("night",)), Mirror())
+    assert document["output"] == str(shots / "s3.night.png") and document["frames"] == 1
+    assert (shots / "s3.night.png").exists()
+
+
+def test_pictures_that_do_not_fit(shots, tmp_path):
+    import cv2
+
+    cv2.imwrite(str(shots / "s5.png"), np.zeros((16, 16, 3), np.uint8))
+    with pytest.raises(MediaError, match="s5.png is 16x16, and the first picture is 48x32"):
+        do(config(shots, tmp_path / "o.mp4"))
+    (shots / "s0.png").write_bytes(b"no picture")
+    with pytest.raises(MediaError, match="s0.png is not a picture"):
+        do(config(shots, tmp_path / "o.mp4"))
+    with pytest.raises(MediaError, match="no picture is called"):
+        do(config(shots / "x%d.png", tmp_path / "o.mp4"))
+
+
+def test_a_job_is_a_sink_that_knows_its_pieces(clip, tmp_path):
+    """The kill test above cannot pass by making no pieces."""
+    seen = []
+    step = Styler.step
+
+    def look(self, frame):
+        if frame.index == 35:
+            time.sleep(0.3)
+            seen.append(sorted(path.name for path in job_path(tmp_path / "o.mp4").iterdir()))
+        return step(self, frame)
+
+    Styler.step = look
+    try:
+        do(config(clip, tmp_path / "o.mp4"))
+    finally:
+        Styler.step = step
+    assert {"job.json", "lock", "progress.json", "piece-00000.mp4", "piece-00002.mp4",
+            "state-000030.safetensors"} <= set(seen[0])  # fmt: skip
+    assert "state-000020.safetensors" not in seen[0] and JobSink.__doc__
