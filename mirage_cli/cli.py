@@ -18,6 +18,7 @@ from mirage_cli import __version__
 from mirage_cli import cli_options as flags
 from mirage_cli.cli_batch import run_batch
 from mirage_cli.cli_devices import devices
+from mirage_cli.cli_eval import evaluate
 from mirage_cli.cli_options import OUTPUT, SOURCE, SectionCommand, option
 from mirage_cli.cli_terminal import (
     INTERRUPTED,
@@ -261,6 +262,7 @@ def doctor(as_json: bool) -> int:
 
 
 cli.add_command(devices)
+cli.add_command(evaluate)
 
 
 @cli.command(cls=SectionCommand)

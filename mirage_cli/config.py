@@ -151,6 +151,50 @@ class BenchConfig:
     warmup: int = 10
 
 
+EVAL_PARTS = ("drift", "temporal", "fidelity", "steps", "prompts")
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """``mirage eval``: measure a model over clips.
+
+    Attributes:
+        clips: a folder of videos and of folders of pictures, or one file; None takes the example clip.
+        looks: names of looks; empty takes four on a CPU, all on a GPU; ("all",) takes all.
+        parts: of ``EVAL_PARTS``.
+        frames: of each drift run; None takes 300 on a CPU, 10,000 on a GPU.
+        size: of the frames; None takes 256x144 on a CPU, 512x288 on a GPU.
+        history: False hides the past before every frame of the drift runs and known warps.
+        clips_per_look: drift runs a look; looks are dealt out over the clips in turn.
+        data: the training data folder, for teachers that are networks and for stills.
+        returns: rounds of the known warps; None takes 2 on a CPU, 20 on a GPU.
+        stills: pictures that the known warps walk over; None takes 1 on a CPU, 4 on a GPU.
+        lpips: file of the perceptual weights; None takes those of an installed package.
+        jobs: processes; None takes 1 on a CPU, four a GPU.
+        budget_seconds: end by then and say what was left out.
+        output: the JSON document, kept up to date while the run lasts.
+        sheet, plot: pictures to write.
+    """
+
+    clips: str | None = None
+    looks: tuple[str, ...] = ()
+    parts: tuple[str, ...] = EVAL_PARTS
+    model: ModelOptions = field(default_factory=ModelOptions)
+    frames: int | None = None
+    size: Size | None = None
+    history: bool = True
+    clips_per_look: int = 1
+    data: str | None = None
+    returns: int | None = None
+    stills: int | None = None
+    lpips: str | None = None
+    jobs: int | None = None
+    budget_seconds: float | None = None
+    output: str | None = None
+    sheet: str | None = None
+    plot: str | None = None
+
+
 def parse_size(text: str) -> Size | str:
     """``768x432`` -> (768, 432); ``native`` -> ``"native"``.
 

@@ -41,7 +41,9 @@ def shortened(words: list[str]) -> list[str]:
             result += ["--duration", seconds]
     if words[0] == "bench":
         result += ["--frames", "4", "--warmup", "1"]
-    if words[0] in ("transform", "live", "bench") and not option_given(words, "--size"):
+    if words[0] == "eval":
+        result += ["--frames", "64", "--looks", "night"]
+    if words[0] in ("transform", "live", "bench", "eval") and not option_given(words, "--size"):
         result += ["--size", "160x96"]
     return result
 

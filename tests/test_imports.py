@@ -23,8 +23,9 @@ ALLOWED = {
     "engine": {"kernels"},
     "lsd": {"engine", "models"},
     "rest": {"lsd", "engine", "models", "kernels"},
+    "evaluation": {"rest", "lsd", "models"},  # measures what the rest makes; nothing there knows of it
     "dashboard": {"rest"},
-    "cli": {"rest", "dashboard", "lsd", "models"},
+    "cli": {"rest", "evaluation", "dashboard", "lsd", "models"},
 }
 MAX_LINES = 500
 
@@ -153,5 +154,6 @@ def test_the_rule_sees_what_it_must() -> None:
     assert offences("mirage_cli.engine.ops", {"mirage_cli.lsd.model"}) == ["mirage_cli.lsd.model"]
     assert offences("mirage_cli.errors", {"mirage_cli.cli"}) == ["mirage_cli.cli"]
     assert offences("mirage_cli.bench", {"mirage_cli.cli"}) == ["mirage_cli.cli"]
+    assert offences("mirage_cli.bench", {"mirage_cli.evaluation.run"}) == ["mirage_cli.evaluation.run"]
     assert offences("mirage_cli.lsd.stream", {"mirage_cli.engine.ops", "mirage_cli.errors"}) == []
     assert "mirage_cli.kernels" in FILES and "mirage_cli.models.catalog" in FILES

@@ -11,25 +11,34 @@ from torch import Tensor
 from mirage_cli.errors import UsageProblem
 from mirage_cli.training import filters
 from mirage_cli.training.data import IDENTITY
+from mirage_cli.training.neural_recipes import RECIPES
+
+
+def filter_looks(prefer_filters: Iterable[str]) -> set[str]:
+    """Looks that are painted by filters: those that no network paints, and those preferred from them."""
+    return (set(filters.LOOKS) - set(RECIPES)) | (set(prefer_filters) & set(filters.LOOKS))
 
 
 class Teachers:
     """Renders looks: ``scene`` once a still, ``screen`` on each view of it.
 
     Args:
-        root: the data folder, with ``teachers/`` and ``styles/``.
+        root: the data folder, with ``teachers/`` and ``styles/``; None does without the style
+            networks, and only ``filter_looks`` can be painted.
         looks: the model's looks, in order.
         prefer_filters: looks that both kinds of teacher know and the filters paint better.
     """
 
-    def __init__(self, root: Path, looks: Iterable[str], prefer_filters: Iterable[str], device: torch.device) -> None:
-        from mirage_cli.training.neural_teachers import NeuralTeachers
-
+    def __init__(self, root: Path | None, looks: Iterable[str], prefer_filters: Iterable[str], device: torch.device) -> None:
         self.looks = list(looks)
-        self.neural = NeuralTeachers(root / "teachers", root / "styles", device)
-        by_filter = set(prefer_filters) & set(filters.LOOKS)
-        self.by_filter = by_filter | (set(filters.LOOKS) - set(self.neural.looks))
-        missing = set(self.looks) - self.by_filter - set(self.neural.looks) - {IDENTITY}
+        self.by_filter = filter_looks(prefer_filters)
+        painted: set[str] = set()
+        if root is not None:
+            from mirage_cli.training.neural_teachers import NeuralTeachers
+
+            self.neural = NeuralTeachers(root / "teachers", root / "styles", device)
+            painted = set(self.neural.looks)
+        missing = set(self.looks) - self.by_filter - painted - {IDENTITY}
         if missing:
             raise UsageProblem(f"no teacher knows the looks {sorted(missing)}", "take them out of the config's looks")
         self.screen_bound = [

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import cv2
@@ -20,36 +21,50 @@ from mirage_cli.lsd.memory import MemoryBank
 from mirage_cli.lsd.model import LSDNet, screen_channels
 from mirage_cli.lsd.sampling import compose, sample, schedule
 from mirage_cli.training.camera import CameraWalk, WalkConfig
-from mirage_cli.training.data import load_stills, render_bank, shuffled
+from mirage_cli.training.data import PictureBank, load_stills, render_bank, shuffled
+from mirage_cli.training.teachers import Teachers
 
 
 @torch.inference_mode()
-def roll_out(net: LSDNet, frames: Tensor, look: Tensor, noise: Tensor, steps: int, use_past: bool = True) -> Tensor:
-    """Generate a video from a given one: frames [T, B, 3, H, W] -> the same shape.
+def rolling(
+    net: LSDNet, frames: Iterable[Tensor], look: Tensor, noise: Tensor, steps: int, use_past: bool = True,
+    strength: float = 1.0,
+) -> Iterator[Tensor]:  # fmt: skip
+    """Generate a video from a given one, a frame at a time: each [B, 3, H, W] in [-1, 1] -> the same shape.
 
     Args:
         look: mixtures [B, L]; noise: [B, 3, H, W], the same for all frames.
         use_past: False hides history and memory, frame by frame translation.
+        strength: 0 to 1, of all streams.
     """
-    total, batch, _, height, width = frames.shape
-    device = frames.device
+    batch, _, height, width = noise.shape
+    device = noise.device
     screen = screen_channels(height, width, device)
     one, vector = torch.ones(batch, device=device), net.look_vector(look)
     told = {v: torch.full((batch, 3), 0.0 if v else 1.0, device=device) for v in (True, False)}
     modulations = {
-        v: [net.modulation(vector, one * t, one * d, told[v], one) for t, d in schedule(steps)] for v in (True, False)
+        v: [net.modulation(vector, one * t, one * d, told[v], one * strength) for t, d in schedule(steps)]
+        for v in (True, False)
     }
     history, bank = History.empty(batch, height, width, device), MemoryBank(net, batch)
-    out = torch.empty_like(frames)
-    for i in range(total):
+    for number, frame in enumerate(frames):
         if not use_past:
             history.clear()
             bank.clear()
-        past, _ = history.moved_to(frames[i], bank.tokens, bank.null)
-        prediction = sample(net, noise, frames[i], past, screen, modulations[i > 0 and use_past])
-        out[i] = compose(prediction, past.last)
-        history.advance(past, frames[i], out[i])
+        past, _ = history.moved_to(frame, bank.tokens, bank.null)
+        prediction = sample(net, noise, frame, past, screen, modulations[number > 0 and use_past])
+        out = compose(prediction, past.last)
+        history.advance(past, frame, out)
         bank.offer(prediction.tokens)
+        yield out
+
+
+@torch.inference_mode()
+def roll_out(net: LSDNet, frames: Tensor, look: Tensor, noise: Tensor, steps: int, use_past: bool = True) -> Tensor:
+    """``rolling`` over a whole video: frames [T, B, 3, H, W] -> the same shape."""
+    out = torch.empty_like(frames)
+    for number, picture in enumerate(rolling(net, frames, look, noise, steps, use_past)):
+        out[number] = picture
     return out
 
 
@@ -64,6 +79,33 @@ def closed_path(walk: CameraWalk, frame: int, period: int) -> None:
     walk.pose[:, 3] = 0.06 * math.sin(phase)
     walk.has_object.zero_()
     walk.flip.fill_(1.0)
+
+
+@torch.inference_mode()
+def known_warp(
+    bank: PictureBank, teachers: Teachers, number: int, position: int, walk: CameraWalk, period: int
+) -> tuple[Tensor, Tensor]:
+    """A video along the closed path over every still of a bank, and its target, exactly coherent.
+
+    Args:
+        number: the look among the teachers' looks; position: among the bank's.
+        walk: one stream for each still.
+
+    Returns:
+        (frames, targets), [period, B, 3, h, w] in [-1, 1].
+    """
+    index = torch.arange(len(bank), device=bank.photos.device)
+    pairs = bank.gather(index, torch.full_like(index, position))
+    frames, targets = [], []
+    for i in range(period):
+        closed_path(walk, i, period)
+        view = walk.look(pairs, pairs)
+        frames.append(view[:, :3].clamp(-1, 1))
+        scene = view[:, 3 : 3 + bank.channels[position]]
+        if number in teachers.screen_bound:
+            scene = teachers.screen(number, scene * 0.5 + 0.5) * 2 - 1
+        targets.append(scene)
+    return torch.stack(frames), torch.stack(targets)
 
 
 def validate(trainer, period: int = 60, returns: int = 3) -> dict:
@@ -85,21 +127,10 @@ def validate(trainer, period: int = 60, returns: int = 3) -> dict:
     for position, number in enumerate(own):
         name, n = looks[number], len(stills)
         walk = CameraWalk(n, (c.size, c.size), (height, width), WalkConfig(), device, generator)
-        index, look = torch.arange(n, device=device), torch.full((n,), position, device=device)
-        pairs = bank.gather(index, look)
-        frames, targets = [], []
-        for i in range(period):
-            closed_path(walk, i, period)
-            view = walk.look(pairs, pairs)
-            frames.append(view[:, :3].clamp(-1, 1))
-            scene = view[:, 3 : 3 + bank.channels[position]]
-            if number in trainer.teachers.screen_bound:
-                scene = trainer.teachers.screen(number, scene * 0.5 + 0.5) * 2 - 1
-            targets.append(scene)
-        video = torch.stack(frames).repeat(returns, 1, 1, 1, 1)[: period * (returns - 1) + 10]
-        target = torch.stack(targets)
+        frames, target = known_warp(bank, trainer.teachers, number, position, walk, period)
+        video = frames.repeat(returns, 1, 1, 1, 1)[: period * (returns - 1) + 10]
         noise = torch.randn(n, 3, c.size, c.size, device=device, generator=generator)
-        mixture = torch.nn.functional.one_hot(torch.full_like(look, number), len(looks)).float()
+        mixture = torch.nn.functional.one_hot(torch.full((n,), number, device=device), len(looks)).float()
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             out = roll_out(net, video, mixture, noise, 1)
             alone = roll_out(net, video[:period], mixture, noise, 1, use_past=False)

@@ -1,0 +1,252 @@
+"""Fidelity to the teacher on known warps: a camera walks a closed path over stills.
+
+The teacher paints each still once and its picture takes the same path, so every frame has an exact
+target, and every place comes back after ``PERIOD`` frames: a model that feeds on its own errors is worse at
+a later return than at the first.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mirage_cli.evaluation.clips import Clip
+from mirage_cli.evaluation.perceptual import PerceptualDistance
+from mirage_cli.lsd.checkpoint import ModelBundle
+from mirage_cli.metrics import FlowWarper, edges_kept, moved_gap
+from mirage_cli.models import catalog
+from mirage_cli.training.camera import CameraWalk, WalkConfig
+from mirage_cli.training.data import IDENTITY, load_stills, render_bank, shuffled
+from mirage_cli.training.teachers import Teachers, filter_looks
+from mirage_cli.training.validate import known_warp, rolling
+
+PERIOD = 100
+FIRST = 5  # frames at the start and at each return that count
+STILL_SIZE = (512, 704)  # height, width; the camera's window is WINDOW pixels a side
+WINDOW = 256
+WARP_PAIRS = range(10, 34)  # neighbours whose warped error is taken
+JUDGED_AT = (4, 12, 24, 36, 49)  # frames of a round whose perceptual distance is taken
+STEP_FRAMES, STEP_JUDGED = 20, (4, 9, 14, 19)
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+@dataclass
+class TeacherSet:
+    """Who paints which look, and what cannot be painted here.
+
+    Attributes:
+        looks: the looks that can be painted, in the model's order.
+        skipped: look -> why it cannot.
+    """
+
+    teachers: Teachers
+    looks: list[str]
+    skipped: dict[str, str]
+
+
+def open_teachers(looks: Iterable[str], data: str | None, model: str, device: torch.device) -> TeacherSet:
+    """The teachers of a model's looks; those painted by networks need the training data folder.
+
+    Which of two teachers a look was trained on is read from the train.toml beside the model's weights, or
+    beside those of the bundled model.
+    """
+    preferred: list[str] = []
+    for folder in (catalog.model_dir(model), catalog.model_dir()):
+        if (folder / "train.toml").is_file():
+            preferred = tomllib.loads((folder / "train.toml").read_text("utf-8")).get("prefer_filters", [])
+            break
+    root = Path(data) if data is not None else None
+    by_filter, skipped, known = filter_looks(preferred), {}, []
+    if root is not None:
+        from mirage_cli.training.neural_recipes import RECIPES
+
+        by_filter = by_filter | set(RECIPES)
+    for look in looks:
+        if look == IDENTITY:
+            continue
+        if look in by_filter:
+            known.append(look)
+        else:
+            skipped[look] = "painted by a style network; --data names the training data" if root is None else "no teacher"
+    return TeacherSet(Teachers(root, known, preferred, device), known, skipped)
+
+
+def choose_stills(data: str | None, clips: list[Clip], count: int) -> list[np.ndarray]:
+    """Stills never trained on: of the data's validation photos, else frames of the clips. uint8 [H, W, 3]."""
+    if data is not None:
+        stills = shuffled(load_stills(Path(data), "val", True, 0, 0), 5)
+        if stills:
+            return stills[:count]
+    places = [(clip, len(clip.frames) * (1 + k // len(clips)) // (2 + count // len(clips)))
+              for k, clip in enumerate((clips * count)[:count])]  # fmt: skip
+    return [clip.frames[place] for clip, place in places]
+
+
+class KnownWarps:
+    """The paths over the stills, for one model; ``measure`` and ``measure_steps`` take one look each.
+
+    Args:
+        stills: uint8 [H, W, 3] each.
+        perceptual: None leaves the perceptual distances out.
+        period: frames of one round, more than any frame that is judged in it.
+    """
+
+    def __init__(
+        self, bundle: ModelBundle, teachers: TeacherSet, stills: list[np.ndarray],
+        perceptual: PerceptualDistance | None, period: int = PERIOD, seed: int = 0,
+    ) -> None:  # fmt: skip
+        self.bundle, self.teachers, self.stills, self.perceptual = bundle, teachers, stills, perceptual
+        self.period = period
+        generator = torch.Generator().manual_seed(seed)
+        self.noise = torch.randn(len(stills), 3, WINDOW, WINDOW, generator=generator).to(bundle.device)
+        self.motions: list[list] = []
+        self._video: tuple[str, Tensor, Tensor] | None = None
+
+    def video(self, look: str) -> tuple[Tensor, Tensor]:
+        """Frames and targets of one round, [period, B, 3, h, w] in [-1, 1]."""
+        if self._video is None or self._video[0] != look:
+            device, teachers = self.bundle.device, self.teachers.teachers
+            bank = render_bank(self.stills, [look], teachers.scene, *STILL_SIZE, device, batch=2)
+            walk = CameraWalk(
+                len(bank), (WINDOW, WINDOW), STILL_SIZE, WalkConfig(), device, torch.Generator(device).manual_seed(3)
+            )
+            number = teachers.looks.index(look)
+            self._video = look, *known_warp(bank, teachers, number, 0, walk, self.period)
+        return self._video[1:]
+
+    def _roll(self, frames: Iterable[Tensor], look: str, steps: int, history: bool) -> Iterable[Tensor]:
+        mixture = torch.zeros(len(self.stills), len(self.bundle.looks), device=self.bundle.device, dtype=self.bundle.dtype)
+        mixture[:, self.bundle.looks.index(look)] = 1.0
+        return rolling(self.bundle.net, frames, mixture, self.noise, steps, history)
+
+    def measure(
+        self, look: str, returns: int, steps: int = 1, history: bool = True, deadline: float = float("inf"),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> dict:  # fmt: skip
+        """L1 and perceptual distance to the teacher, at the start and at returns, with and without history.
+
+        Errors are mean absolute differences of values in [-1, 1].
+        """
+        frames, targets = self.video(look)
+        period, total = self.period, returns * self.period + FIRST
+        errors, kept, first_round, last_round = [], {}, [], []
+        rounds = (frames[i % period] for i in range(total))
+        half = period // 2
+        for i, out in enumerate(self._roll(rounds, look, steps, history)):
+            errors.append((out - targets[i % period]).abs().mean())
+            if i < period and (i in JUDGED_AT or i in WARP_PAIRS or i - 1 in WARP_PAIRS):
+                kept[i] = out
+            if half <= i < half + FIRST:
+                first_round.append(out)
+            elif half <= i - (returns - 1) * period < half + FIRST:
+                last_round.append(out)
+            if i % 25 == 24:
+                errors[-1] = errors[-1].cpu()  # let the device catch up before the clock is read
+                if clock() > deadline:
+                    break
+        done = (len(errors) - FIRST) // period  # whole rounds, each with its return
+        error = [float(e) for e in errors]
+        alone = list(self._roll(iter(frames), look, steps, False))
+        off = torch.stack([(out - target).abs().mean() for out, target in zip(alone, targets)]).tolist()
+        result = {
+            "stills": len(self.stills),
+            "returns": done,
+            "first_5": float(np.mean(error[:FIRST])),
+            "first_round": float(np.mean(error[:period])),
+            "history_off_first_5": float(np.mean(off[:FIRST])),
+            "history_off_round": float(np.mean(off)),
+        }
+        if done >= 1:
+            at = [float(np.mean(error[k * period : k * period + FIRST])) for k in range(1, done + 1)]
+            result |= {
+                "at_returns": [round(v, 5) for v in at],
+                "first_return": at[0],
+                "last_return": at[-1],
+                "last_over_first_return": _over(at[-1], at[0]),
+                "last_return_over_history_off": _over(at[-1], result["history_off_first_5"]),
+            }
+        if len(last_round) == FIRST and returns > 1:
+            apart = [(a - b).abs().mean() for a, b in zip(first_round, last_round)]
+            result["return_difference"] = float(torch.stack(apart).mean())
+        result |= self._judged(frames, targets, kept, alone)
+        return result
+
+    def _judged(self, frames: Tensor, targets: Tensor, kept: dict[int, Tensor], alone: list[Tensor]) -> dict:
+        """Perceptual distances, warped errors of model, history off and teacher, edges of the first round."""
+        result: dict = {}
+        places = [i for i in JUDGED_AT if i in kept]
+        if self.perceptual is not None and places:
+            result["perceptual"] = self._distance(kept, targets, places)
+            result["perceptual_history_off"] = self._distance(alone, targets, places)
+        if all(i in kept for i in (WARP_PAIRS[0], WARP_PAIRS[-1] + 1)):
+            numbers = range(WARP_PAIRS[0], WARP_PAIRS[-1] + 2)
+            pictures = {name: {i: levels(video[i]) for i in numbers}
+                        for name, video in (("model", kept), ("off", alone), ("teacher", targets))}  # fmt: skip
+            if not self.motions:
+                inputs, warper = {i: levels(frames[i]) for i in numbers}, FlowWarper()
+                self.motions = [
+                    [warper.motion(inputs[i][s], inputs[i + 1][s]) for s in range(len(self.stills))] for i in WARP_PAIRS
+                ]
+            error = {name: self._warped_error(shown) for name, shown in pictures.items()}
+            inputs = {i: levels(frames[i]) for i in places}
+            result |= {
+                "warped_error": error["model"],
+                "warped_error_history_off": error["off"],
+                "warped_error_teacher": error["teacher"],
+                "warped_error_over_history_off": _over(error["model"], error["off"]),
+                "warped_error_over_teacher": _over(error["model"], error["teacher"]),
+                "edges_kept": _edges(inputs, {i: levels(kept[i]) for i in places}),
+                "edges_kept_teacher": _edges(inputs, {i: levels(targets[i]) for i in places}),
+            }
+        return result
+
+    def _distance(self, video, targets: Tensor, places: Iterable[int]) -> float:
+        return float(torch.stack([self.perceptual(video[i].clamp(-1, 1), targets[i]).mean() for i in places]).mean())
+
+    def _warped_error(self, pictures: dict[int, np.ndarray]) -> float:
+        gaps = [
+            moved_gap(pictures[i][s], pictures[i + 1][s], *self.motions[i - WARP_PAIRS[0]][s])
+            for i in WARP_PAIRS for s in range(len(self.stills))
+        ]  # fmt: skip
+        return float(np.nanmean(gaps))
+
+    def measure_steps(self, look: str, against: int = 4) -> dict:
+        """Distance to the teacher in one step and in ``against`` steps, on the same frames."""
+        frames, targets = self.video(look)
+        result: dict = {}
+        for steps in (1, against):
+            out = list(self._roll(iter(frames[:STEP_FRAMES]), look, steps, True))
+            result[f"l1_{steps}"] = float(torch.stack([(out[i] - targets[i]).abs().mean() for i in STEP_JUDGED]).mean())
+            if self.perceptual is not None:
+                result[f"perceptual_{steps}"] = self._distance(out, targets, STEP_JUDGED)
+        for name in ("l1", "perceptual"):
+            if f"{name}_{against}" in result:
+                result[f"{name}_1_over_{against}"] = _over(result[f"{name}_1"], result[f"{name}_{against}"])
+        return result
+
+
+def levels(pictures: Tensor) -> np.ndarray:
+    """[B, 3, H, W] in [-1, 1] -> uint8 [B, H, W, 3] on the host."""
+    shown = (pictures.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
+    return shown.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+def _over(one: float, other: float) -> float | None:
+    """A ratio, None where there is none."""
+    return one / other if other else None
+
+
+def _edges(inputs: dict[int, np.ndarray], shown: dict[int, np.ndarray]) -> float:
+    kept = [edges_kept(a, b) for i in inputs for a, b in zip(inputs[i], shown[i])]
+    return float(np.nanmean(kept))

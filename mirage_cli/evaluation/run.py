@@ -1,0 +1,269 @@
+"""``mirage eval``: plan the tasks, deal them out over processes and devices, keep what comes back.
+
+The document is whole at any time: after every message it is brought up to date and, where a file is asked
+for, written, so that a crash or the end of the time leaves what was measured.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mirage_cli import __version__
+from mirage_cli.bench import weights
+from mirage_cli.config import EVAL_PARTS, EvalConfig
+from mirage_cli.errors import MirageError, UsageProblem
+from mirage_cli.evaluation import report
+from mirage_cli.evaluation.clips import Clip, load_clips
+from mirage_cli.evaluation.drift import ANCHORED
+from mirage_cli.evaluation.perceptual import REMEDY, find_weights
+from mirage_cli.evaluation.pictures import draw_plot, draw_sheet
+from mirage_cli.evaluation.worker import Spec, Task, Worker, save_clips, serve
+from mirage_cli.lsd.checkpoint import choose_device, read_config
+from mirage_cli.machine import commit, hardware, versions
+from mirage_cli.models import catalog
+from mirage_cli.training.data import IDENTITY
+
+CPU_LOOKS = ("oil-painting", "ink-wash", "mosaic", "neon-cyberpunk")
+FEWEST_FRAMES = ANCHORED + 3 * 16
+SAVE_SECONDS = 2.0
+JOBS_A_GPU = 4
+
+Say = Callable[[str], None]
+
+
+def run(config: EvalConfig, note: Say = lambda text: None, warn: Say = lambda text: None) -> dict[str, Any]:
+    """Measure, and return the document of ``--json``.
+
+    Args:
+        note, warn: told of progress, and of what is left out.
+
+    Raises:
+        UsageProblem: an unknown look or part, or a number out of range.
+        MirageError: clips, model or device that cannot be had.
+    """
+    begun = time.monotonic()
+    deadline = begun + config.budget_seconds if config.budget_seconds else float("inf")
+    device = choose_device(config.model.device)
+    known = list(read_config(catalog.model_dir(config.model.model)).looks)
+    config = fill_in(config, known, device.type == "cuda")
+    find_weights(config.lpips)  # an error now rather than later
+    clips = load_clips(config.clips, config.size)
+    tasks = plan(config, len(clips))
+    document: dict[str, Any] = {
+        "command": "eval",
+        "mirage": __version__,
+        "commit": commit(),
+        "hardware": hardware(on_gpu=device.type == "cuda"),
+        "versions": versions(),
+        "weights": weights(config.model.model),
+        "settings": {**asdict(config), "model": asdict(config.model)},
+        "clips": [{"name": c.name, "frames": len(c.frames), "note": c.note} for c in clips],
+        "looks": {look: {} for look in config.looks},
+        "left_out": [],
+        "complete": False,
+    }
+    if find_weights(config.lpips) is None:
+        document["left_out"].append({"part": "perceptual distances", "why": f"no weights: {REMEDY}"})
+    with tempfile.TemporaryDirectory(prefix="mirage-eval-") as folder:
+        specs = specs_of(config, save_clips(clips, Path(folder)), device, begun, deadline)
+        note(
+            f"{len(tasks)} measurements of {len(config.looks)} looks on {len(clips)} clip(s), "
+            f"{config.size[0]}x{config.size[1]}, {len(specs)} process(es) on {specs[0].device}"
+        )
+        keeper = Keeper(document, config, tasks, begun, note, warn)
+        try:
+            messages = in_processes(specs, tasks) if len(specs) > 1 else in_this_process(specs[0], tasks)
+            for message in messages:
+                keeper.take(*message)
+        except KeyboardInterrupt:
+            document["interrupted"] = True
+            warn("interrupted; what was measured is kept")
+        finally:
+            keeper.finish()
+    return document
+
+
+def fill_in(config: EvalConfig, known: list[str], gpu: bool) -> EvalConfig:
+    """The configuration with every open number decided, and checked."""
+    painted = [look for look in known if look != IDENTITY]
+    looks = config.looks or (("all",) if gpu else tuple(x for x in CPU_LOOKS if x in painted) or tuple(painted[:4]))
+    if looks == ("all",):
+        looks = tuple(painted)
+    if unknown := [look for look in looks if look not in painted]:
+        raise UsageProblem(f"no look {unknown[0]!r} in {config.model.model}", "mirage models lists the looks")
+    if unknown := [part for part in config.parts if part not in EVAL_PARTS]:
+        raise UsageProblem(f"no part {unknown[0]!r}; allowed: {', '.join(EVAL_PARTS)}", "leave --parts away for all")
+    frames = config.frames or (10_000 if gpu else 300)
+    if frames < FEWEST_FRAMES:
+        raise UsageProblem(f"{frames} frames are too few to show drift; allowed: {FEWEST_FRAMES} and more", "Try --frames 300.")
+    cores, gpus = os.cpu_count() or 1, torch.cuda.device_count() if gpu else 0
+    if config.model.device.startswith("cuda:"):
+        gpus = 1
+    return replace(
+        config,
+        looks=looks,
+        parts=tuple(part for part in EVAL_PARTS if part in config.parts),
+        frames=frames,
+        size=config.size or ((512, 288) if gpu else (256, 144)),
+        returns=config.returns or (20 if gpu else 2),
+        stills=config.stills or (4 if gpu else 1),
+        jobs=config.jobs or (max(1, min(JOBS_A_GPU * gpus, cores, len(looks))) if gpu else 1),
+    )
+
+
+def plan(config: EvalConfig, clips: int) -> list[Task]:
+    """The tasks, longest first; looks are dealt out over the clips in turn."""
+    tasks = [Task("prompts")] if "prompts" in config.parts else []
+    for part in ("drift", "temporal", "fidelity", "steps"):
+        if part not in config.parts:
+            continue
+        for number, look in enumerate(config.looks):
+            several = min(config.clips_per_look, clips) if part == "drift" else 1
+            tasks += [Task(part, look, (number * several + k) % clips) for k in range(several)]
+    return tasks
+
+
+def specs_of(config: EvalConfig, clips: tuple, device: torch.device, begun: float, deadline: float) -> list[Spec]:
+    """One for each process: GPUs in turn, processor threads shared evenly."""
+    if device.type == "cpu":
+        devices = ["cpu"]
+    elif device.index is not None:
+        devices = [str(device)]
+    else:
+        devices = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    threads = max(1, (os.cpu_count() or 1) // config.jobs)
+    if config.jobs == 1:
+        threads = torch.get_num_threads()
+    return [Spec(config, clips, devices[i % len(devices)], threads, begun, deadline) for i in range(config.jobs)]
+
+
+Message = tuple[Task, dict, bool, dict]
+
+
+def in_this_process(spec: Spec, tasks: list[Task]) -> Iterator[Message]:
+    """The tasks one after another."""
+    worker = Worker(spec)
+    for task in tasks:
+        for found in worker.handle(task):
+            yield task, *found
+
+
+def in_processes(specs: list[Spec], tasks: list[Task]) -> Iterator[Message]:
+    """The tasks over processes; one that dies loses its task and no more.
+
+    Raises:
+        MirageError: from a process that could not start, where none could.
+    """
+    context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
+    waiting, doing, processes = deque(tasks), {}, {}
+    for spec in specs:
+        ours, theirs = context.Pipe()
+        process = context.Process(target=serve, args=(theirs, spec), daemon=True)
+        process.start()
+        theirs.close()
+        processes[ours] = process
+    refused: MirageError | None = None
+
+    def give(connection: Any) -> None:
+        doing.pop(connection, None)
+        task = waiting.popleft() if waiting else None
+        connection.send(task)
+        if task is None:
+            del processes[connection]
+        else:
+            doing[connection] = task
+
+    try:
+        while processes:
+            for connection in wait(list(processes)):
+                try:
+                    kind, content = connection.recv()
+                    if kind == "ready":
+                        give(connection)
+                    elif kind == "failed":
+                        refused = content
+                        del processes[connection]
+                    else:
+                        yield doing[connection], *content
+                        if content[1]:
+                            give(connection)
+                except (EOFError, OSError):  # killed, for memory say
+                    processes.pop(connection).join(5)
+                    if connection in doing:
+                        yield doing.pop(connection), {"failed": "its process died"}, True, {}
+        if refused is not None and waiting:
+            raise refused
+        for task in waiting:
+            yield task, {"left_out": "no process was left"}, True, {}
+    finally:
+        for process in processes.values():
+            process.terminate()
+
+
+class Keeper:
+    """Puts what comes back into the document, and the document into its file."""
+
+    def __init__(self, document: dict, config: EvalConfig, tasks: list[Task], begun: float, note: Say, warn: Say) -> None:
+        self.document, self.config, self.tasks, self.begun = document, config, tasks, begun
+        self.note, self.warn = note, warn
+        self.done: set[Task] = set()
+        self.pictures: dict[str, dict] = {}
+        self._saved = 0.0
+
+    def take(self, task: Task, found: dict, complete: bool, pictures: dict) -> None:
+        """One message of a task: a document so far, or its last one."""
+        if pictures and task.look not in self.pictures:
+            self.pictures[task.look] = pictures
+        reason = found.get("left_out") or found.get("failed")
+        if reason:
+            entry = {"part": task.part, "look": task.look, "why": reason}
+            self.document["left_out"].append(entry)
+            if "failed" in found:
+                self.warn(f"{task.words()} failed: {reason}")
+        elif task.part == "drift":
+            runs = self.document["looks"][task.look].setdefault("drift", [])
+            runs[:] = [run for run in runs if run["clip"] != found["clip"]] + [found]
+        elif task.part == "prompts":
+            self.document["prompts"] = found
+        else:
+            self.document["looks"][task.look][task.part] = found
+        if complete:
+            self.done.add(task)
+            if not reason:
+                self.note(f"{len(self.done)}/{len(self.tasks)} {task.words()}: {report.in_short(task.part, found)}")
+        if time.monotonic() - self._saved > SAVE_SECONDS:
+            self.save()
+
+    def finish(self) -> None:
+        """Name what was not reached, write everything."""
+        for task in self.tasks:
+            if task not in self.done:
+                self.document["left_out"].append({"part": task.part, "look": task.look, "why": "not reached"})
+        self.document["complete"] = len(self.done) == len(self.tasks) and "interrupted" not in self.document
+        self.save()
+        if self.config.sheet and self.pictures:
+            draw_sheet(self.config.sheet, self.pictures)
+        if self.config.plot:
+            draw_plot(self.config.plot, self.document["looks"])
+
+    def save(self) -> None:
+        """Bring the summary up to date and write the file, in one move."""
+        self.document["seconds"] = round(time.monotonic() - self.begun, 1)
+        self.document |= report.summary(self.document)
+        self._saved = time.monotonic()
+        if self.config.output:
+            part = Path(f"{self.config.output}.part")
+            part.write_text(json.dumps(self.document, indent=1), encoding="utf-8")
+            os.replace(part, self.config.output)
