@@ -3,10 +3,11 @@
     python kernels/build.py            # needs nvcc and ptxas of CUDA 11.8 or newer
     python kernels/build.py --check    # fails if a .ptx or the manifest is older than its source
 
-A ``NAME.cu`` becomes ``NAME.sm80.ptx``. A ``NAME.sm80.ptx`` without a ``.cu`` is hand-written: it is its
-own source and is only assembled, for the manifest's numbers. nvcc stamps its own PTX version, which
-drivers older than the toolkit refuse; the stamp is lowered to the lowest version that assembles for all
-of ``ARCHITECTURES``. Only the standard library is used.
+A ``NAME.cu`` becomes ``NAME.sm80.ptx``, and with a line ``// targets: sm_80 sm_90`` also ``NAME.sm90.ptx``. A
+``NAME.sm80.ptx`` without a ``.cu`` is hand-written: it is its own source and is only assembled, for the
+manifest's numbers. nvcc stamps its own PTX version, which drivers older than the toolkit refuse; the stamp
+is lowered to the lowest version that assembles for all of ``ARCHITECTURES`` that the target allows. Only
+the standard library is used.
 """
 
 from __future__ import annotations
@@ -26,7 +27,11 @@ PTX_VERSIONS = ("7.0", "7.1", "7.2", "7.3", "7.4", "7.5", "7.6", "7.7", "7.8", "
 
 def sources() -> dict[str, Path]:
     """PTX file name -> its source: the .cu of the same stem, else the .ptx itself."""
-    found = {f"{path.stem}.sm80.ptx": path for path in HERE.glob("*.cu")}
+    found = {}
+    for path in HERE.glob("*.cu"):
+        targets = re.search(r"^// targets: (.+)$", path.read_text(), re.MULTILINE)
+        for target in targets.group(1).split() if targets else ("sm_80",):
+            found[f"{path.stem}.{target.replace('_', '')}.ptx"] = path
     for path in HERE.glob("*.ptx"):
         found.setdefault(path.name, path)
     return dict(sorted(found.items()))
@@ -34,10 +39,22 @@ def sources() -> dict[str, Path]:
 
 def source_hash(path: Path) -> str:
     """SHA-256 of a source and of the local headers it includes, in order of inclusion."""
-    digest = hashlib.sha256(path.read_bytes())
-    for name in re.findall(r'^#include "([^"]+)"', path.read_text(), re.MULTILINE):
-        digest.update((HERE / name).read_bytes())
+    digest, seen = hashlib.sha256(), []
+
+    def take(file: Path) -> None:
+        seen.append(file.name)
+        digest.update(file.read_bytes())
+        for name in re.findall(r'^#include "([^"]+)"', file.read_text(), re.MULTILINE):
+            if name not in seen:
+                take(HERE / name)
+
+    take(path)
     return digest.hexdigest()
+
+
+def architectures(target: str) -> tuple[str, ...]:
+    """Of ``ARCHITECTURES`` those that take PTX for ``target``, such as "sm_90"."""
+    return tuple(a for a in ARCHITECTURES if int(a[3:]) >= int(target[3:]))
 
 
 def file_hash(path: Path) -> str:
@@ -85,14 +102,16 @@ def resources(path: Path, architecture: str) -> dict[str, dict[str, int]]:
 
 def compile_cuda(source: Path, target: Path) -> None:
     """nvcc, then the lowest PTX version that assembles everywhere, then the header that says whence."""
+    virtual = re.sub(r".*\.sm(\d+)\.ptx", r"compute_\1", target.name)
+    real = architectures(virtual.replace("compute", "sm"))
     with tempfile.TemporaryDirectory() as folder:
         raw = Path(folder, "raw.ptx")
-        command = ["nvcc", "-std=c++17", "-O3", "-ptx", "-arch=compute_80", str(source), "-o", str(raw)]
+        command = ["nvcc", "-std=c++17", "-O3", "-ptx", f"-arch={virtual}", str(source), "-o", str(raw)]
         subprocess.run(command, check=True)
         body = re.sub(r"\A(//[^\n]*\n|\s*\n)*", "", raw.read_text())
         for version in PTX_VERSIONS:
             raw.write_text(re.sub(r"^\.version .*$", f".version {version}", body, count=1, flags=re.MULTILINE))
-            if all(assemble(raw, architecture).returncode == 0 for architecture in ARCHITECTURES):
+            if all(assemble(raw, architecture).returncode == 0 for architecture in real):
                 break
         else:
             raise SystemExit(f"{source.name} assembles with none of PTX {', '.join(PTX_VERSIONS)}")
@@ -111,7 +130,8 @@ def manifest() -> str:
     for name, source in sources().items():
         path = HERE / name
         version, target = header(path.read_text())
-        reports = {architecture: resources(path, architecture) for architecture in ARCHITECTURES}
+        taking = architectures(target)
+        reports = {architecture: resources(path, architecture) for architecture in taking}
         lines += [
             "",
             "[[file]]",
@@ -123,9 +143,9 @@ def manifest() -> str:
             f'ptx_version = "{version}"',
             f'target = "{target}"',
         ]
-        for entry, base in reports[ARCHITECTURES[0]].items():
-            registers = ", ".join(f"{a} = {reports[a][entry]['registers']}" for a in ARCHITECTURES)
-            spills = max(reports[a][entry]["spill_bytes"] for a in ARCHITECTURES)
+        for entry, base in reports[taking[0]].items():
+            registers = ", ".join(f"{a} = {reports[a][entry]['registers']}" for a in taking)
+            spills = max(reports[a][entry]["spill_bytes"] for a in taking)
             lines += [
                 "",
                 "[[file.entry]]",

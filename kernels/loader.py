@@ -35,6 +35,32 @@ FILES: dict[str, tuple[str, ...]] = {
         "mirage_warp_bf16_flow_f32",
     ),
 }
+# The whole-frame program's kernels; a file is there for several architectures, the highest that fits is taken.
+PROGRAM_FILES: dict[str, tuple[str, ...]] = {
+    "motion": (
+        "mirage_ingest_f16",
+        "mirage_ingest_bf16",
+        "mirage_block_match",
+        "mirage_refine_from_coarse",
+        "mirage_refine",
+        "mirage_refine_from_quarter",
+        "mirage_moves",
+        "mirage_warp_past_f16",
+        "mirage_warp_past_bf16",
+    ),
+    **{
+        f"denoiser_{kind}": tuple(
+            f"mirage_{name}_{kind}"
+            for name in (
+                "stem", "block64_first", "block64_second", "down0", "block128_first", "block128_second", "down1",
+                "block256_first", "block256_second", "attention_in", "attention", "attention_out", "pool_tokens", "up1",
+                "up0", "out",
+            )
+        )
+        for kind in ("f16", "bf16")
+    },
+}  # fmt: skip
+PROGRAM_TARGETS = (90, 80)  # best first
 TORCH_PATH = "use --backend torch, which needs none of this"
 INSTALL = f"install it with: pip install 'mirage-cli[gpu]' (CUDA 12 drivers: 'mirage-cli[gpu-cuda12]'); or {TORCH_PATH}"
 
@@ -119,8 +145,7 @@ def check_device(cupy: Any, index: int, ptx_version: str, target: str) -> None:
         raise GpuError(f"CuPy cannot use the GPU: {_first_line(error)}", INSTALL) from error
     if not 0 <= index < count:
         raise GpuError(f"there is no GPU {index}; CuPy sees {count}", f"choose another --device; or {TORCH_PATH}")
-    properties = runtime.getDeviceProperties(index)
-    have = int(properties["major"]) * 10 + int(properties["minor"])
+    have = architecture(cupy, index)
     exact = target.endswith("a")  # sm_90a runs on that very architecture alone
     want = int(target[3:].rstrip("a"))
     if have < want or (exact and have != want):
@@ -128,6 +153,12 @@ def check_device(cupy: Any, index: int, ptx_version: str, target: str) -> None:
             f"GPU {index} is of architecture sm_{have}, the kernels need {target}" + ("" if exact else " or newer"),
             TORCH_PATH,
         )
+
+
+def architecture(cupy: Any, index: int) -> int:
+    """Compute capability of a GPU, 90 for 9.0."""
+    properties = cupy.cuda.runtime.getDeviceProperties(index)
+    return int(properties["major"]) * 10 + int(properties["minor"])
 
 
 def _cuda_name(version: int) -> str:
@@ -209,6 +240,55 @@ class KernelSet:
         return self._cupy.cuda.ExternalStream(stream.cuda_stream, self.index)
 
 
+@dataclass(frozen=True)
+class ProgramKernels:
+    """Entries of the whole-frame program on one GPU.
+
+    Attributes:
+        functions: entry -> CUfunction, as an integer.
+        targets: file -> the architecture it was made for, such as "denoiser_f16" -> "sm_90".
+        early_start: kernels may start before the one ahead has ended (sm_90 PTX and a driver that knows).
+        modules: what keeps the functions loaded.
+    """
+
+    functions: dict[str, int]
+    targets: dict[str, str]
+    early_start: bool
+    modules: tuple[Any, ...]
+
+
+def load_program(index: int, files: Sequence[str]) -> ProgramKernels:
+    """Load files of ``PROGRAM_FILES`` on GPU ``index``. GpuError with the reason where it cannot be."""
+    cupy = import_cupy()
+    functions, targets, modules, early = {}, {}, [], True
+    for file in files:
+        path = program_file(cupy, index, file)
+        check_device(cupy, index, *ptx_header(path))
+        targets[file] = ptx_header(path)[1]
+        early = early and targets[file] != "sm_80" and int(cupy.cuda.runtime.driverGetVersion()) >= 12030
+        with cupy.cuda.Device(index):
+            try:
+                module = cupy.RawModule(path=str(path))
+                for entry in PROGRAM_FILES[file]:
+                    functions[entry] = int(module.get_function(entry).kernel.ptr)
+            except Exception as error:
+                raise GpuError(
+                    f"the driver refuses {path.name} on GPU {index}: {_first_line(error)}", f"run mirage doctor; or {TORCH_PATH}"
+                ) from error
+        modules.append(module)
+    return ProgramKernels(functions, targets, early, tuple(modules))
+
+
+def program_file(cupy: Any, index: int, file: str) -> Path:
+    """The variant of a file of ``PROGRAM_FILES`` for GPU ``index``; the lowest where none fits."""
+    try:
+        have = architecture(cupy, index)
+    except Exception:  # check_device says what is wrong
+        have = 0
+    fitting = [target for target in PROGRAM_TARGETS if target <= have]
+    return HERE / f"{file}.sm{fitting[0] if fitting else PROGRAM_TARGETS[-1]}.ptx"
+
+
 _sets: dict[int, KernelSet] = {}
 _lock = threading.Lock()
 
@@ -224,16 +304,19 @@ def load(index: int) -> KernelSet:
 def kernel_states(index: int = 0) -> list[KernelState]:
     """Every kernel with its state on GPU ``index``; never raises for what a machine may lack."""
     states = []
-    for file, entries in FILES.items():
-        path = HERE / file
+    for file, entries in (*FILES.items(), *PROGRAM_FILES.items()):
+        path, reasons, version, target = HERE / file, dict.fromkeys(entries, ""), "", ""
+        try:
+            if file in PROGRAM_FILES:
+                path = program_file(None, index, file)  # what to name where CuPy is missing
+                path = program_file(import_cupy(), index, file)
+            version, target = ptx_header(path)
+            if file in PROGRAM_FILES:
+                load_program(index, [file])
+            elif index not in _sets or not set(entries) <= set(_sets[index].entries):
+                KernelSet(import_cupy(), index, only=entries)
+        except GpuError as error:
+            reasons = dict.fromkeys(entries, error.message)
         origin = "CUDA C++" if (HERE / f"{file.split('.')[0]}.cu").is_file() else "hand-written PTX"
-        for entry in entries:
-            version, target, reason = "", "", ""
-            try:
-                version, target = ptx_header(path)
-                if index not in _sets or entry not in _sets[index].entries:
-                    KernelSet(import_cupy(), index, only=[entry])
-            except GpuError as error:
-                reason = error.message
-            states.append(KernelState(entry, file, origin, version, target, not reason, reason))
+        states += [KernelState(e, path.name, origin, version, target, not reasons[e], reasons[e]) for e in entries]
     return states

@@ -25,8 +25,10 @@ from torch import Tensor
 
 from mirage_cli.engine.graphs import CapturedFrame
 from mirage_cli.engine.ops import select_backend
+from mirage_cli.engine.program import FrameProgram
 from mirage_cli.errors import GpuError, ModelError, UsageProblem
 from mirage_cli.lsd.checkpoint import ModelBundle
+from mirage_cli.lsd.compiled import compile_frame, program_refusal
 from mirage_cli.lsd.guard import DriftGuard
 from mirage_cli.lsd.history import History
 from mirage_cli.lsd.memory import MemoryBank
@@ -128,13 +130,30 @@ class Session:
         # [with past or without, step, 1, modulation width]; in place, so that a graph sees new prompts
         size = self.net.modulate.out_features
         self.modulations = torch.zeros(2, self.steps, 1, size, device=self.device, dtype=self.bundle.dtype)
+        self.program = self._compile()
         state = (*vars(self.history).values(), self.memory.tokens)
-        self.frame = CapturedFrame(self._frame, device=self.device, state=state)
+        if self.program is None:
+            self.frame = CapturedFrame(self._frame, device=self.device, state=state)
+        else:
+            self.frame = CapturedFrame(self.program.run, device=self.device, state=(*state, *self.program.state))
         if self.device.type == "cuda":
             shape = (self.height, self.width, 3)
             self.rgb_in = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
             self.rgb_out = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
             self.events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
+
+    def _compile(self) -> FrameProgram | None:
+        """The whole frame as the engine's kernels, where these are chosen and made for this network."""
+        if self.kernels is None:
+            return None
+        if reason := program_refusal(self.net, self.bundle.dtype, self.padded):
+            self.backend_reason = f"{self.ops.reason}; op by op: {reason}"
+            return None
+        size = (self.height, self.width)
+        return compile_frame(
+            self.net, self.history, self.memory, self.modulations, self.noise, self.screen, schedule(self.steps), size,
+            self.ops.device,
+        )  # fmt: skip
 
     # --- what the user steers --------------------------------------------------------------------
 

@@ -1,0 +1,400 @@
+// Before the network: the incoming frame's cells and pyramid, the motion since the last one, and the past
+// moved along it. consistency.py and history.py define what is computed; here every step of it is one
+// kernel in fp32, tiles in shared memory.
+// targets: sm_80 sm_90
+#include "compose.cuh"
+
+// ingest: uint8 RGB -> the network's input cells (channels 0 to 47 of 112), luma at 1/2, 1/4 and 1/16.
+// Four threads a cell of 4x4 pixels, a row each. Launch: block (256), grid (ceil(W / 64), ceil(H / 16)).
+template <typename T>
+__device__ __forceinline__ void ingest(const unsigned char* rgb, T* cells, float* pyramid, int* flags, int rgb_height,
+                                       int rgb_width, int H, int W) {
+    let_next_start();
+    wait_for_previous();
+    if (blockIdx.x + blockIdx.y == 0 && threadIdx.x == 0) flags[2] = 1;  // finite until shown otherwise
+    const int dy = threadIdx.x % 4, cell_x = blockIdx.x * 16 + threadIdx.x / 4 % 8 + threadIdx.x / 32 % 2 * 8;
+    const int cell_y = blockIdx.y * 4 + threadIdx.x / 64;
+    const bool inside = cell_x < W / 4 && cell_y < H / 4;
+    const int y = 4 * cell_y + dy, x = 4 * cell_x;
+    float frame[3][4];
+    read_pixels(rgb, rgb_height, rgb_width, y, min(x, W - 4), frame);
+    float luma[4];
+#pragma unroll
+    for (int k = 0; k < 4; ++k) luma[k] = luma_of(frame[0][k], frame[1][k], frame[2][k]);
+    if (inside) {
+        T* to = cells + (size_t(cell_y) * (W / 4) + cell_x) * 112 + dy * 4;
+#pragma unroll
+        for (int c = 0; c < 3; ++c)
+            *reinterpret_cast<uint2*>(to + c * 16) =
+                make_uint2(pack(frame[c][0], frame[c][1], T{}), pack(frame[c][2], frame[c][3], T{}));
+    }
+    const float left = luma[0] + luma[1], right = luma[2] + luma[3];
+    const float half_left = 0.25f * (left + __shfl_xor_sync(0xffffffffu, left, 1));
+    const float half_right = 0.25f * (right + __shfl_xor_sync(0xffffffffu, right, 1));
+    const float pair = half_left + half_right;
+    const float quarter = 0.25f * (pair + __shfl_xor_sync(0xffffffffu, pair, 2));
+    const size_t halves = size_t(H / 2) * (W / 2), quarters = halves / 4;
+    if (inside && dy % 2 == 0)
+        *reinterpret_cast<float2*>(pyramid + size_t(y / 2) * (W / 2) + x / 2) = make_float2(half_left, half_right);
+    if (inside && dy == 0) pyramid[halves + size_t(cell_y) * (W / 4) + cell_x] = quarter;
+    // a coarse value is the mean of 4x4 cells: lanes 4, 8 of a row of cells, then the four rows
+    float sum = quarter + __shfl_xor_sync(0xffffffffu, quarter, 4);
+    sum += __shfl_xor_sync(0xffffffffu, sum, 8);
+    __shared__ float rows[4][4];
+    if (threadIdx.x % 16 == 0) rows[threadIdx.x / 64][threadIdx.x % 64 / 16] = sum;
+    __syncthreads();
+    if (threadIdx.x < 4) {
+        const int coarse_x = blockIdx.x * 4 + threadIdx.x;
+        if (coarse_x < W / 16 && int(blockIdx.y) < H / 16)
+            pyramid[halves + quarters + size_t(blockIdx.y) * (W / 16) + coarse_x] =
+                (rows[0][threadIdx.x] + rows[1][threadIdx.x] + rows[2][threadIdx.x] + rows[3][threadIdx.x]) * (1.f / 16.f);
+    }
+}
+extern "C" __global__ void __launch_bounds__(256) mirage_ingest_f16(
+    const unsigned char* rgb, F16* cells, float* pyramid, int* flags, int rgb_height, int rgb_width, int H, int W) {
+    ingest<F16>(rgb, cells, pyramid, flags, rgb_height, rgb_width, H, W);
+}
+extern "C" __global__ void __launch_bounds__(256) mirage_ingest_bf16(
+    const unsigned char* rgb, BF16* cells, float* pyramid, int* flags, int rgb_height, int rgb_width, int H, int W) {
+    ingest<BF16>(rgb, cells, pyramid, flags, rgb_height, rgb_width, H, W);
+}
+
+// block_match: for each cell of 16x16 pixels the displacement of up to 3 cells that fits best, as a soft
+// minimum over all 49, then the mean of the 3x3 cells around. A block makes 4x4 cells, and the border of
+// one that the mean needs. Launch: block (256), grid (ceil(w / 4), ceil(h / 4)).
+extern "C" __global__ void __launch_bounds__(256) mirage_block_match(
+    const float* __restrict__ previous, const float* __restrict__ following, float* __restrict__ flow, int height, int width) {
+    constexpr int REACH = 3, SHIFTS = 49, CELLS = 36, WINDOW = 10, SEARCHED = 16;
+    __shared__ float next[WINDOW][WINDOW], past[SEARCHED][SEARCHED], cost[CELLS][SHIFTS], vectors[CELLS][2];
+    let_next_start();
+    wait_for_previous();
+    const int y0 = int(blockIdx.y) * 4 - 1, x0 = int(blockIdx.x) * 4 - 1;  // first cell of the 6x6
+    for (int i = threadIdx.x; i < WINDOW * WINDOW; i += 256) {
+        const int y = min(max(y0 - 2 + i / WINDOW, 0), height - 1), x = min(max(x0 - 2 + i % WINDOW, 0), width - 1);
+        next[i / WINDOW][i % WINDOW] = following[y * width + x];
+    }
+    for (int i = threadIdx.x; i < SEARCHED * SEARCHED; i += 256) {
+        const int y = min(max(y0 - 2 - REACH + i / SEARCHED, 0), height - 1);
+        const int x = min(max(x0 - 2 - REACH + i % SEARCHED, 0), width - 1);
+        past[i / SEARCHED][i % SEARCHED] = previous[y * width + x];
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < CELLS * SHIFTS; i += 256) {
+        const int cell = i / SHIFTS, shift = i % SHIFTS, cy = cell / 6, cx = cell % 6, sy = shift / 7, sx = shift % 7;
+        float sum = 0.f;
+        int count = 0;
+        for (int dy = 0; dy < 5; ++dy)
+            for (int dx = 0; dx < 5; ++dx) {
+                const int y = y0 + cy + dy - 2, x = x0 + cx + dx - 2;
+                if (unsigned(y) < unsigned(height) && unsigned(x) < unsigned(width)) {
+                    sum += fabsf(past[cy + dy + sy][cx + dx + sx] - next[cy + dy][cx + dx]);
+                    ++count;
+                }
+            }
+        cost[cell][shift] = sum / max(count, 1) + 0.004f * sqrtf(float((sx - REACH) * (sx - REACH) + (sy - REACH) * (sy - REACH)));
+    }
+    __syncthreads();
+    const int lane = threadIdx.x % 32;
+    for (int cell = threadIdx.x / 32; cell < CELLS; cell += 8) {
+        const float a = cost[cell][lane], b = lane + 32 < SHIFTS ? cost[cell][lane + 32] : 1e30f;
+        float least = fminf(a, b);
+        for (int step = 16; step; step /= 2) least = fminf(least, __shfl_xor_sync(0xffffffffu, least, step));
+        const float wa = __expf((least - a) * 150.f), wb = lane + 32 < SHIFTS ? __expf((least - b) * 150.f) : 0.f;
+        float total = wa + wb;
+        float x = wa * float(lane % 7 - REACH) + wb * float((lane + 32) % 7 - REACH);
+        float y = wa * float(lane / 7 - REACH) + wb * float((lane + 32) / 7 - REACH);
+        for (int step = 16; step; step /= 2) {
+            total += __shfl_xor_sync(0xffffffffu, total, step);
+            x += __shfl_xor_sync(0xffffffffu, x, step);
+            y += __shfl_xor_sync(0xffffffffu, y, step);
+        }
+        if (lane == 0) {
+            vectors[cell][0] = x / total;
+            vectors[cell][1] = y / total;
+        }
+    }
+    __syncthreads();
+    if (threadIdx.x < 32) {
+        const int component = threadIdx.x / 16, cy = threadIdx.x % 16 / 4 + 1, cx = threadIdx.x % 4 + 1;
+        const int y = y0 + cy, x = x0 + cx;
+        if (y < height && x < width) {
+            float sum = 0.f;
+            int count = 0;
+            for (int dy = -1; dy <= 1; ++dy)
+                for (int dx = -1; dx <= 1; ++dx)
+                    if (unsigned(y + dy) < unsigned(height) && unsigned(x + dx) < unsigned(width)) {
+                        sum += vectors[(cy + dy) * 6 + cx + dx][component];
+                        ++count;
+                    }
+            flow[(size_t(component) * height + y) * width + x] = sum / count;
+        }
+    }
+}
+
+// Flow at (x, y) from a field that is FACTOR times as small: bilinear, centres aligned, vectors scaled.
+template <int FACTOR>
+__device__ __forceinline__ float2 flow_at(const float* __restrict__ flow, int x, int y, int height, int width) {
+    const int h = height / FACTOR, w = width / FACTOR;
+    if (FACTOR == 1) return make_float2(flow[size_t(y) * w + x], flow[size_t(h) * w + size_t(y) * w + x]);
+    const float sx = fmaxf((x + 0.5f) * (1.f / FACTOR) - 0.5f, 0.f), sy = fmaxf((y + 0.5f) * (1.f / FACTOR) - 0.5f, 0.f);
+    const int x0 = int(sx), y0 = int(sy), x1 = min(x0 + 1, w - 1), y1 = min(y0 + 1, h - 1);
+    const float wx = sx - x0, wy = sy - y0;
+    float v[2];
+#pragma unroll
+    for (int c = 0; c < 2; ++c) {
+        const float* plane = flow + size_t(c) * h * w;
+        const float top = plane[y0 * w + x0] * (1.f - wx) + plane[y0 * w + x1] * wx;
+        const float bottom = plane[y1 * w + x0] * (1.f - wx) + plane[y1 * w + x1] * wx;
+        v[c] = FACTOR * (top * (1.f - wy) + bottom * wy);
+    }
+    return make_float2(v[0], v[1]);
+}
+
+struct Sample {  // a bilinear sample's place: four neighbours and two weights
+    int a, b, c, d;
+    float wx, wy;
+    __device__ __forceinline__ float of(const float* __restrict__ plane) const {
+        const float top = plane[a] * (1.f - wx) + plane[b] * wx, bottom = plane[c] * (1.f - wx) + plane[d] * wx;
+        return top * (1.f - wy) + bottom * wy;
+    }
+};
+__device__ __forceinline__ Sample sample_at(float x, float y, int height, int width) {
+    // fmaxf(NaN, 0) is 0: a broken flow reads the first row or column, never outside
+    x = fminf(fmaxf(x, 0.f), width - 1.f);
+    y = fminf(fmaxf(y, 0.f), height - 1.f);
+    const int x0 = int(x), y0 = int(y), x1 = min(x0 + 1, width - 1), y1 = min(y0 + 1, height - 1);
+    return {y0 * width + x0, y0 * width + x1, y1 * width + x0, y1 * width + x1, x - x0, y - y0};
+}
+
+// One Gauss-Newton step on a tile of 32 x 8 flow vectors. Launch: block (256), grid (ceil(w / 32), ceil(h / 8)).
+template <int RADIUS, int FACTOR>
+__device__ __forceinline__ void lucas_kanade(const float* __restrict__ previous, const float* __restrict__ following,
+                                             const float* __restrict__ flow, float* __restrict__ refined, int height,
+                                             int width, float limit) {
+    constexpr int MW = 34 + 2 * RADIUS, MH = 10 + 2 * RADIUS, PW = 32 + 2 * RADIUS, PH = 8 + 2 * RADIUS;
+    __shared__ float moved[MH][MW];
+    __shared__ float products[5][PH][PW];
+    __shared__ float across[5][PH][32];
+    let_next_start();
+    wait_for_previous();
+    const int x0 = blockIdx.x * 32, y0 = blockIdx.y * 8;
+    for (int i = threadIdx.x; i < MW * MH; i += 256) {
+        const int x = min(max(x0 - RADIUS - 1 + i % MW, 0), width - 1), y = min(max(y0 - RADIUS - 1 + i / MW, 0), height - 1);
+        const float2 v = flow_at<FACTOR>(flow, x, y, height, width);
+        moved[i / MW][i % MW] = sample_at(x + v.x, y + v.y, height, width).of(previous);
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < PW * PH; i += 256) {
+        const int px = i % PW, py = i / PW, x = x0 - RADIUS + px, y = y0 - RADIUS + py;
+        float p[5] = {0.f, 0.f, 0.f, 0.f, 0.f};
+        if (unsigned(x) < unsigned(width) && unsigned(y) < unsigned(height)) {
+            const float gx = 0.5f * (moved[py + 1][px + 2] - moved[py + 1][px]), gy = 0.5f * (moved[py + 2][px + 1] - moved[py][px + 1]);
+            const float error = following[size_t(y) * width + x] - moved[py + 1][px + 1];
+            p[0] = gx * gx; p[1] = gx * gy; p[2] = gy * gy; p[3] = gx * error; p[4] = gy * error;
+        }
+#pragma unroll
+        for (int k = 0; k < 5; ++k) products[k][py][px] = p[k];
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < 5 * PH * 32; i += 256) {
+        const int k = i / (PH * 32), y = i / 32 % PH, x = i % 32;
+        float sum = 0.f;
+#pragma unroll
+        for (int d = 0; d <= 2 * RADIUS; ++d) sum += products[k][y][x + d];
+        across[k][y][x] = sum;
+    }
+    __syncthreads();
+    const int tx = threadIdx.x % 32, ty = threadIdx.x / 32, x = x0 + tx, y = y0 + ty;
+    if (x >= width || y >= height) return;
+    float box[5];
+    const int rows = min(y + RADIUS, height - 1) - max(y - RADIUS, 0) + 1, columns = min(x + RADIUS, width - 1) - max(x - RADIUS, 0) + 1;
+    const float share = 1.f / (rows * columns);
+#pragma unroll
+    for (int k = 0; k < 5; ++k) {
+        float sum = 0.f;
+#pragma unroll
+        for (int d = 0; d <= 2 * RADIUS; ++d) sum += across[k][ty + d][tx];
+        box[k] = sum * share;
+    }
+    const float xx = box[0] + 1e-3f, yy = box[2] + 1e-3f, xy = box[1];
+    const float inverse = 1.f / (xx * yy - xy * xy);
+    const float step_x = (yy * box[3] - xy * box[4]) * inverse, step_y = (xx * box[4] - xy * box[3]) * inverse;
+    const float2 v = flow_at<FACTOR>(flow, x, y, height, width);
+    refined[size_t(y) * width + x] = v.x + fminf(fmaxf(step_x, -limit), limit);
+    refined[size_t(height) * width + size_t(y) * width + x] = v.y + fminf(fmaxf(step_y, -limit), limit);
+}
+#define LUCAS_KANADE(name, radius, factor)                                                                        \
+    extern "C" __global__ void __launch_bounds__(256) name(const float* previous, const float* following,         \
+                                                           const float* flow, float* refined, int height, int width, \
+                                                           float limit) {                                         \
+        lucas_kanade<radius, factor>(previous, following, flow, refined, height, width, limit);                   \
+    }
+LUCAS_KANADE(mirage_refine_from_coarse, 3, 4)
+LUCAS_KANADE(mirage_refine, 2, 1)
+LUCAS_KANADE(mirage_refine_from_quarter, 2, 2)
+
+// moves: flow where moving explains the new frame clearly better than standing still, zero elsewhere.
+// Launch as lucas_kanade.
+extern "C" __global__ void __launch_bounds__(256) mirage_moves(
+    const float* __restrict__ previous, const float* __restrict__ following, const float* __restrict__ flow,
+    float* __restrict__ out, int height, int width) {
+    constexpr int RADIUS = 3, PW = 32 + 2 * RADIUS, PH = 8 + 2 * RADIUS;
+    __shared__ float errors[2][PH][PW], across[2][PH][32];
+    let_next_start();
+    wait_for_previous();
+    const int x0 = blockIdx.x * 32, y0 = blockIdx.y * 8;
+    for (int i = threadIdx.x; i < PW * PH; i += 256) {
+        const int x = x0 - RADIUS + i % PW, y = y0 - RADIUS + i / PW;
+        float still = 0.f, moved = 0.f;
+        if (unsigned(x) < unsigned(width) && unsigned(y) < unsigned(height)) {
+            const float here = following[size_t(y) * width + x];
+            const float2 v = flow_at<1>(flow, x, y, height, width);
+            still = fabsf(previous[size_t(y) * width + x] - here);
+            moved = fabsf(sample_at(x + v.x, y + v.y, height, width).of(previous) - here);
+        }
+        errors[0][i / PW][i % PW] = still;
+        errors[1][i / PW][i % PW] = moved;
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < 2 * PH * 32; i += 256) {
+        const int k = i / (PH * 32), y = i / 32 % PH, x = i % 32;
+        float sum = 0.f;
+#pragma unroll
+        for (int d = 0; d <= 2 * RADIUS; ++d) sum += errors[k][y][x + d];
+        across[k][y][x] = sum;
+    }
+    __syncthreads();
+    const int tx = threadIdx.x % 32, ty = threadIdx.x / 32, x = x0 + tx, y = y0 + ty;
+    if (x >= width || y >= height) return;
+    float still = 0.f, moved = 0.f;
+#pragma unroll
+    for (int d = 0; d <= 2 * RADIUS; ++d) {
+        still += across[0][ty + d][tx];
+        moved += across[1][ty + d][tx];
+    }
+    const int rows = min(y + RADIUS, height - 1) - max(y - RADIUS, 0) + 1, columns = min(x + RADIUS, width - 1) - max(x - RADIUS, 0) + 1;
+    const float share = 1.f / (rows * columns);
+    const float2 v = flow_at<1>(flow, x, y, height, width);
+    const bool moves = moved * share < 0.8f * (still * share) - 0.002f;
+    out[size_t(y) * width + x] = moves ? v.x : 0.f;
+    out[size_t(height) * width + size_t(y) * width + x] = moves ? v.y : 0.f;
+}
+
+__device__ __forceinline__ float sum_of_block(float value, float* scratch) {  // of 256 threads, for all of them
+    for (int step = 16; step; step /= 2) value += __shfl_xor_sync(0xffffffffu, value, step);
+    __syncthreads();
+    if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = value;
+    __syncthreads();
+    value = 0.f;
+    for (int i = 0; i < 8; ++i) value += scratch[i];
+    return value;
+}
+
+// Has the input cut? Mean error of the moved luma at 1/16 over the mean spread: one block, all cells.
+__device__ __forceinline__ void decide_cut(const float* moved, const float* next, int cells, float threshold,
+                                           const float* valid, int* flags, float* scratch) {
+    float error = 0.f, a = 0.f, b = 0.f;
+    for (int i = threadIdx.x; i < cells; i += 256) {
+        const float m = __ldcg(moved + i), n = next[i];
+        error += fabsf(m - n);
+        a += m;
+        b += n;
+    }
+    error = sum_of_block(error, scratch) / cells;
+    const float mean_a = sum_of_block(a, scratch) / cells, mean_b = sum_of_block(b, scratch) / cells;
+    a = b = 0.f;
+    for (int i = threadIdx.x; i < cells; i += 256) {
+        const float m = __ldcg(moved + i) - mean_a, n = next[i] - mean_b;
+        a += m * m;
+        b += n * n;
+    }
+    a = sum_of_block(a, scratch);
+    b = sum_of_block(b, scratch);
+    if (threadIdx.x == 0) {
+        const float score = error / (0.5f * (sqrtf(a / (cells - 1)) + sqrtf(b / (cells - 1))) + 0.05f);
+        const int before = *valid > 0.f, cut = before && score > threshold;  // one cell: NaN, no cut
+        flags[0] = before && !cut;
+        flags[1] = cut;
+    }
+}
+
+// warp_past: the last frame and the last luma moved to the incoming frame, into their channels (48 to 111)
+// of the network's input; the two older frames likewise at half size, into cells of their own; fp32 copies
+// for the blend and the history. The block that finishes last decides on the cut. Flow is at half size.
+// Launch: block (256), grid (ceil(W / 64), ceil(H / 16)).
+template <typename T>
+__device__ __forceinline__ void warp_past(
+    const float* __restrict__ last, const float* __restrict__ input_luma, const float* __restrict__ older,
+    const float* __restrict__ flow, T* __restrict__ cells, T* __restrict__ older_cells, float* __restrict__ moved_last,
+    float* __restrict__ moved_older, float* moved_coarse, const float* __restrict__ coarse,
+    const float* __restrict__ valid, int* flags, float cut_threshold, int H, int W) {
+    __shared__ float rows[4][4];
+    __shared__ float scratch[8];
+    __shared__ int is_last;
+    let_next_start();
+    wait_for_previous();
+    const int dy = threadIdx.x % 4, cell_x = blockIdx.x * 16 + threadIdx.x / 4 % 8 + threadIdx.x / 32 % 2 * 8;
+    const int cell_y = blockIdx.y * 4 + threadIdx.x / 64;
+    const bool inside = cell_x < W / 4 && cell_y < H / 4;
+    const size_t plane = size_t(H) * W;
+    float luma_sum = 0.f;
+    if (inside) {
+        const int y = 4 * cell_y + dy, x = 4 * cell_x;
+        float v[4][4];
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+            const float2 f = flow_at<2>(flow, x + k, y, H, W);
+            const Sample at = sample_at(x + k + f.x, y + f.y, H, W);
+#pragma unroll
+            for (int c = 0; c < 3; ++c) v[c][k] = at.of(last + c * plane);
+            v[3][k] = at.of(input_luma);
+            luma_sum += v[3][k];
+        }
+        T* to = cells + (size_t(cell_y) * (W / 4) + cell_x) * 112 + 48 + dy * 4;
+#pragma unroll
+        for (int c = 0; c < 4; ++c) {
+            *reinterpret_cast<uint2*>(to + c * 16) = make_uint2(pack(v[c][0], v[c][1], T{}), pack(v[c][2], v[c][3], T{}));
+            if (c < 3) *reinterpret_cast<float4*>(moved_last + c * plane + size_t(y) * W + x) = make_float4(v[c][0], v[c][1], v[c][2], v[c][3]);
+        }
+        // one of the cell's four pixels of half size each
+        const int hy = 2 * cell_y + dy / 2, hx = 2 * cell_x + dy % 2, h = H / 2, w = W / 2;
+        const float2 f = flow_at<1>(flow, hx, hy, h, w);
+        const Sample at = sample_at(hx + f.x, hy + f.y, h, w);
+        T* older_to = older_cells + (size_t(hy / 4) * (w / 4) + hx / 4) * 96 + hy % 4 * 4 + hx % 4;
+#pragma unroll
+        for (int c = 0; c < 6; ++c) {
+            const float value = at.of(older + size_t(c) * h * w);
+            from_float(value, older_to[c * 16]);
+            if (c < 3) moved_older[(size_t(c) * h + hy) * w + hx] = value;
+        }
+    }
+    for (int step = 1; step < 16; step *= 2) luma_sum += __shfl_xor_sync(0xffffffffu, luma_sum, step);
+    if (threadIdx.x % 16 == 0) rows[threadIdx.x / 64][threadIdx.x % 64 / 16] = luma_sum;
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < 4; ++i) {
+            const int coarse_x = blockIdx.x * 4 + i;
+            if (coarse_x < W / 16)
+                moved_coarse[blockIdx.y * (W / 16) + coarse_x] = (rows[0][i] + rows[1][i] + rows[2][i] + rows[3][i]) * (1.f / 256.f);
+        }
+        __threadfence();
+        const int blocks = gridDim.x * gridDim.y;
+        is_last = atomicAdd(flags + 3, 1) == blocks - 1;
+        if (is_last) flags[3] = 0;  // for the next frame
+    }
+    __syncthreads();
+    if (is_last) {
+        __threadfence();
+        decide_cut(moved_coarse, coarse, (H / 16) * (W / 16), cut_threshold, valid, flags, scratch);
+    }
+}
+#define WARP_PAST(name, T)                                                                                            \
+    extern "C" __global__ void __launch_bounds__(256) name(                                                           \
+        const float* last, const float* input_luma, const float* older, const float* flow, T* cells, T* older_cells,  \
+        float* moved_last, float* moved_older, float* moved_coarse, const float* coarse, const float* valid,          \
+        int* flags, float cut_threshold, int H, int W) {                                                              \
+        warp_past<T>(last, input_luma, older, flow, cells, older_cells, moved_last, moved_older, moved_coarse, coarse, \
+                     valid, flags, cut_threshold, H, W);                                                              \
+    }
+WARP_PAST(mirage_warp_past_f16, F16)
+WARP_PAST(mirage_warp_past_bf16, BF16)
