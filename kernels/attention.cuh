@@ -1,18 +1,19 @@
 // Attention of the picture's tokens over themselves and the memory bank, without the matrix of scores ever
 // leaving the registers (online softmax; Dao et al., arXiv 2205.14135). Heads are 64 wide.
 //
-// A block makes 32 queries of one head. Its eight warps are two groups of 16 queries times four slices of
-// the keys: 128 keys and values at a time come into shared memory, and each slice takes 32 of them. The
-// slices' sums, each relative to its own greatest score, are brought together at the end.
+// A block makes 16 * GROUPS queries of one head. Its eight warps are GROUPS groups of 16 queries times SLICES
+// slices of the keys: 128 keys and values at a time come into shared memory, and each slice takes its part
+// of them, 32 at a time. The slices' sums, each relative to its own greatest score, are brought together at
+// the end. Many queries a block save reading keys from the L2 cache again and again; few fill the chip when
+// the picture is small.
 //
-// Launch: block (256), grid (ceil(queries / 32), heads), shared memory ATTENTION_BYTES.
+// Launch: block (256), grid (ceil(queries / (16 GROUPS)), heads), shared memory ATTENTION_BYTES + QUERY_BYTES.
 #pragma once
 #include "tensor_core.cuh"
 
 constexpr int KEYS = 128, HEAD_WIDTH = 64, KEY_BYTES = HEAD_WIDTH * 2;
 constexpr int BUFFER_BYTES = 2 * KEYS * KEY_BYTES;  // keys and values
-constexpr int QUERY_BYTES = 32 * KEY_BYTES;
-constexpr int ATTENTION_BYTES = QUERY_BYTES + 2 * BUFFER_BYTES;  // 69632
+constexpr int ATTENTION_BYTES = 2 * BUFFER_BYTES;   // and 128 bytes a query
 
 template <typename T>
 __device__ __forceinline__ void load_keys(unsigned to, const T* packed, int first, int keys, int pitch, int head, int channels) {
@@ -27,15 +28,17 @@ __device__ __forceinline__ void load_keys(unsigned to, const T* packed, int firs
 }
 
 // packed: [queries + memory, 3 * channels], each row query, key, value; the keys are all rows.
-template <typename T>
+template <typename T, int GROUPS>
 __device__ __forceinline__ void attention(char* shared, const T* packed, T* out, int queries, int keys, int channels) {
-    const int head = blockIdx.y, q0 = blockIdx.x * 32, pitch = 3 * channels;
-    const unsigned query_at = shared_address(shared), keys_at = query_at + QUERY_BYTES;
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, group = warp % 2, slice = warp / 2;
+    constexpr int QUERIES = 16 * GROUPS, SLICES = 8 / GROUPS, PART = KEYS / SLICES;
+    const int head = blockIdx.y, q0 = blockIdx.x * QUERIES, pitch = 3 * channels;
+    const unsigned query_at = shared_address(shared), keys_at = query_at + QUERIES * KEY_BYTES;
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, group = warp % GROUPS, slice = warp / GROUPS;
     let_next_start();
     wait_for_previous();
-    {
-        const int row = threadIdx.x / 8, chunk = threadIdx.x % 8;
+#pragma unroll
+    for (int row = threadIdx.x / 8; row < QUERIES; row += 32) {
+        const int chunk = threadIdx.x % 8;
         const bool inside = q0 + row < queries;
         const T* from = inside ? packed + size_t(q0 + row) * pitch + head * HEAD_WIDTH + chunk * 8 : packed;
         copy_16(query_at + row * KEY_BYTES + ((chunk ^ (row & 7)) << 4), from, inside);
@@ -57,68 +60,72 @@ __device__ __forceinline__ void attention(char* shared, const T* packed, T* out,
             load_keys(keys_at + (round + 1) % 2 * BUFFER_BYTES, packed, (round + 1) * KEYS, keys, pitch, head, channels);
         copies_close_group();
         const unsigned k_at = keys_at + round % 2 * BUFFER_BYTES, v_at = k_at + KEYS * KEY_BYTES;
-        float s[4][4];  // scores: 16 queries x 32 keys
+#pragma unroll 1
+        for (int part = slice * PART; part < (slice + 1) * PART; part += 32) {
+            if (round * KEYS + part >= keys) break;
+    float s[4][4];  // scores: 16 queries x 32 keys
 #pragma unroll
-        for (int j = 0; j < 4; ++j)
+            for (int j = 0; j < 4; ++j)
 #pragma unroll
-            for (int k = 0; k < 4; ++k) s[j][k] = 0.f;
-#pragma unroll
-        for (int k = 0; k < 4; ++k) {
-            unsigned q[4];  // read again each time: registers are dearer than shared memory here
-            const int query = group * 16 + (lane & 15), at = 2 * k + (lane >> 4);
-            load_matrices(q, query_at + query * KEY_BYTES + ((at ^ (query & 7)) << 4));
-#pragma unroll
-            for (int pair = 0; pair < 2; ++pair) {
-                unsigned b[4];
-                const int row = slice * 32 + pair * 16 + ((lane >> 4) << 3) + (lane & 7), chunk = 2 * k + ((lane >> 3) & 1);
-                load_matrices(b, k_at + row * KEY_BYTES + ((chunk ^ (row & 7)) << 4));
-                multiply_add(s[2 * pair], q, b[0], b[1], T{});
-                multiply_add(s[2 * pair + 1], q, b[2], b[3], T{});
-            }
-        }
-        // softmax in powers of two: 1 / sqrt(64) * log2(e)
-        const int first = round * KEYS + slice * 32;
-        float high[2] = {greatest[0], greatest[1]};
-#pragma unroll
-        for (int j = 0; j < 4; ++j)
+                for (int k = 0; k < 4; ++k) s[j][k] = 0.f;
 #pragma unroll
             for (int k = 0; k < 4; ++k) {
-                const int key = first + j * 8 + lane % 4 * 2 + (k & 1);
-                s[j][k] = key < keys ? s[j][k] * 0.18033688011112042f : -1e30f;
-                high[k >> 1] = fmaxf(high[k >> 1], s[j][k]);
+                unsigned q[4];  // read again each time: registers are dearer than shared memory here
+                const int query = group * 16 + (lane & 15), at = 2 * k + (lane >> 4);
+                load_matrices(q, query_at + query * KEY_BYTES + ((at ^ (query & 7)) << 4));
+#pragma unroll
+                for (int pair = 0; pair < 2; ++pair) {
+                    unsigned b[4];
+                    const int row = part + pair * 16 + ((lane >> 4) << 3) + (lane & 7), chunk = 2 * k + ((lane >> 3) & 1);
+                    load_matrices(b, k_at + row * KEY_BYTES + ((chunk ^ (row & 7)) << 4));
+                    multiply_add(s[2 * pair], q, b[0], b[1], T{});
+                    multiply_add(s[2 * pair + 1], q, b[2], b[3], T{});
+                }
+            }
+            // softmax in powers of two: 1 / sqrt(64) * log2(e)
+            const int first = round * KEYS + part;
+            float high[2] = {greatest[0], greatest[1]};
+#pragma unroll
+            for (int j = 0; j < 4; ++j)
+#pragma unroll
+                for (int k = 0; k < 4; ++k) {
+                    const int key = first + j * 8 + lane % 4 * 2 + (k & 1);
+                    s[j][k] = key < keys ? s[j][k] * 0.18033688011112042f : -1e30f;
+                    high[k >> 1] = fmaxf(high[k >> 1], s[j][k]);
+                }
+#pragma unroll
+            for (int row = 0; row < 2; ++row) {
+                high[row] = fmaxf(high[row], __shfl_xor_sync(0xffffffffu, high[row], 1));
+                high[row] = fmaxf(high[row], __shfl_xor_sync(0xffffffffu, high[row], 2));
+                const float shrink = exp2_fast(greatest[row] - high[row]);
+                greatest[row] = high[row];
+                total[row] *= shrink;
+#pragma unroll
+                for (int i = 0; i < 8; ++i) {
+                    sums[i][2 * row] *= shrink;
+                    sums[i][2 * row + 1] *= shrink;
+                }
             }
 #pragma unroll
-        for (int row = 0; row < 2; ++row) {
-            high[row] = fmaxf(high[row], __shfl_xor_sync(0xffffffffu, high[row], 1));
-            high[row] = fmaxf(high[row], __shfl_xor_sync(0xffffffffu, high[row], 2));
-            const float shrink = exp2_fast(greatest[row] - high[row]);
-            greatest[row] = high[row];
-            total[row] *= shrink;
+            for (int j = 0; j < 4; ++j)
 #pragma unroll
-            for (int i = 0; i < 8; ++i) {
-                sums[i][2 * row] *= shrink;
-                sums[i][2 * row + 1] *= shrink;
-            }
-        }
+                for (int k = 0; k < 4; ++k) {
+                    // a slice that has seen no key at all must add nothing
+                    s[j][k] = s[j][k] > -1e29f ? exp2_fast(s[j][k] - greatest[k >> 1]) : 0.f;
+                    total[k >> 1] += s[j][k];
+                }
 #pragma unroll
-        for (int j = 0; j < 4; ++j)
+            for (int k = 0; k < 2; ++k) {  // 16 keys at a time: the scores' layout is that of a left operand
+                const unsigned a[4] = {pack(s[2 * k][0], s[2 * k][1], T{}), pack(s[2 * k][2], s[2 * k][3], T{}),
+                                       pack(s[2 * k + 1][0], s[2 * k + 1][1], T{}), pack(s[2 * k + 1][2], s[2 * k + 1][3], T{})};
 #pragma unroll
-            for (int k = 0; k < 4; ++k) {
-                // a slice that has seen no key at all must add nothing
-                s[j][k] = s[j][k] > -1e29f ? exp2_fast(s[j][k] - greatest[k >> 1]) : 0.f;
-                total[k >> 1] += s[j][k];
-            }
-#pragma unroll
-        for (int k = 0; k < 2; ++k) {  // 16 keys at a time: the scores' layout is that of a left operand
-            const unsigned a[4] = {pack(s[2 * k][0], s[2 * k][1], T{}), pack(s[2 * k][2], s[2 * k][3], T{}),
-                                   pack(s[2 * k + 1][0], s[2 * k + 1][1], T{}), pack(s[2 * k + 1][2], s[2 * k + 1][3], T{})};
-#pragma unroll
-            for (int pair = 0; pair < 4; ++pair) {
-                unsigned b[4];
-                const int row = slice * 32 + k * 16 + (lane & 15), chunk = 2 * pair + (lane >> 4);
-                load_matrices_transposed(b, v_at + row * KEY_BYTES + ((chunk ^ (row & 7)) << 4));
-                multiply_add(sums[2 * pair], a, b[0], b[1], T{});
-                multiply_add(sums[2 * pair + 1], a, b[2], b[3], T{});
+                for (int pair = 0; pair < 4; ++pair) {
+                    unsigned b[4];
+                    const int row = part + k * 16 + (lane & 15), chunk = 2 * pair + (lane >> 4);
+                    load_matrices_transposed(b, v_at + row * KEY_BYTES + ((chunk ^ (row & 7)) << 4));
+                    multiply_add(sums[2 * pair], a, b[0], b[1], T{});
+                    multiply_add(sums[2 * pair + 1], a, b[2], b[3], T{});
+                }
             }
         }
     }
@@ -133,39 +140,44 @@ __device__ __forceinline__ void attention(char* shared, const T* packed, T* out,
     float* table = reinterpret_cast<float*>(shared);
 #pragma unroll
     for (int row = 0; row < 2; ++row) {
-        float* at = table + (slice * 32 + group * 16 + row * 8 + lane / 4) * 66;
+        float* at = table + (slice * QUERIES + group * 16 + row * 8 + lane / 4) * 66;
 #pragma unroll
         for (int i = 0; i < 8; ++i)
             *reinterpret_cast<float2*>(at + i * 8 + lane % 4 * 2) = make_float2(sums[i][2 * row], sums[i][2 * row + 1]);
         if (lane % 4 == 0) *reinterpret_cast<float2*>(at + 64) = make_float2(greatest[row], total[row]);
     }
     __syncthreads();
-    const int query = threadIdx.x / 8, chunk = threadIdx.x % 8;  // 8 channels a thread
-    if (q0 + query >= queries) return;
-    float top = -1e30f, whole = 0.f, v[8] = {0.f, 0.f, 0.f, 0.f, 0.f, 0.f, 0.f, 0.f};
+    const int chunk = threadIdx.x % 8;  // 8 channels a thread
 #pragma unroll
-    for (int i = 0; i < 4; ++i) top = fmaxf(top, table[(i * 32 + query) * 66 + 64]);
+    for (int query = threadIdx.x / 8; query < QUERIES; query += 32) {
+        if (q0 + query >= queries) return;
+        float top = -1e30f, whole = 0.f, v[8] = {0.f, 0.f, 0.f, 0.f, 0.f, 0.f, 0.f, 0.f};
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-        const float* at = table + (i * 32 + query) * 66;
-        const float share = exp2_fast(at[64] - top);
-        whole += share * at[65];
+        for (int i = 0; i < SLICES; ++i) top = fmaxf(top, table[(i * QUERIES + query) * 66 + 64]);
 #pragma unroll
-        for (int k = 0; k < 8; ++k) v[k] += share * at[chunk * 8 + k];
+        for (int i = 0; i < SLICES; ++i) {
+            const float* at = table + (i * QUERIES + query) * 66;
+            const float share = exp2_fast(at[64] - top);
+            whole += share * at[65];
+#pragma unroll
+            for (int k = 0; k < 8; ++k) v[k] += share * at[chunk * 8 + k];
+        }
+        const float inverse = 1.f / whole;
+        *reinterpret_cast<uint4*>(out + size_t(q0 + query) * channels + head * HEAD_WIDTH + chunk * 8) =
+            make_uint4(pack(v[0] * inverse, v[1] * inverse, T{}), pack(v[2] * inverse, v[3] * inverse, T{}),
+                       pack(v[4] * inverse, v[5] * inverse, T{}), pack(v[6] * inverse, v[7] * inverse, T{}));
     }
-    const float inverse = 1.f / whole;
-    *reinterpret_cast<uint4*>(out + size_t(q0 + query) * channels + head * HEAD_WIDTH + chunk * 8) =
-        make_uint4(pack(v[0] * inverse, v[1] * inverse, T{}), pack(v[2] * inverse, v[3] * inverse, T{}),
-                   pack(v[4] * inverse, v[5] * inverse, T{}), pack(v[6] * inverse, v[7] * inverse, T{}));
 }
-#define ATTENTION(suffix) ATTENTION_(suffix)
-#define ATTENTION_(suffix)                                                                                       \
-    extern "C" __global__ void __launch_bounds__(256, 2) mirage_attention_##suffix(const ELEMENT* packed, ELEMENT* out, \
-                                                                                  int queries, int keys, int channels) { \
+#define ATTENTION(groups, queries, suffix) ATTENTION_(groups, queries, suffix)
+#define ATTENTION_(groups, queries_, suffix)                                                                    \
+    extern "C" __global__ void __launch_bounds__(256, 2) mirage_attention##queries_##_##suffix(                  \
+        const ELEMENT* packed, ELEMENT* out, int queries, int keys, int channels) {                             \
         extern __shared__ __align__(128) char shared[];                                                         \
-        attention<ELEMENT>(shared, packed, out, queries, keys, channels);                                       \
+        attention<ELEMENT, groups>(shared, packed, out, queries, keys, channels);                               \
     }
-ATTENTION(SUFFIX)
+ATTENTION(2, 32, SUFFIX)
+ATTENTION(4, 64, SUFFIX)
+ATTENTION(8, 128, SUFFIX)
 
 // pool_tokens: the mean of each cell of a rows x columns grid (adaptive average pooling) of the lowest
 // level, for the memory bank. Launch: block (channels / 2), grid (columns, rows).
@@ -173,7 +185,6 @@ ATTENTION(SUFFIX)
 #define POOL_(suffix)                                                                                              \
     extern "C" __global__ void __launch_bounds__(256) mirage_pool_tokens_##suffix(const unsigned* in, unsigned* out, \
                                                                                   int height, int width) {         \
-        let_next_start();                                                                                          \
         wait_for_previous();                                                                                       \
         const int row = blockIdx.y, column = blockIdx.x, pairs = blockDim.x;                                       \
         const int y0 = row * height / gridDim.y, y1 = ((row + 1) * height + gridDim.y - 1) / gridDim.y;            \

@@ -2,8 +2,7 @@
 //
 //   frame = x + input;  frame += keep * (moved last - frame);  clamp;  uint8
 //
-// and the same threads leave behind what the next frame needs of this one: the last frame, the older ones
-// at half size, the input's luma and its pyramid. Before the last of several steps it makes the next x_t
+// and leaves the last frame behind for the next. Before the last of several steps it makes the next x_t
 // instead.
 #pragma once
 #include "conv.cuh"
@@ -13,12 +12,7 @@ struct ComposeParams {
     const unsigned char* rgb;     // [rgb_height, rgb_width, 3], the incoming frame
     unsigned char* out;           // the same for the generated one
     const float* moved_last;      // [3, H, W]; H = 4 * cells
-    const float* moved_older;     // [3, H/2, W/2], the newer of the two older frames
     float* last;                  // [3, H, W]
-    float* older;                 // [6, H/2, W/2]
-    float* input_luma;            // [H, W]
-    const float* pyramid;         // luma of the incoming frame at 1/2, 1/4 and 1/16
-    float* previous_pyramid;      // where the next frame looks for it
     float* valid;                 // [1], set to 1: there is a past now
     int* flags;                   // [2]: cleared where the frame has a NaN
     const float* x_t;             // [3, H, W], before the last of several steps
@@ -65,7 +59,7 @@ __device__ __forceinline__ void compose_layer(char* shared, const ConvParams& p,
     products<G>(shared, p, y0, x0, 0, false);
     const bool past = p.flags[0] != 0;
     const int H = 4 * p.height, W = 4 * p.width;
-    const size_t plane = size_t(H) * W, half_plane = plane / 4;
+    const size_t plane = size_t(H) * W;
     bool finite = true;
 
 #pragma unroll 1
@@ -124,39 +118,9 @@ __device__ __forceinline__ void compose_layer(char* shared, const ConvParams& p,
                 made[k] = value;
                 levels[3 * k + c] = (unsigned char)__float2int_rn(fminf(fmaxf(__fadd_rn(__fmul_rn(value, 127.5f), 127.5f), 0.f), 255.f));
             }
-            // the sum of a row's neighbours, and the row below for even rows
-            const float left = old[0] + old[1], right = old[2] + old[3];
-            const float below_left = __shfl_xor_sync(0xffffffffu, left, 1), below_right = __shfl_xor_sync(0xffffffffu, right, 1);
-            if (!inside) continue;
-            *reinterpret_cast<float4*>(q.last + c * plane + at) = make_float4(made[0], made[1], made[2], made[3]);
-            if (dy % 2 == 0) {
-                const size_t half_at = size_t(y / 2) * (W / 2) + x / 2;
-                *reinterpret_cast<float2*>(q.older + c * half_plane + half_at) =
-                    make_float2(0.25f * (left + below_left), 0.25f * (right + below_right));
-                const float2 moved = *reinterpret_cast<const float2*>(q.moved_older + c * half_plane + half_at);
-                *reinterpret_cast<float2*>(q.older + (3 + c) * half_plane + half_at) = past ? moved : make_float2(0, 0);
-            }
+            if (inside) *reinterpret_cast<float4*>(q.last + c * plane + at) = make_float4(made[0], made[1], made[2], made[3]);
         }
-        if (!inside) continue;
-        float4 luma;
-        luma.x = luma_of(frame[0][0], frame[1][0], frame[2][0]);
-        luma.y = luma_of(frame[0][1], frame[1][1], frame[2][1]);
-        luma.z = luma_of(frame[0][2], frame[1][2], frame[2][2]);
-        luma.w = luma_of(frame[0][3], frame[1][3], frame[2][3]);
-        *reinterpret_cast<float4*>(q.input_luma + at) = luma;
-        if (dy % 2 == 0) {
-            const size_t half_at = size_t(y / 2) * (W / 2) + x / 2;
-            *reinterpret_cast<float2*>(q.previous_pyramid + half_at) = *reinterpret_cast<const float2*>(q.pyramid + half_at);
-        }
-        if (dy == 0) {
-            size_t quarter = half_plane + size_t(cell_y) * p.width + cell_x;
-            q.previous_pyramid[quarter] = q.pyramid[quarter];
-            if (cell_y % 4 == 0 && cell_x % 4 == 0) {
-                quarter = half_plane + half_plane / 4 + size_t(cell_y / 4) * (p.width / 4) + cell_x / 4;
-                q.previous_pyramid[quarter] = q.pyramid[quarter];
-            }
-        }
-        if (y < q.rgb_height && x < q.rgb_width) {
+        if (inside && y < q.rgb_height && x < q.rgb_width) {
             unsigned char* to = q.out + (size_t(y) * q.rgb_width + x) * 3;
             if (q.rgb_width % 4 == 0) {
 #pragma unroll

@@ -106,16 +106,33 @@ __device__ __forceinline__ void copy_patch(unsigned to, const void* in, int y0, 
     }
 }
 
-// The patch through registers: norm over channels, modulation, SiLU. CHANNELS / 8 neighbouring threads
-// share a pixel, each with 8 channels.
+// The same, with norm over channels, modulation and SiLU. CHANNELS / 8 neighbouring threads share a pixel,
+// each with 8 channels; a thread copies what it will work on itself, so that all its loads are in flight
+// at once and no barrier is needed before it goes over them in place.
 template <typename G>
 __device__ __forceinline__ void normalise_patch(char* to, const ConvParams& p, int y0, int x0, int height, int width,
                                                 bool memory) {
     using T = typename G::T;
-    constexpr int C = G::C0, LANES = C / 8, AT_ONCE = 256 / LANES, BATCH = 4;
+    constexpr int C = G::C0, LANES = C / 8, AT_ONCE = 256 / LANES;
     static_assert(G::HEAD == AS_IS || (LANES <= 32 && 32 % LANES == 0), "a pixel is shared by part of a warp");
     const int lane = threadIdx.x % LANES, first = threadIdx.x / LANES;
+    const unsigned to_at = shared_address(to);
     const bool past = p.flags[0] != 0;
+    const auto place = [&](int pixel) { return pixel * G::ROW0 + ((lane ^ exchange<G::STRIDE>(pixel)) << 4); };
+    const auto is_inside = [&](int pixel, int& y, int& x) {
+        y = y0 * G::STRIDE - G::PAD + pixel / G::PW;
+        x = x0 * G::STRIDE - G::PAD + pixel % G::PW;
+        return memory ? y0 + pixel < p.extra : unsigned(y) < unsigned(height) && unsigned(x) < unsigned(width);
+    };
+    for (int pixel = first; pixel < G::P0; pixel += AT_ONCE) {
+        int y, x;
+        if (!is_inside(pixel, y, x)) continue;
+        const T* row = reinterpret_cast<const T*>(p.in0) + (size_t(y) * width + x) * C;
+        if (memory)  // y0 is the first of the extra rows
+            row = past ? reinterpret_cast<const T*>(p.rows) + size_t(y0 + pixel) * C : reinterpret_cast<const T*>(p.null_row);
+        copy_16(to_at + place(pixel), row + lane * 8);
+    }
+    copies_close_group();
     float scale[8], shift[8];
     if (G::HEAD == NORM_FILM_SILU) {
         const T* film = reinterpret_cast<const T*>(p.film_in) + (past ? 0 : p.film_past_less) + lane * 8;
@@ -124,60 +141,49 @@ __device__ __forceinline__ void normalise_patch(char* to, const ConvParams& p, i
 #pragma unroll
         for (int i = 0; i < 8; ++i) scale[i] += 1.f;
     }
-    for (int base = first; base < G::P0; base += BATCH * AT_ONCE) {
-        uint4 loaded[BATCH];
-        bool inside[BATCH];
+    copies_wait<0>();
+    constexpr int ROUNDS = (G::P0 + AT_ONCE - 1) / AT_ONCE;
+#pragma unroll 2
+    for (int round = 0; round < ROUNDS; ++round) {
+        const int pixel = first + round * AT_ONCE;
+        uint4* at = reinterpret_cast<uint4*>(to + place(min(pixel, G::P0 - 1)));
+        int y, x;
+        const bool inside = is_inside(pixel, y, x);
+        float v[8], sum = 0.f, squares = 0.f;
+        unpack8<T>(inside ? *at : make_uint4(0, 0, 0, 0), v);
+        // relative to the pixel's first channel, so that a large mean does not swallow the variance
+        const float origin = __shfl_sync(0xffffffffu, v[0], 0, LANES);
 #pragma unroll
-        for (int b = 0; b < BATCH; ++b) {
-            const int pixel = base + b * AT_ONCE;
-            const T* row;
-            if (memory) {  // y0: first extra row
-                inside[b] = pixel < G::P0 && y0 + pixel < p.extra;
-                row = past ? reinterpret_cast<const T*>(p.rows) + size_t(y0 + pixel) * C : reinterpret_cast<const T*>(p.null_row);
-            } else {
-                const int y = y0 * G::STRIDE - G::PAD + pixel / G::PW, x = x0 * G::STRIDE - G::PAD + pixel % G::PW;
-                inside[b] = pixel < G::P0 && unsigned(y) < unsigned(height) && unsigned(x) < unsigned(width);
-                row = reinterpret_cast<const T*>(p.in0) + (size_t(y) * width + x) * C;
-            }
-            loaded[b] = inside[b] ? *reinterpret_cast<const uint4*>(row + lane * 8) : make_uint4(0, 0, 0, 0);
+        for (int i = 0; i < 8; ++i) {
+            v[i] -= origin;
+            sum += v[i];
+            squares += v[i] * v[i];
         }
 #pragma unroll
-        for (int b = 0; b < BATCH; ++b) {
-            float v[8], sum = 0.f, squares = 0.f;
-            unpack8<T>(loaded[b], v);
-#pragma unroll
-            for (int i = 0; i < 8; ++i) sum += v[i];
-#pragma unroll
-            for (int step = 1; step < LANES; step *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
-            const float mean = sum * (1.f / C);
-#pragma unroll
-            for (int i = 0; i < 8; ++i) {
-                v[i] -= mean;
-                squares += v[i] * v[i];
-            }
-#pragma unroll
-            for (int step = 1; step < LANES; step *= 2) squares += __shfl_xor_sync(0xffffffffu, squares, step);
-            const float inverse = rsqrtf(squares * (1.f / C) + 1e-5f);
-#pragma unroll
-            for (int i = 0; i < 8; ++i) v[i] *= inverse;
-            if (G::HEAD == NORM_FILM_SILU) {
-#pragma unroll
-                for (int half = 0; half < 2; ++half) {
-                    float quad[4];
-#pragma unroll
-                    for (int i = 0; i < 4; ++i) quad[i] = v[half * 4 + i] * scale[half * 4 + i] + shift[half * 4 + i];
-                    silu4(quad);
-#pragma unroll
-                    for (int i = 0; i < 4; ++i) v[half * 4 + i] = quad[i];
-                }
-            }
-            const int pixel = base + b * AT_ONCE;
-            if (pixel >= G::P0) continue;
-            uint4 packed = make_uint4(0, 0, 0, 0);  // the convolution pads what is activated, with zeros
-            if (inside[b])
-                packed = make_uint4(pack(v[0], v[1], T{}), pack(v[2], v[3], T{}), pack(v[4], v[5], T{}), pack(v[6], v[7], T{}));
-            *reinterpret_cast<uint4*>(to + pixel * G::ROW0 + ((lane ^ exchange<G::STRIDE>(pixel)) << 4)) = packed;
+        for (int step = 1; step < LANES; step *= 2) {
+            sum += __shfl_xor_sync(0xffffffffu, sum, step);
+            squares += __shfl_xor_sync(0xffffffffu, squares, step);
         }
+        const float mean = sum * (1.f / C);
+        const float inverse = rsqrtf(fmaxf(squares * (1.f / C) - mean * mean, 0.f) + 1e-5f);
+#pragma unroll
+        for (int i = 0; i < 8; ++i) v[i] = (v[i] - mean) * inverse;
+        if (G::HEAD == NORM_FILM_SILU) {
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                float quad[4];
+#pragma unroll
+                for (int i = 0; i < 4; ++i) quad[i] = v[half * 4 + i] * scale[half * 4 + i] + shift[half * 4 + i];
+                silu4(quad);
+#pragma unroll
+                for (int i = 0; i < 4; ++i) v[half * 4 + i] = quad[i];
+            }
+        }
+        if (pixel >= G::P0) continue;
+        uint4 packed = make_uint4(0, 0, 0, 0);  // the convolution pads what is activated, with zeros
+        if (inside)
+            packed = make_uint4(pack(v[0], v[1], T{}), pack(v[2], v[3], T{}), pack(v[4], v[5], T{}), pack(v[6], v[7], T{}));
+        *at = packed;
     }
 }
 

@@ -66,6 +66,7 @@ extern "C" __global__ void __launch_bounds__(256) mirage_block_match(
     const float* __restrict__ previous, const float* __restrict__ following, float* __restrict__ flow, int height, int width) {
     constexpr int REACH = 3, SHIFTS = 49, CELLS = 36, WINDOW = 10, SEARCHED = 16;
     __shared__ float next[WINDOW][WINDOW], past[SEARCHED][SEARCHED], cost[CELLS][SHIFTS], vectors[CELLS][2];
+    __shared__ float errors[SHIFTS][WINDOW][WINDOW], across[SHIFTS][WINDOW][6];
     let_next_start();
     wait_for_previous();
     const int y0 = int(blockIdx.y) * 4 - 1, x0 = int(blockIdx.x) * 4 - 1;  // first cell of the 6x6
@@ -79,19 +80,26 @@ extern "C" __global__ void __launch_bounds__(256) mirage_block_match(
         past[i / SEARCHED][i % SEARCHED] = previous[y * width + x];
     }
     __syncthreads();
+    // errors of each cell and shift (none outside of the picture), then sums of five across and five down
+    for (int i = threadIdx.x; i < SHIFTS * WINDOW * WINDOW; i += 256) {
+        const int shift = i / (WINDOW * WINDOW), y = i / WINDOW % WINDOW, x = i % WINDOW;
+        const bool inside = unsigned(y0 - 2 + y) < unsigned(height) && unsigned(x0 - 2 + x) < unsigned(width);
+        errors[shift][y][x] = inside ? fabsf(past[y + shift / 7][x + shift % 7] - next[y][x]) : 0.f;
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < SHIFTS * WINDOW * 6; i += 256) {
+        const float* from = &errors[i / (WINDOW * 6)][i / 6 % WINDOW][i % 6];
+        across[i / (WINDOW * 6)][i / 6 % WINDOW][i % 6] = from[0] + from[1] + from[2] + from[3] + from[4];
+    }
+    __syncthreads();
     for (int i = threadIdx.x; i < CELLS * SHIFTS; i += 256) {
-        const int cell = i / SHIFTS, shift = i % SHIFTS, cy = cell / 6, cx = cell % 6, sy = shift / 7, sx = shift % 7;
+        const int shift = i / CELLS, cell = i % CELLS, cy = cell / 6, cx = cell % 6, sy = shift / 7 - REACH, sx = shift % 7 - REACH;
+        const int y = y0 + cy, x = x0 + cx;
         float sum = 0.f;
-        int count = 0;
-        for (int dy = 0; dy < 5; ++dy)
-            for (int dx = 0; dx < 5; ++dx) {
-                const int y = y0 + cy + dy - 2, x = x0 + cx + dx - 2;
-                if (unsigned(y) < unsigned(height) && unsigned(x) < unsigned(width)) {
-                    sum += fabsf(past[cy + dy + sy][cx + dx + sx] - next[cy + dy][cx + dx]);
-                    ++count;
-                }
-            }
-        cost[cell][shift] = sum / max(count, 1) + 0.004f * sqrtf(float((sx - REACH) * (sx - REACH) + (sy - REACH) * (sy - REACH)));
+#pragma unroll
+        for (int d = 0; d < 5; ++d) sum += across[shift][cy + d][cx];
+        const int rows = min(y + 2, height - 1) - max(y - 2, 0) + 1, columns = min(x + 2, width - 1) - max(x - 2, 0) + 1;
+        cost[cell][shift] = sum / max(rows * columns, 1) + 0.004f * sqrtf(float(sx * sx + sy * sy));
     }
     __syncthreads();
     const int lane = threadIdx.x % 32;
@@ -280,38 +288,36 @@ extern "C" __global__ void __launch_bounds__(256) mirage_moves(
     out[size_t(height) * width + size_t(y) * width + x] = moves ? v.y : 0.f;
 }
 
-__device__ __forceinline__ float sum_of_block(float value, float* scratch) {  // of 256 threads, for all of them
-    for (int step = 16; step; step /= 2) value += __shfl_xor_sync(0xffffffffu, value, step);
-    __syncthreads();
-    if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = value;
-    __syncthreads();
-    value = 0.f;
-    for (int i = 0; i < 8; ++i) value += scratch[i];
-    return value;
-}
-
-// Has the input cut? Mean error of the moved luma at 1/16 over the mean spread: one block, all cells.
+// Has the input cut? Mean error of the moved luma at 1/16 over the mean spread: one block, all cells, in one
+// pass; the spreads are relative to the first cell, so that fp32 suffices.
 __device__ __forceinline__ void decide_cut(const float* moved, const float* next, int cells, float threshold,
-                                           const float* valid, int* flags, float* scratch) {
-    float error = 0.f, a = 0.f, b = 0.f;
+                                           const float* valid, int* flags) {
+    __shared__ float scratch[5][8];
+    const float origin = next[0];
+    float sums[5] = {0.f, 0.f, 0.f, 0.f, 0.f};
     for (int i = threadIdx.x; i < cells; i += 256) {
-        const float m = __ldcg(moved + i), n = next[i];
-        error += fabsf(m - n);
-        a += m;
-        b += n;
+        const float m = __ldcg(moved + i) - origin, n = next[i] - origin;
+        sums[0] += fabsf(m - n);
+        sums[1] += m;
+        sums[2] += m * m;
+        sums[3] += n;
+        sums[4] += n * n;
     }
-    error = sum_of_block(error, scratch) / cells;
-    const float mean_a = sum_of_block(a, scratch) / cells, mean_b = sum_of_block(b, scratch) / cells;
-    a = b = 0.f;
-    for (int i = threadIdx.x; i < cells; i += 256) {
-        const float m = __ldcg(moved + i) - mean_a, n = next[i] - mean_b;
-        a += m * m;
-        b += n * n;
+#pragma unroll
+    for (int k = 0; k < 5; ++k) {
+        for (int step = 16; step; step /= 2) sums[k] += __shfl_xor_sync(0xffffffffu, sums[k], step);
+        if (threadIdx.x % 32 == 0) scratch[k][threadIdx.x / 32] = sums[k];
     }
-    a = sum_of_block(a, scratch);
-    b = sum_of_block(b, scratch);
+    __syncthreads();
     if (threadIdx.x == 0) {
-        const float score = error / (0.5f * (sqrtf(a / (cells - 1)) + sqrtf(b / (cells - 1))) + 0.05f);
+#pragma unroll
+        for (int k = 0; k < 5; ++k) {
+            sums[k] = 0.f;
+            for (int i = 0; i < 8; ++i) sums[k] += scratch[k][i];
+        }
+        const float moved_variance = fmaxf(sums[2] - sums[1] * sums[1] / cells, 0.f) / (cells - 1);
+        const float next_variance = fmaxf(sums[4] - sums[3] * sums[3] / cells, 0.f) / (cells - 1);
+        const float score = sums[0] / cells / (0.5f * (sqrtf(moved_variance) + sqrtf(next_variance)) + 0.05f);
         const int before = *valid > 0.f, cut = before && score > threshold;  // one cell: NaN, no cut
         flags[0] = before && !cut;
         flags[1] = cut;
@@ -329,7 +335,6 @@ __device__ __forceinline__ void warp_past(
     float* __restrict__ moved_older, float* moved_coarse, const float* __restrict__ coarse,
     const float* __restrict__ valid, int* flags, float cut_threshold, int H, int W) {
     __shared__ float rows[4][4];
-    __shared__ float scratch[8];
     __shared__ int is_last;
     let_next_start();
     wait_for_previous();
@@ -385,7 +390,7 @@ __device__ __forceinline__ void warp_past(
     __syncthreads();
     if (is_last) {
         __threadfence();
-        decide_cut(moved_coarse, coarse, (H / 16) * (W / 16), cut_threshold, valid, flags, scratch);
+        decide_cut(moved_coarse, coarse, (H / 16) * (W / 16), cut_threshold, valid, flags);
     }
 }
 #define WARP_PAST(name, T)                                                                                            \
@@ -398,3 +403,49 @@ __device__ __forceinline__ void warp_past(
     }
 WARP_PAST(mirage_warp_past_f16, F16)
 WARP_PAST(mirage_warp_past_bf16, BF16)
+
+// carry: what the next frame needs of this one besides the picture: the input's luma and its pyramid, and
+// the older frames at half size, all moved to where things are now. It runs beside the network.
+// Four threads a cell, a row each. Launch: block (256), grid (ceil(cells / 64)).
+extern "C" __global__ void __launch_bounds__(256) mirage_carry(
+    const unsigned char* rgb, const float* __restrict__ moved_last, const float* __restrict__ moved_older,
+    const float* __restrict__ pyramid, float* __restrict__ older, float* __restrict__ input_luma,
+    float* __restrict__ previous_pyramid, const int* flags, int rgb_height, int rgb_width, int H, int W) {
+    wait_for_previous();
+    const int cell = blockIdx.x * 64 + threadIdx.x / 4, dy = threadIdx.x % 4;
+    const int cells_x = W / 4, cell_y = cell / cells_x, cell_x = cell % cells_x;
+    const bool inside = cell_y < H / 4, past = flags[0] != 0;
+    const int y = 4 * min(cell_y, H / 4 - 1) + dy, x = 4 * cell_x;
+    const size_t plane = size_t(H) * W, half_plane = plane / 4, at = size_t(y) * W + x;
+    const size_t half_at = size_t(y / 2) * (W / 2) + x / 2;
+    float frame[3][4];
+    read_pixels(rgb, rgb_height, rgb_width, y, x, frame);
+#pragma unroll
+    for (int c = 0; c < 3; ++c) {
+        const float4 old = *reinterpret_cast<const float4*>(moved_last + c * plane + at);
+        const float left = old.x + old.y, right = old.z + old.w;
+        const float below_left = __shfl_xor_sync(0xffffffffu, left, 1), below_right = __shfl_xor_sync(0xffffffffu, right, 1);
+        if (!inside || dy % 2) continue;
+        const float2 moved = *reinterpret_cast<const float2*>(moved_older + c * half_plane + half_at);
+        *reinterpret_cast<float2*>(older + c * half_plane + half_at) =
+            past ? make_float2(0.25f * (left + below_left), 0.25f * (right + below_right)) : make_float2(0, 0);
+        *reinterpret_cast<float2*>(older + (3 + c) * half_plane + half_at) = past ? moved : make_float2(0, 0);
+    }
+    if (!inside) return;
+    float4 luma;
+    luma.x = luma_of(frame[0][0], frame[1][0], frame[2][0]);
+    luma.y = luma_of(frame[0][1], frame[1][1], frame[2][1]);
+    luma.z = luma_of(frame[0][2], frame[1][2], frame[2][2]);
+    luma.w = luma_of(frame[0][3], frame[1][3], frame[2][3]);
+    *reinterpret_cast<float4*>(input_luma + at) = luma;
+    if (dy % 2 == 0)
+        *reinterpret_cast<float2*>(previous_pyramid + half_at) = *reinterpret_cast<const float2*>(pyramid + half_at);
+    if (dy == 0) {
+        size_t lower = half_plane + cell;
+        previous_pyramid[lower] = pyramid[lower];
+        if (cell_y % 4 == 0 && cell_x % 4 == 0) {
+            lower = half_plane + half_plane / 4 + size_t(cell_y / 4) * (W / 16) + cell_x / 4;
+            previous_pyramid[lower] = pyramid[lower];
+        }
+    }
+}

@@ -23,6 +23,12 @@ SIZES = [(16, 16), (48, 80), (272, 144), (512, 512)]  # padded heights and width
 LEVELS = {64: 0, 128: 1, 256: 2}
 
 
+@pytest.fixture(autouse=True)
+def without_gradients():
+    with torch.inference_mode():
+        yield
+
+
 # tables ------------------------------------------------------------------------------------------------
 
 
@@ -158,13 +164,15 @@ def test_every_convolution_is_as_good_as_torch(height, width, dtype):
 
 
 @gpu
+@pytest.mark.parametrize("queries", [32, 64, 128])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["fp16", "bf16"])
 @pytest.mark.parametrize(("height", "width"), SIZES)
-def test_attention_is_as_good_as_torch(height, width, dtype):
+def test_attention_is_as_good_as_torch(monkeypatch, height, width, dtype, queries):
+    monkeypatch.setattr(FrameProgram, "attention_queries", property(lambda self: queries, lambda self, value: None), raising=False)
     program = make_program(height, width, dtype)
     refill(program, True)
     program.mixed.fill_(float("nan"))
-    launch = next(x for x in program.launches if x.name == "mirage_attention")
+    launch = next(x for x in program.launches if x.name == f"mirage_attention{queries}")
     pixels = program.mixed.shape[0]
 
     def by(kind):
@@ -182,7 +190,8 @@ def test_attention_is_as_good_as_torch(height, width, dtype):
 def test_tokens_are_the_means_of_their_cells(height, width):
     program = make_program(height, width, torch.float16)
     refill(program, True)
-    next(x for x in program.launches if x.name == "mirage_pool_tokens")(torch.cuda.current_stream().cuda_stream)
+    others = [launch for launches in program.beside.values() for launch in launches]
+    next(x for x in others if x.name == "mirage_pool_tokens")(torch.cuda.current_stream().cuda_stream)
     x = picture(program.features[2][0], height // 16, width // 16).double()
     truth = F.adaptive_avg_pool2d(x, (6, 8)).flatten(2).transpose(1, 2)
     assert (program.tokens.double() - truth).abs().max() <= 2e-3

@@ -26,7 +26,9 @@ from mirage_cli.kernels.launch import Launch
 
 SUFFIXES = {torch.float16: "f16", torch.bfloat16: "bf16"}
 WIDTHS = (64, 128, 256)  # the channels the kernels are made for
-ATTENTION_BYTES = 69632  # as in kernels/attention.cuh
+ATTENTION_BYTES = 65536  # keys and values, as in kernels/attention.cuh; and 128 a query
+ALONE_BYTES = 118784  # shared memory of which a multiprocessor holds one block
+MANY_TOKENS = 2048  # from here on attention makes 128 queries a block
 MAX_SIDE = 8192
 
 
@@ -44,8 +46,7 @@ class ComposeParams(ctypes.Structure):
     """kernels/compose.cuh."""
 
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("rgb", "out", "moved_last", "moved_older", "last", "older", "input_luma", "pyramid",
-                                               "previous_pyramid", "valid", "flags", "x_t", "next_x_t", "next_x_t_cells")),
+        *((name, ctypes.c_void_p) for name in ("rgb", "out", "moved_last", "last", "valid", "flags", "x_t", "next_x_t", "next_x_t_cells")),
         ("rgb_height", ctypes.c_int),
         ("rgb_width", ctypes.c_int),
         ("keep_limit", ctypes.c_float),
@@ -143,6 +144,7 @@ class FrameProgram:
 
     Attributes:
         launches: all launches of a frame, in order; ``name`` and ``grid`` tell what each is.
+        beside: place in launches -> launches that may run beside what comes after that place.
         state: tensors of its own that a frame changes, for ``CapturedFrame``.
         targets: kernel file -> the architecture its PTX is for.
 
@@ -157,14 +159,18 @@ class FrameProgram:
             raise GpuError(reason, loader.TORCH_PATH)
         self.device, self.dtype, self.network, self.stream = device, dtype, network, stream
         self.suffix = SUFFIXES[dtype]
+        self.attention_queries = 128 if padded[0] * padded[1] // 256 >= MANY_TOKENS else 64
         kernels = loader.load_program(device.index or 0, ["motion", f"denoiser_{self.suffix}"])
         self._functions, self.targets = kernels.functions, kernels.targets
         self._modules = kernels.modules
         self.early_start = early_start and kernels.early_start
+        self._processors = torch.cuda.get_device_properties(device).multi_processor_count
         self._kept: list[Tensor] = []  # what the launches point to
         self._packed_weights: dict[tuple, Tensor] = {}
         self._compositions: list[ComposeParams] = []
         self.launches: list[Launch] = []
+        self.beside: dict[int, list[Launch]] = {}
+        self._side, self._fork, self._join = torch.cuda.Stream(device), torch.cuda.Event(), torch.cuda.Event()
         self.layers: dict[int, LayerCall] = {}  # place in launches -> what it works on
         with torch.inference_mode():
             self._allocate(*padded)
@@ -226,12 +232,30 @@ class FrameProgram:
         self._kept.append(tensor)
         return tensor.data_ptr()
 
-    def _launch(self, name: str, grid: tuple[int, ...], arguments: Sequence[Any], *, block: int = 256, shared: int = 0) -> None:
+    def _launch(
+        self,
+        name: str,
+        grid: tuple[int, ...],
+        arguments: Sequence[Any],
+        *,
+        block: int = 256,
+        shared: int = 0,
+        alone: bool = False,
+        beside: bool = False,
+    ) -> None:
+        """Append a launch; ``beside`` those that nothing of this frame waits for."""
         entry = name if name in self._functions else f"{name}_{self.suffix}"
         whole = (*grid, *(1,) * (3 - len(grid)))
         # the frame's first launch follows copies, which know nothing of an early start
-        early = self.early_start and bool(self.launches)
-        self.launches.append(Launch(name, self._functions[entry], whole, (block, 1, 1), shared, arguments, early))
+        early = self.early_start and bool(self.launches) and not beside
+        if early and alone and whole[0] * whole[1] <= self._processors:
+            # Started early, two blocks would come to lie on one multiprocessor while others stay empty.
+            shared = max(shared, ALONE_BYTES)
+        launch = Launch(name, self._functions[entry], whole, (block, 1, 1), shared, arguments, early)
+        if beside:
+            self.beside.setdefault(len(self.launches) - 1, []).append(launch)
+        else:
+            self.launches.append(launch)
 
     # --- before the network ----------------------------------------------------------------------------
 
@@ -273,6 +297,14 @@ class FrameProgram:
             (p(s.last), p(s.input_luma), p(s.older), p(self.flows[4]), p(self.cells), p(self.older_cells), p(self.moved_last),
              p(self.moved_older), p(self.moved_coarse), p(following, at_coarse), p(s.valid), p(self.flags),
              ctypes.c_float(self.network.cut_threshold), *i(height, width)),
+        )  # fmt: skip
+
+        cells = quarter[0] * quarter[1]
+        self._launch(
+            "mirage_carry", (-(-cells // 64),),
+            (self._rgb, p(self.moved_last), p(self.moved_older), p(following), p(s.older), p(s.input_luma), p(previous),
+             p(self.flags), *i(s.height, s.width, height, width)),
+            beside=True,
         )  # fmt: skip
 
     # --- the network -----------------------------------------------------------------------------------
@@ -325,7 +357,7 @@ class FrameProgram:
         self.layers[len(self.launches)] = LayerCall(
             name, height, width, in0, in1, residual, out, weights, bias, film_in, film_out, masked0, masked1, memory
         )
-        self._launch(f"mirage_{name}", grid, arguments, shared=shape.shared_bytes)
+        self._launch(f"mirage_{name}", grid, arguments, shared=shape.shared_bytes, alone=True)
 
     def _denoise(self, step: int, coefficient: float, last: bool) -> None:
         """One pass of the network."""
@@ -358,15 +390,15 @@ class FrameProgram:
         blocks("middle", range(network.middle // 2), 2, x2)
         self._attend(x2)
         blocks("middle", range(network.middle // 2, network.middle), 2, x2)
-        self._layer("up1", 1, x2, d1, self._ups[0], w["up1.bias"], in1=x1)
-        blocks("decoder1", range(network.decoder[1]), 1, d1)
-        self._layer("up0", 0, d1, d0, self._ups[1], w["up0.bias"], in1=x0)
-        blocks("decoder0", range(network.decoder[0]), 0, d0)
         if last:
             rows, columns = network.memory_grid
             height, width = self.sizes[2]
             arguments = (ctypes.c_void_p(x2.data_ptr()), ctypes.c_void_p(self.tokens.data_ptr()), ctypes.c_int(height), ctypes.c_int(width))
-            self._launch("mirage_pool_tokens", (columns, rows), arguments, block=WIDTHS[2] // 2)
+            self._launch("mirage_pool_tokens", (columns, rows), arguments, block=WIDTHS[2] // 2, beside=True)
+        self._layer("up1", 1, x2, d1, self._ups[0], w["up1.bias"], in1=x1)
+        blocks("decoder1", range(network.decoder[1]), 1, d1)
+        self._layer("up0", 0, d1, d0, self._ups[1], w["up0.bias"], in1=x0)
+        blocks("decoder0", range(network.decoder[0]), 0, d0)
         self._layer("out", 0, d0, None, *conv("out"), compose=self._composition(step, coefficient, last))
 
     def _attend(self, x: Tensor) -> None:
@@ -377,15 +409,18 @@ class FrameProgram:
         pixels, channels = x.shape
         numbers = [ctypes.c_int(n) for n in (pixels, self.packed.shape[0], channels)]
         pointers = (ctypes.c_void_p(self.packed.data_ptr()), ctypes.c_void_p(self.mixed.data_ptr()))
-        self._launch("mirage_attention", (-(-pixels // 32), channels // 64), (*pointers, *numbers), shared=ATTENTION_BYTES)
+        queries = self.attention_queries
+        self._launch(
+            f"mirage_attention{queries}", (-(-pixels // queries), channels // 64), (*pointers, *numbers),
+            shared=ATTENTION_BYTES + 128 * queries,
+        )  # fmt: skip
         self._layer("attention_out", 2, self.mixed, x, (w["attention.out.weight"],), w["attention.out.bias"], residual=x)
 
     def _composition(self, step: int, coefficient: float, last: bool) -> ComposeParams:
         s = self.stream
         params = ComposeParams(
-            rgb=None, out=self.out.data_ptr(), moved_last=self.moved_last.data_ptr(), moved_older=self.moved_older.data_ptr(),
-            last=s.last.data_ptr(), older=s.older.data_ptr(), input_luma=s.input_luma.data_ptr(), pyramid=self.pyramid.data_ptr(),
-            previous_pyramid=self.previous_pyramid.data_ptr(), valid=s.valid.data_ptr(), flags=self.flags.data_ptr(),
+            rgb=None, out=self.out.data_ptr(), moved_last=self.moved_last.data_ptr(), last=s.last.data_ptr(),
+            valid=s.valid.data_ptr(), flags=self.flags.data_ptr(),
             rgb_height=s.height, rgb_width=s.width, keep_limit=self.network.keep_limit, coefficient=coefficient,
         )  # fmt: skip
         if not last:
@@ -407,7 +442,14 @@ class FrameProgram:
         self._rgb.value = rgb.data_ptr()
         for params in self._compositions:
             params.rgb = rgb.data_ptr()
-        stream = torch.cuda.current_stream(self.device).cuda_stream
-        for launch in self.launches:
-            launch(stream)
+        stream = torch.cuda.current_stream(self.device)
+        for place, launch in enumerate(self.launches):
+            launch(stream.cuda_stream)
+            if place in self.beside:
+                self._fork.record(stream)
+                self._side.wait_event(self._fork)
+                for other in self.beside[place]:
+                    other(self._side.cuda_stream)
+        self._join.record(self._side)
+        stream.wait_event(self._join)
         return self.out, self.flags[1:2], self.flags[2], self.tokens

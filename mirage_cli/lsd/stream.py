@@ -97,11 +97,8 @@ class Session:
         self.bundle, self.net, self.device = bundle, bundle.net, bundle.device
         self.width, self.height, self.steps = width, height, steps
         self.padded = tuple(-(-side // FRAME_MULTIPLE) * FRAME_MULTIPLE for side in (height, width))
-        # The kernels agree with torch in an emulator; until that is also measured on a GPU, they are
-        # taken only where they are asked for.
-        self.ops, self.backend_reason = select_backend(self.device, "torch" if backend == "auto" else backend)
-        if backend == "auto":
-            self.backend_reason = "auto: torch; --backend ptx takes the kernels, on NVIDIA GPUs"
+        self.ops, self.backend_reason = select_backend(self.device, backend)
+        self._strict = backend == "ptx"
         self.kernels = self.ops if self.ops.backend == "ptx" else None  # None: the network's own torch
         self.guard = DriftGuard(guard)
         self.report = StepReport()
@@ -150,10 +147,19 @@ class Session:
             self.backend_reason = f"{self.ops.reason}; op by op: {reason}"
             return None
         size = (self.height, self.width)
-        return compile_frame(
-            self.net, self.history, self.memory, self.modulations, self.noise, self.screen, schedule(self.steps), size,
-            self.ops.device,
-        )  # fmt: skip
+        try:
+            program = compile_frame(
+                self.net, self.history, self.memory, self.modulations, self.noise, self.screen, schedule(self.steps),
+                size, self.ops.device,
+            )  # fmt: skip
+        except GpuError as error:
+            if self._strict:
+                raise
+            self.ops, self.kernels = select_backend(self.device, "torch")[0], None
+            self.backend_reason = f"torch: {error.message}"
+            return None
+        self.backend_reason = f"{self.ops.reason}; the whole frame is one program of {len(program.launches)} launches"
+        return program
 
     # --- what the user steers --------------------------------------------------------------------
 
