@@ -22,6 +22,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ARCHITECTURES = ("sm_80", "sm_89", "sm_90")
+FIRST_VERSION = {"compute_80": "7.0", "compute_90": "7.8"}  # the PTX that first knew the target
 PTX_VERSIONS = ("7.0", "7.1", "7.2", "7.3", "7.4", "7.5", "7.6", "7.7", "7.8", "8.0", "8.1", "8.2", "8.3", "8.4")
 
 
@@ -109,7 +110,7 @@ def compile_cuda(source: Path, target: Path) -> None:
         command = ["nvcc", "-std=c++17", "-O3", "-ptx", f"-arch={virtual}", str(source), "-o", str(raw)]
         subprocess.run(command, check=True)
         body = re.sub(r"\A(//[^\n]*\n|\s*\n)*", "", raw.read_text())
-        for version in PTX_VERSIONS:
+        for version in PTX_VERSIONS[PTX_VERSIONS.index(FIRST_VERSION[virtual]) :]:
             raw.write_text(re.sub(r"^\.version .*$", f".version {version}", body, count=1, flags=re.MULTILINE))
             if all(assemble(raw, architecture).returncode == 0 for architecture in real):
                 break

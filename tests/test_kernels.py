@@ -24,6 +24,8 @@ else:  # pytest brings tomli there
 
 MANIFEST = tomllib.loads((loader.HERE / "manifest.toml").read_text())
 FILES = sorted(loader.FILES)
+PROGRAM_FILES = {f"{file}.sm{t}.ptx": entries for file, entries in loader.PROGRAM_FILES.items() for t in loader.PROGRAM_TARGETS}
+VERSIONS = {"sm_80": "7.0", "sm_90": "7.8"}  # the lowest PTX that knows the target: CUDA 11.0 and 11.8
 needs_ptxas = pytest.mark.skipif(shutil.which("ptxas") is None, reason="ptxas is not installed")
 
 
@@ -36,10 +38,13 @@ def test_manifest_matches_the_sources():
 
 def test_manifest_lists_what_the_loader_loads():
     listed = {file["ptx"]: sorted(entry["name"] for entry in file["entry"]) for file in MANIFEST["file"]}
-    assert listed == {file: sorted(entries) for file, entries in loader.FILES.items()}
+    assert listed == {file: sorted(entries) for file, entries in (loader.FILES | PROGRAM_FILES).items()}
     for file in MANIFEST["file"]:
-        assert loader.ptx_header(loader.HERE / file["ptx"]) == (file["ptx_version"], file["target"]) == ("7.0", "sm_80")
-        assert sorted(parse((loader.HERE / file["ptx"]).read_text())) == listed[file["ptx"]]
+        header = loader.ptx_header(loader.HERE / file["ptx"])
+        assert header == (file["ptx_version"], file["target"]) == (VERSIONS[file["target"]], file["target"])
+        assert file["target"].replace("_", "") in file["ptx"]
+        if file["ptx"] in loader.FILES:  # the emulator reads these
+            assert sorted(parse((loader.HERE / file["ptx"]).read_text())) == listed[file["ptx"]]
         assert all(entry["spill_bytes"] == 0 for entry in file["entry"])
         # 256 threads a block must fit twice on a multiprocessor of 65,536 registers
         assert all(max(entry["registers"].values()) <= 128 for entry in file["entry"])
@@ -61,6 +66,7 @@ def test_a_changed_source_is_noticed(tmp_path, monkeypatch):
     assert "frame_in.sm80.ptx has changed" in problems
     assert "manifest.toml lists frame_out.sm80.ptx, which is gone" in problems
     assert "new.sm80.ptx is not in manifest.toml" in problems
+    assert "denoiser_f16.cu has changed since denoiser_f16.sm90.ptx was made" in problems  # through its headers
 
 
 def test_at_least_four_kernels_are_hand_written_with_wide_accesses_and_warp_exchange():
@@ -73,9 +79,18 @@ def test_at_least_four_kernels_are_hand_written_with_wide_accesses_and_warp_exch
     assert "redux.sync.add" in texts["frame_out.sm80.ptx"]
 
 
+def test_the_program_uses_tensor_cores_and_starts_early_where_it_can():
+    for kind, product in (("f16", "f32.f16.f16.f32"), ("bf16", "f32.bf16.bf16.f32")):
+        for target in loader.PROGRAM_TARGETS:
+            text = (loader.HERE / f"denoiser_{kind}.sm{target}.ptx").read_text()
+            for instruction in (f"mma.sync.aligned.m16n8k16.row.col.{product}", "ldmatrix.sync.aligned.m8n8.x4", "cp.async.cg"):
+                assert instruction in text
+            assert ("griddepcontrol.wait" in text) == (target == 90)
+
+
 @needs_ptxas
-@pytest.mark.parametrize("architecture", build.ARCHITECTURES)
-@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize(("file", "architecture"), [(f, a) for f in FILES for a in build.ARCHITECTURES]
+                         + [(f, a) for f in PROGRAM_FILES for a in build.architectures(f"sm_{f.split('.sm')[1][:2]}")])
 def test_ptx_assembles_without_spills(file, architecture):
     for entry, used in build.resources(loader.HERE / file, architecture).items():
         assert used["spill_bytes"] == used["stack_bytes"] == 0, entry
@@ -88,7 +103,8 @@ def test_cuda_sources_give_the_checked_in_ptx(tmp_path):
     if MANIFEST["ptxas"] not in release:
         pytest.skip(f"another CUDA toolkit than {MANIFEST['ptxas']}")
     for name, source in build.sources().items():
-        if source.suffix == ".cu":
+        # bf16 differs from fp16 in one word, and takes as long again
+        if source.suffix == ".cu" and name not in ("denoiser_bf16.sm80.ptx", "denoiser_bf16.sm90.ptx"):
             build.compile_cuda(source, tmp_path / name)
             assert (tmp_path / name).read_text() == (loader.HERE / name).read_text()
 
@@ -228,7 +244,7 @@ def test_missing_cupy_is_said_with_its_remedy(monkeypatch):
         loader.load(0)
     assert "pip install 'mirage-cli[gpu]'" in caught.value.remedy
     states = loader.kernel_states()
-    assert [s.entry for s in states] == [e for entries in loader.FILES.values() for e in entries]
+    assert [s.entry for s in states] == [e for entries in (loader.FILES | loader.PROGRAM_FILES).values() for e in entries]
     assert not any(s.ready for s in states) and all("not installed" in s.reason for s in states)
     assert {s.origin for s in states} == {"hand-written PTX", "CUDA C++"}
 
@@ -280,6 +296,7 @@ def test_launch_passes_addresses_and_scalars_of_fixed_width(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     stream = types.SimpleNamespace(cuda_stream=7, __cuda_stream__=lambda: (0, 7))
     monkeypatch.setattr(torch.cuda, "current_stream", lambda index: stream)
+    monkeypatch.setattr(loader, "load_program", lambda index, files: None)
     kernels = loader.load(0)
     assert loader.load(0) is kernels
     assert set(kernels.entries) == {e for entries in loader.FILES.values() for e in entries}
@@ -298,4 +315,6 @@ def test_launch_passes_addresses_and_scalars_of_fixed_width(monkeypatch):
 def test_all_kernels_load_on_this_gpu():
     states = loader.kernel_states()
     assert all(state.ready for state in states), [state for state in states if not state.ready]
-    assert set(loader.load(0).entries) == {state.entry for state in states}
+    program = loader.load_program(0, list(loader.PROGRAM_FILES))
+    assert {*loader.load(0).entries, *program.functions} == {state.entry for state in states}
+    assert set(program.targets.values()) == {"sm_90" if torch.cuda.get_device_capability()[0] >= 9 else "sm_80"}

@@ -1,7 +1,7 @@
 """The whole device frame as a list of kernel launches on static buffers.
 
     program = FrameProgram(network, stream, device)     # weights packed, buffers made, kernels loaded
-    out, cut, finite, tokens = program.run(rgb)         # or captured once as a CUDA graph
+    out, (cut, finite), tokens = program.run(rgb)       # or captured once as a CUDA graph
 
 A frame of a one-step model is some forty launches: seven that prepare (motion, the past moved), the network,
 whose convolutions take norms, modulation, activation, residuals, doubling and concatenation along
@@ -432,8 +432,8 @@ class FrameProgram:
 
     # --- running ---------------------------------------------------------------------------------------
 
-    def run(self, rgb: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Queue one frame: uint8 [H, W, 3] on the device -> (uint8 frame, cut [1], finite, tokens).
+    def run(self, rgb: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queue one frame: uint8 [H, W, 3] on the device -> (uint8 frame, (cut, finite) [2], tokens).
 
         The results are static buffers; the next frame overwrites them.
         """
@@ -452,4 +452,4 @@ class FrameProgram:
                     other(self._side.cuda_stream)
         self._join.record(self._side)
         stream.wait_event(self._join)
-        return self.out, self.flags[1:2], self.flags[2], self.tokens
+        return self.out, self.flags[1:3], self.tokens

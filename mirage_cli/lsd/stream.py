@@ -16,7 +16,9 @@ captured graph.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -128,16 +130,18 @@ class Session:
         size = self.net.modulate.out_features
         self.modulations = torch.zeros(2, self.steps, 1, size, device=self.device, dtype=self.bundle.dtype)
         self.program = self._compile()
-        state = (*vars(self.history).values(), self.memory.tokens)
-        if self.program is None:
-            self.frame = CapturedFrame(self._frame, device=self.device, state=state)
-        else:
-            self.frame = CapturedFrame(self.program.run, device=self.device, state=(*state, *self.program.state))
+        self.frame = self.captured(self._frame if self.program is None else self.program.run)
         if self.device.type == "cuda":
             shape = (self.height, self.width, 3)
             self.rgb_in = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
             self.rgb_out = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
-            self.events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
+            self.flags_out = torch.empty(2, dtype=torch.int32, pin_memory=True)
+            self.events = [torch.cuda.Event(enable_timing=True) for _ in range(3)]
+
+    def captured(self, function: Callable[..., Any], *, enabled: bool = True) -> CapturedFrame:
+        """A whole device frame, such as ``_frame``, as a graph that knows this session's state."""
+        state = (*vars(self.history).values(), self.memory.tokens, *(self.program.state if self.program else ()))
+        return CapturedFrame(function, device=self.device, state=state, enabled=enabled)
 
     def _compile(self) -> FrameProgram | None:
         """The whole frame as the engine's kernels, where these are chosen and made for this network."""
@@ -305,25 +309,28 @@ class Session:
         began = time.perf_counter()
         self.rgb_in.numpy()[:] = rgb
         self.events[0].record()
-        out, cut, finite, tokens = self.frame(self.rgb_in)
+        out, flags, tokens = self.frame(self.rgb_in)
         self.events[1].record()
-        self.memory.offer(tokens)
-        queued = time.perf_counter()
         self.rgb_out.copy_(out, non_blocking=True)
-        flags = torch.stack((cut[0], finite.to(cut.dtype))).tolist()  # waits for the device
+        self.flags_out.copy_(flags, non_blocking=True)
+        self.memory.offer(tokens)
+        self.events[2].record()
+        queued = time.perf_counter()
+        self.events[2].synchronize()
         done = time.perf_counter()
         report = self.report
         report.denoise_ms = self.events[0].elapsed_time(self.events[1])
         report.prepare_ms = 1e3 * (queued - began)
         report.compose_ms = max(0.0, 1e3 * (done - began) - report.denoise_ms - report.prepare_ms)
-        return self.rgb_out.numpy().copy(), bool(flags[0]), bool(flags[1])
+        cut, finite = self.flags_out.tolist()
+        return self.rgb_out.numpy().copy(), bool(cut), bool(finite)
 
-    def _frame(self, rgb: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The whole device frame, for capture: uint8 [H, W, 3] -> (uint8 frame, cut, finite, tokens)."""
+    def _frame(self, rgb: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The whole device frame, for capture: uint8 [H, W, 3] -> (uint8 frame, (cut, finite) [2], tokens)."""
         frame, past, cut = self._prepare(rgb)
         prediction = self._denoise(frame, past)
         out, finite = self._compose(prediction, frame, past)
-        return out, cut, finite, prediction.tokens
+        return out, torch.stack((cut[0], finite.to(cut.dtype))).int(), prediction.tokens
 
     def _prepare(self, rgb: Tensor) -> tuple[Tensor, Past, Tensor]:
         """I(i+1) as [1, 3, H, W] in [-1, 1], the past moved to it, and whether the input cut."""
