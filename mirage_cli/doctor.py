@@ -214,11 +214,16 @@ def check_kernels(
         torch = sys.modules.get("torch")
         has_gpu = bool(torch is not None and torch.cuda.is_available())
     if not has_gpu:
-        count = sum(len(entries) for entries in loader.FILES.values())
+        count = sum(len(entries) for files in (loader.FILES, loader.PROGRAM_FILES) for entries in files.values())
         return [finding("kernels", "ok", f"{count} PTX kernels, not used without an NVIDIA GPU")]
     found = list((states or loader.kernel_states)())
     ready = [state for state in found if state.ready]  # type: ignore[attr-defined]
+    files: dict[str, list[str]] = {}
+    for state in found:
+        kind = f"{getattr(state, 'file', '')} ({getattr(state, 'origin', '')}, {getattr(state, 'target', '')}): "
+        files.setdefault(kind + ("ready" if state.ready else "not loaded"), []).append(getattr(state, "entry", ""))
     text = f"{len(ready)} of {len(found)} PTX kernels load"
+    text += "".join(f"\n{kind}: {', '.join(e.removeprefix('mirage_') for e in entries)}" for kind, entries in files.items())
     if len(ready) == len(found):
         return [finding("kernels", "ok", text)]
     reasons = dict.fromkeys(state.reason for state in found if not state.ready)  # type: ignore[attr-defined]
