@@ -36,11 +36,11 @@ def rendered() -> dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     return result
 
 
-def test_twenty_looks():
-    assert len(LOOKS) == len(set(LOOKS)) == 20
+def test_twenty_five_looks():
+    assert len(LOOKS) == len(set(LOOKS)) == 25
     assert filters.SCREEN_BOUND < set(LOOKS)
-    assert {"pixel-art", "comic-halftone", "mosaic"} <= filters.SCREEN_BOUND
-    assert not {"night", "cartoon", "thermal"} & filters.SCREEN_BOUND
+    assert {"pixel-art", "comic-halftone", "mosaic", "engraving", "chalkboard", "cross-stitch"} <= filters.SCREEN_BOUND
+    assert not {"night", "cartoon", "thermal", "pop-art", "infrared"} & filters.SCREEN_BOUND
 
 
 @pytest.mark.parametrize("look", LOOKS)
@@ -149,3 +149,59 @@ def test_kuwahara_flattens_texture_and_keeps_the_edge():
     out = ops.kuwahara(step, 5)
     assert out[..., 8:-8, 8:24].std() < 0.5 * step[..., 8:-8, 8:24].std()
     assert (out[..., 34:37].mean() - out[..., 27:30].mean()) > 0.7
+
+
+def test_engraved_lines_swell_with_the_dark():
+    """On flat tones the paper stays paper in the light, and ink grows step by step into the dark."""
+    ink = []
+    for tone in (1.0, 0.8, 0.6, 0.4, 0.2, 0.0):
+        flat = torch.tensor([0.0, tone, 0.5]).view(1, 3, 1, 1).expand(1, 3, 64, 64)
+        ink.append(1 - float(ops.luma(filters.screen("engraving", flat)).mean()))
+    assert all(b > a + 0.03 for a, b in zip(ink, ink[1:]))
+    assert ink[0] < 0.15 and ink[-1] > 0.65
+
+
+def test_pop_art_is_few_flat_colours():
+    """Most pixels lie within a step of a dozen colours; a cartoon of the same picture needs more."""
+    def share(look: str) -> float:
+        codes = (filters.render(look, picture(192, 224))[0] * 9).round().long()
+        _, counts = (codes[0] * 100 + codes[1] * 10 + codes[2]).unique(return_counts=True)
+        return float(counts.sort(descending=True).values[:12].sum() / counts.sum())
+
+    assert share("pop-art") > 0.75
+    assert share("pop-art") > share("cartoon") + 0.1
+
+
+@pytest.mark.parametrize("other", ["cartoon", "comic-halftone"])
+def test_pop_art_is_no_other_look(other, rendered):
+    assert (rendered["pop-art"][2] - rendered[other][2]).abs().mean() > 0.12
+
+
+def test_infrared_turns_leaves_red_and_darkens_the_sky():
+    green = torch.tensor([0.25, 0.55, 0.15]).view(1, 3, 1, 1).expand(1, 3, 64, 64)
+    red, mid, blue = filters.render("infrared", green)[0, :, 32, 32]
+    assert red > mid + 0.2 and red > blue + 0.1
+    sky = torch.tensor([0.25, 0.55, 0.95]).view(1, 3, 1, 1).expand(1, 3, 64, 64)
+    out = filters.render("infrared", sky)
+    assert ops.luma(out).mean() < ops.luma(sky).mean() - 0.1
+    assert out[0, 0].mean() < out[0, 1].mean() - 0.1, "dark cyan has less red than green"
+
+
+def test_cross_stitch_repeats_every_stitch_and_shows_a_cross():
+    flat = torch.tensor([0.7, 0.2, 0.2]).view(1, 3, 1, 1).expand(1, 3, 64, 64)
+    out = filters.screen("cross-stitch", flat)
+    assert torch.allclose(out[..., 8:], out[..., :-8], atol=1e-5)
+    redness = (out[0, 0] - out[0, 1])[16:24, 16:24]
+    both = torch.cat([redness.diagonal()[1:-1], redness.flip(1).diagonal()[1:-1]])
+    cloth = torch.stack([redness[0, 3], redness[3, 0], redness[7, 4], redness[4, 7]])
+    assert both.min() > cloth.max() + 0.1, "threads run along both diagonals, cloth shows between"
+
+
+@pytest.mark.parametrize("look", ["engraving", "pop-art", "chalkboard", "infrared", "cross-stitch"])
+def test_camera_noise_does_not_flicker(look, rendered):
+    """Noise of 2 levels of 255 moves the picture by about as little on average."""
+    rgb, _, final = rendered[look]
+    noise = torch.randn(rgb.shape, generator=torch.Generator().manual_seed(3)) * 2 / 255
+    change = (filters.render(look, (rgb + noise).clamp(0, 1)) - final).abs()
+    assert change.mean() < 3 / 255
+    assert (change > 32 / 255).float().mean() < 0.01

@@ -1,4 +1,4 @@
-"""Filter teachers: what twenty looks make of a picture, as batched torch functions.
+"""Filter teachers: what twenty-five looks make of a picture, as batched torch functions.
 
 A look has two stages. ``scene`` is a function of local picture content alone; a trainer warps its
 result with the scene. ``screen`` is applied to the warped result, in pixel coordinates of the
@@ -20,6 +20,7 @@ from torch import Tensor
 from . import filters_cells as cells
 from . import filters_drawn as drawn
 from . import filters_light as light
+from . import filters_print as printed
 
 Stage = Callable[[Tensor], Tensor]
 
@@ -44,6 +45,11 @@ _STAGES: dict[str, tuple[Stage, Stage | None]] = {
     "old-photograph": (light.old_photograph_scene, light.old_photograph_screen),
     "watercolour": (drawn.watercolour_scene, drawn.watercolour_screen),
     "cubism": (cells.cubism_scene, cells.cubism_screen),
+    "engraving": (printed.engraving_scene, printed.engraving_screen),
+    "pop-art": (printed.pop_art_scene, None),
+    "chalkboard": (printed.chalkboard_scene, printed.chalkboard_screen),
+    "infrared": (printed.infrared_scene, None),
+    "cross-stitch": (printed.cross_stitch_scene, printed.cross_stitch_screen),
 }
 
 LOOKS: list[str] = list(_STAGES)
