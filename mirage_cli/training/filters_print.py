@@ -106,7 +106,8 @@ def chalkboard_screen(scene: Tensor) -> Tensor:
     tooth = ops.paper_grain(scene, 32, 19, 0.55)
     strokes = torch.cos(2 * math.pi * sum(ops.pixel_grid(scene)) / 8)
     # chalk takes on the board's high points first
-    laid = chalk + (0.115 * tooth + 0.06 * strokes) * ops.smoothstep(chalk, 0.02, 0.30) * ops.smoothstep(chalk, 1.1, 0.65)
+    uneven = ops.smoothstep(chalk, 0.02, 0.30) * ops.smoothstep(chalk, 1.1, 0.65)
+    laid = chalk + (0.115 * tooth + 0.06 * strokes) * uneven
     dust = 0.10 * ops.blur(chalk, 5.0)
     board = ops.colour((0.105, 0.185, 0.155), scene) * (1 + 0.05 * tooth)
     return ops.mix(board, stick, (laid.clamp(0, 1) + dust).clamp(0, 0.97))
