@@ -161,10 +161,10 @@ def test_engraved_lines_swell_with_the_dark():
     assert ink[0] < 0.15 and ink[-1] > 0.65
 
 
-def test_pop_art_is_few_flat_colours():
+def test_pop_art_is_few_flat_colours(rendered):
     """Most pixels lie within a step of a dozen colours; a cartoon of the same picture needs more."""
     def share(look: str) -> float:
-        codes = (filters.render(look, picture(192, 224))[0] * 9).round().long()
+        codes = (rendered[look][2][0] * 9).round().long()
         _, counts = (codes[0] * 100 + codes[1] * 10 + codes[2]).unique(return_counts=True)
         return float(counts.sort(descending=True).values[:12].sum() / counts.sum())
 
