@@ -55,6 +55,16 @@ class LatencyHistogram:
                 return min(max(middle, self.min_ms), self.max_ms)
         return self.max_ms
 
+    def at_most(self, bounds_ms: Iterable[float]) -> list[int]:
+        """How many latencies are at or under each bound, for bounds in rising order; right to 1%."""
+        result, place, seen = [], 0, 0
+        for bound_ms in bounds_ms:
+            end = round(math.log(bound_ms / self._LOW_MS, self._GROWTH))
+            seen += sum(self._counts[place:end])
+            place = max(place, end)
+            result.append(seen)
+        return result
+
     def summary(self) -> dict[str, float | int]:
         """p50, p95, p99, max and mean in ms, and the count; empty when nothing was counted."""
         if not self.count:
@@ -159,6 +169,12 @@ class Meter:
         with self._lock:
             return self.rate_in.rate(now_seconds), self.rate_out.rate(now_seconds)
 
+    def histogram(self, name: str, bounds_ms: Iterable[float]) -> tuple[list[int], int, float]:
+        """Of a stage: latencies at or under each bound, their number and their sum in ms."""
+        with self._lock:
+            stage = self.stages[name]
+            return stage.at_most(bounds_ms), stage.count, stage.total_ms
+
     def latency_summary(self) -> dict[str, dict[str, float | int]]:
         """Stage -> p50, p95, p99, max, mean in ms; stages nobody counted are left out."""
         with self._lock:
@@ -241,6 +257,9 @@ class Stats:
         cuts, guard_events: counted so far; ``last_event`` in words.
         typed: the line being typed, None where nothing is read.
         message: the last thing worth telling.
+        strength: of the look, None where it is not to be shown.
+        paused: the last picture is held; ``recording`` is the file being recorded, None for none.
+        control: where the stream can be steered from, as a URL.
     """
 
     command: str
@@ -273,3 +292,7 @@ class Stats:
     last_event: str = ""
     typed: str | None = None
     message: str = ""
+    strength: float | None = None
+    paused: bool = False
+    recording: str | None = None
+    control: str = ""

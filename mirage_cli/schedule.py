@@ -105,6 +105,23 @@ class LookTrack:
             raise ValueError("changes are added in order of time")
         self._changes.append((time_seconds, normalised(weights)))
 
+    def turn(self, time_seconds: float, weights: Weights) -> None:
+        """As ``change``, now, in a running stream; what is scheduled for later stays."""
+        self.at(time_seconds)
+        begun = sum(begin <= time_seconds for begin, _ in self._changes)
+        self._changes.insert(begun, (time_seconds, normalised(weights)))
+
+    def set_blend_seconds(self, time_seconds: float, blend_seconds: float) -> None:
+        """Another length for the blends that begin from ``time_seconds`` on.
+
+        A blend that is under way stops at its mix of that moment and goes on from there, in the new
+        length, so that nothing jumps.
+        """
+        now = self.at(time_seconds)
+        if self._changes and self._changes[0][0] <= time_seconds:
+            self._from, self._changes[0] = now, (time_seconds, self._changes[0][1])
+        self.blend_seconds = blend_seconds
+
     def at(self, time_seconds: float) -> Weights:
         """The weights that hold at ``time_seconds``; times must not go back between calls."""
         while len(self._changes) > 1 and self._changes[1][0] <= time_seconds:

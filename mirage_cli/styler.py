@@ -8,6 +8,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,7 +20,7 @@ from mirage_cli.config import MAX_SIDE, MIN_SIDE, ModelOptions, Size
 from mirage_cli.errors import GpuError, MirageError
 from mirage_cli.frames import Frame, FrameSink, FrameSource
 from mirage_cli.measure import Meter, PeakMemory, Stats, exact_percentile
-from mirage_cli.schedule import LookTrack, TimedPrompt, Weights, build_track
+from mirage_cli.schedule import IDENTITY, LookTrack, TimedPrompt, Weights, build_track
 
 MAX_EVENTS_KEPT = 100
 
@@ -96,6 +97,17 @@ class Engine:
             backend=options.backend,
             guard=options.guard,
         )
+
+    def look_names(self, options: ModelOptions) -> tuple[str, ...]:
+        """The looks that the model knows, and ``identity``.
+
+        Raises:
+            ModelError: there is no such model, or its looks cannot be read.
+        """
+        from mirage_cli.models.catalog import model_dir, read_looks
+
+        looks = [look["name"] for look in read_looks(model_dir(options.model))]
+        return tuple(dict.fromkeys([*looks, IDENTITY]))
 
     def match(self, options: ModelOptions, text: str) -> Any:
         """The ``PromptMatch`` of a prompt."""
@@ -207,7 +219,7 @@ def side_by_side(frame: Frame, rgb: np.ndarray) -> np.ndarray:
 
 
 class Styler:
-    """Steps the session along the track; prompts may be changed from another thread."""
+    """Steps the session along the track; what it does may be changed from another thread."""
 
     def __init__(self, session: Any, track: LookTrack, meter: Meter, size: Size) -> None:
         self.session, self.track, self.meter, self.size = session, track, meter, size
@@ -219,25 +231,58 @@ class Styler:
         self.last_event = ""
         self.applied: deque[dict[str, Any]] = deque(maxlen=MAX_EVENTS_KEPT)
         self.applied_count = 0
-        self._pending: deque[tuple[str, str, Any]] = deque()
+        self.paused = False
+        self._set: dict[str, Any] = {}  # strength and seed, for a session that comes later
+        self._last: np.ndarray | None = None
+        self._pending: deque[tuple[str, str, Any, Future[int]]] = deque()
+        self._ended = False
         self._lock = threading.Lock()
 
-    def request(self, kind: str, text: str, value: Any) -> None:
-        """Ask for a change before the next frame: kind "look" (weights) or "strength" (0..1)."""
+    def request(self, kind: str, text: str, value: Any) -> Future[int]:
+        """Ask for a change before the next frame; the future gives the frame where it took effect.
+
+        Args:
+            kind: look (weights), strength (0..1), blend_seconds, seed, pause (bool), reset, or session
+                (a session and the weights of its looks).
+            text: what the user wrote, for the account.
+        """
+        done: Future[int] = Future()
         with self._lock:
-            self._pending.append((kind, text, value))
+            if not self._ended:
+                self._pending.append((kind, text, value, done))
+                return done
+        done.cancel()
+        return done
+
+    def end(self) -> None:
+        """No frame will come any more: whoever waits for a change is let go."""
+        with self._lock:
+            self._ended = True
+            pending, self._pending = list(self._pending), deque()
+        for *_, done in pending:
+            done.cancel()
 
     def step(self, frame: Frame) -> np.ndarray:
         """Frame in, styled uint8 [H, W, 3] out, at the frame's place in the track."""
         with self._lock:
             pending, self._pending = list(self._pending), deque()
-        for kind, text, value in pending:
-            if kind == "look":
-                self.track.change(frame.pts_seconds, value)
-            else:
-                self.session.set_strength(value)
+        # A fader sends more than a frame can take: of each kind the newest counts.
+        newest = {kind: number for number, (kind, *_) in enumerate(pending)}
+        for number, (kind, text, value, done) in enumerate(pending):
+            if not done.set_running_or_notify_cancel():
+                continue
+            try:
+                if newest[kind] == number or kind == "session":
+                    self._apply(kind, value, frame.pts_seconds)
+            except MirageError as error:
+                done.set_exception(error)
+                continue
             self.applied.append({"frame": self.frames, "kind": kind, "text": text})
             self.applied_count += 1
+            done.set_result(self.frames)
+        if self.paused and self._last is not None:
+            self.frames += 1
+            return self._last
         looks = self.track.at(frame.pts_seconds)
         try:
             if looks != self.looks:
@@ -258,7 +303,27 @@ class Styler:
             self.last_event = f"{report.guard_event} at frame {self.frames}"
             self.guard_events.append({"frame": self.frames, "event": report.guard_event})
         self.frames += 1
+        self._last = rgb
         return rgb
+
+    def _apply(self, kind: str, value: Any, pts_seconds: float) -> None:
+        if kind == "look":
+            self.track.turn(pts_seconds, value)
+        elif kind == "blend_seconds":
+            self.track.set_blend_seconds(pts_seconds, value)
+        elif kind == "pause":
+            self.paused = value
+        elif kind == "reset":
+            self.session.reset()
+        elif kind == "session":
+            session, weights = value
+            for name, setting in self._set.items():
+                getattr(session, f"set_{name}")(setting)
+            self.session, self.looks = session, {}
+            self.track = LookTrack(weights, self.track.blend_seconds)
+        else:
+            getattr(self.session, f"set_{kind}")(value)
+            self._set[kind] = value
 
     def _explained(self, error: Exception) -> Exception:
         if isinstance(error, MirageError):

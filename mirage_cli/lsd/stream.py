@@ -119,8 +119,7 @@ class Session:
     def _allocate(self, seed: int) -> None:
         """All state of the stream, once."""
         height, width = self.padded
-        generator = torch.Generator("cpu").manual_seed(seed)  # the same noise on every device
-        self.noise = torch.randn(1, 3, height, width, generator=generator).to(self.device)
+        self.noise = self._noise(seed).to(self.device)
         self.screen = screen_channels(height, width, self.device).to(self.bundle.dtype)
         with torch.inference_mode():
             self.stem_constant = self.net.stem_constant(self.noise, self.screen)
@@ -201,6 +200,15 @@ class Session:
             self.guard.anchor()
             if self._weights:
                 self._condition()
+
+    @torch.inference_mode()
+    def set_seed(self, seed: int) -> None:
+        """Other noise from the next frame on; the same as a session that began with ``seed``."""
+        self.noise.copy_(self._noise(seed))  # in place, so that a graph sees it
+
+    def _noise(self, seed: int) -> Tensor:
+        generator = torch.Generator("cpu").manual_seed(seed)  # the same noise on every device
+        return torch.randn(1, 3, *self.padded, generator=generator)
 
     @torch.inference_mode()
     def _condition(self) -> None:

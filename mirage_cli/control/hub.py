@@ -1,0 +1,331 @@
+"""Carries a change from whoever asks to the frame where it takes effect, and acknowledges it.
+
+    answer = controls.submit(parse_message('{"strength": 0.4}'), "socket").result()
+    answer["frame"]     # the first frame, counted from 0, that was made with it
+
+What the model thread must do is queued for the next frame. What takes time (understanding a prompt,
+loading a model, opening a file) is done before, in one worker thread and in order; a change without any
+of it overtakes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Future, InvalidStateError, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as NotInTime
+from dataclasses import replace
+from typing import Any
+
+from mirage_cli.config import ModelOptions
+from mirage_cli.control.presets import shipped_preset
+from mirage_cli.control.schema import Change
+from mirage_cli.control.taps import TapSink
+from mirage_cli.errors import MirageError, UsageProblem
+from mirage_cli.measure import Stats
+from mirage_cli.styler import Engine, StopSwitch, Styler
+
+MAX_WAITING = 32
+FRAME_SECONDS = 10.0
+"""How long a change may wait for a frame before it is said not to have been applied."""
+
+_SLOW = ("prompt", "blend", "model", "preset", "record", "snapshot")
+_log = logging.getLogger("mirage.control")
+
+Answer = dict[str, Any]
+
+
+class Busy(MirageError):
+    """More is asked for than can be done."""
+
+
+class Controls:
+    """The state that a user steers, and the way to it.
+
+    Args:
+        styler: gets the changes, between frames.
+        engine, options: understand prompts and load models.
+        taps: recordings and snapshots.
+        stop: is told of quit.
+        prompt: the first one.
+    """
+
+    def __init__(
+        self,
+        styler: Styler,
+        engine: Engine,
+        options: ModelOptions,
+        taps: TapSink,
+        stop: StopSwitch,
+        prompt: str = "",
+    ) -> None:
+        self.styler, self.engine, self.options = styler, engine, options
+        self.taps, self.stop, self.prompt = taps, stop, prompt
+        self.matched = ""
+        self.changes = 0
+        self.refused = 0
+        self.stats: Callable[[], Stats] | None = None
+        self.told: list[Callable[[Answer], Any]] = []
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="mirage-changes")
+        self._waiting = 0
+        self._lock = threading.Lock()
+
+    # --- asking ----------------------------------------------------------------------------------
+
+    def submit(self, change: Change, origin: str) -> Future[Answer]:
+        """Ask for a change.
+
+        Args:
+            change: what to set.
+            origin: who asks, for the account: keyboard, socket, osc.
+
+        Returns:
+            A future of the answer: ``frame`` (the first frame made with all of it), ``applied`` (what
+            was set), ``notes`` (how a prompt was understood, where a file went), ``waited_frames``
+            (frames that went out between asking and applying) and the sender's ``id``.
+            Its error is a ``MirageError`` that says what is not as it should be.
+        """
+        answer: Future[Answer] = Future()
+        arrived = self.styler.frames
+        slow = any(name in _SLOW for name in change.values())
+        with self._lock:
+            if slow and self._waiting >= MAX_WAITING:
+                self.refused += 1
+                answer.set_exception(
+                    Busy(f"{self._waiting} changes are waiting already", "Wait for their answers.")
+                )
+                return answer
+            self._waiting += slow
+        work = _Work(self, change, origin, arrived, answer)
+        if not slow:
+            work.ask()
+            return answer
+        try:
+            self._worker.submit(self._prepared, work)
+        except RuntimeError:  # the worker has been shut down
+            answer.set_exception(_ended())
+        return answer
+
+    def _prepared(self, work: _Work) -> None:
+        try:
+            work.prepare()
+        except MirageError as error:
+            work.fail(error)
+        except CancelledError:
+            work.fail(_ended())
+        except Exception as error:  # noqa: BLE001  whoever asked must hear of it
+            _log.exception("a change failed")
+            work.fail(MirageError(f"{type(error).__name__}: {error}"))
+        finally:
+            with self._lock:
+                self._waiting -= 1
+
+    def tell(self, answer: Answer) -> None:
+        """Tell all listeners what was applied."""
+        with self._lock:
+            self.changes += 1
+        for listener in list(self.told):
+            listener(answer)
+
+    def close(self) -> None:
+        """No frame will come any more; whoever waits for an answer is told so."""
+        self.styler.end()
+        self.taps.end()
+        self._worker.shutdown(wait=True, cancel_futures=True)
+
+    # --- knowing ---------------------------------------------------------------------------------
+
+    def looks(self) -> tuple[str, ...]:
+        """Names of the looks that ``blend`` takes."""
+        return self.engine.look_names(self.options)
+
+    def state(self) -> dict[str, Any]:
+        """What holds now, as plain data."""
+        styler = self.styler
+        state: dict[str, Any] = {
+            "frame": styler.frames,
+            "prompt": self.prompt,
+            "looks": {look: round(share, 4) for look, share in styler.looks.items()},
+            "strength": self.options.strength,
+            "blend_seconds": styler.track.blend_seconds,
+            "seed": self.options.seed,
+            "model": self.options.model,
+            "pause": styler.paused,
+            "record": self.taps.recording is not None,
+            "size": list(styler.size),
+            "cuts": styler.cuts,
+            "guard_events": styler.guard_count,
+            "last_event": styler.last_event,
+        }
+        if self.stats is not None:
+            stats = self.stats()
+            state |= {
+                "device": stats.device,
+                "fps_in": _finite(stats.fps_in),
+                "fps_out": _finite(stats.fps_out),
+                "latency_ms": {
+                    "p50": _finite(stats.p50_ms),
+                    "p95": _finite(stats.p95_ms),
+                    "p99": _finite(stats.p99_ms),
+                },
+                "dropped": stats.dropped,
+                "seconds": _finite(stats.elapsed_seconds),
+            }
+        return state
+
+
+class _Work:
+    """One change on its way."""
+
+    def __init__(
+        self, hub: Controls, change: Change, origin: str, arrived: int, answer: Future[Answer]
+    ) -> None:
+        self.hub, self.change, self.origin = hub, change, origin
+        self.arrived, self.answer = arrived, answer
+        self.notes: list[str] = []
+        self.requests: list[tuple[str, str, Any]] = []
+        self.settings: dict[str, Any] = {}
+        self.frame: int | None = None
+        self.text = ""
+        self._left = 0
+        self._lock = threading.Lock()
+
+    def prepare(self) -> None:
+        """Do what takes time, then ask for the rest."""
+        change, hub = self.change, self.hub
+        if change.preset is not None:
+            preset = shipped_preset(change.preset)
+            if change.prompt is not None or change.blend is not None:
+                preset = replace(preset, prompt=None, blend=None)
+            change = replace(preset, **{k: v for k, v in change.values().items()}, preset=None, id=change.id)
+            self.change = replace(change, preset=self.change.preset)
+        self._prepare_look(change)
+        if change.record is not None:
+            act = hub.taps.start_recording if change.record else hub.taps.stop_recording
+            self.frame, path = act(FRAME_SECONDS)
+            self.notes.append(f"recording {path}" if change.record else f"wrote {path}")
+        if change.snapshot:
+            self.frame, path = hub.taps.snapshot(FRAME_SECONDS)
+            self.notes.append(f"wrote {path}")
+        self.ask()
+
+    def _prepare_look(self, change: Change) -> None:
+        hub = self.hub
+        options = hub.options
+        weights = None
+        if change.model is not None and change.model != options.model:
+            options = replace(options, model=change.model)
+            hub.engine.check_model(options)
+        if change.blend is not None:
+            known = hub.engine.look_names(options)
+            if unknown := next((look for look in change.blend if look not in known), None):
+                raise UsageProblem(f"no look {unknown!r} in {options.model}",
+                                   f"There are: {', '.join(known)}.")  # fmt: skip
+            weights = dict(change.blend)
+            prompt = " + ".join(f"{share:.2f}*{look}" for look, share in weights.items())
+        elif change.prompt is not None or options is not hub.options:
+            prompt = change.prompt or hub.prompt
+            match = hub.engine.match(options, prompt)
+            weights = match.weights
+            self.notes.append(match.message)
+            hub.matched = match.message
+        if weights is None:
+            return
+        self.settings["prompt"] = prompt
+        if options is hub.options:
+            self.requests.append(("look", prompt, weights))
+        else:
+            session = hub.engine.session(options, *hub.styler.size)
+            self.requests.append(("session", options.model, (session, weights)))
+            self.settings["model"] = options.model
+
+    def ask(self) -> None:
+        """Queue what is done between two frames; the last of it gives the answer."""
+        change, hub = self.change, self.hub
+        for name in ("blend_seconds", "strength", "seed", "pause", "reset"):
+            value = getattr(change, name)
+            if value is not None:
+                self.requests.insert(0, (name, self._words(name, value), value))
+        if change.quit:
+            hub.stop.stop("quit")
+        self._left = len(self.requests)
+        if not self.requests:
+            self._done()
+        futures = [hub.styler.request(*request) for request in self.requests]
+        for (kind, text, _), future in zip(self.requests, futures):
+            future.add_done_callback(lambda future, kind=kind, text=text: self._applied(kind, future))
+
+    def _words(self, name: str, value: Any) -> str:
+        word = f"/{name.replace('_', '-')}"
+        if isinstance(value, bool):
+            return word if value else f"{word} off"
+        return f"{word} {value:g}" if isinstance(value, float) else f"{word} {value}"
+
+    def _applied(self, kind: str, future: Future[int]) -> None:
+        try:
+            frame = future.result()
+        except CancelledError:
+            return self.fail(_ended())
+        except MirageError as error:
+            return self.fail(error)
+        with self._lock:
+            self.frame = max(self.frame or 0, frame)
+            self._left -= 1
+            done = not self._left
+        if done:
+            self._done()
+
+    def _done(self) -> None:
+        hub, change = self.hub, self.change
+        hub.prompt = self.settings.get("prompt", hub.prompt)
+        options = {name: value for name in ("strength", "seed") if (value := getattr(change, name)) is not None}
+        if "model" in self.settings:
+            options["model"] = self.settings["model"]
+        if options:
+            hub.options = replace(hub.options, **options)
+        frame = hub.styler.frames if self.frame is None else self.frame
+        answer: Answer = {
+            "ok": True,
+            "frame": frame,
+            "applied": change.values(),
+            "notes": self.notes,
+            "waited_frames": max(0, frame - self.arrived),
+            "from": self.origin,
+        }
+        if change.id is not None:
+            answer["id"] = change.id
+        hub.tell(answer)
+        with contextlib.suppress(InvalidStateError):  # who asked has gone
+            self.answer.set_result(answer)
+
+    def fail(self, error: MirageError) -> None:
+        with self.hub._lock:
+            self.hub.refused += 1
+        with contextlib.suppress(InvalidStateError):
+            self.answer.set_exception(error)
+
+
+def _ended() -> MirageError:
+    return MirageError("the stream ended before the next frame", "Start it again.")
+
+
+def _finite(value: float) -> float | None:
+    return round(value, 3) if value == value and abs(value) != float("inf") else None
+
+
+def wait(answer: Future[Answer]) -> Answer:
+    """The answer, or a MirageError when no frame comes in ``FRAME_SECONDS``."""
+    try:
+        return answer.result(FRAME_SECONDS)
+    except NotInTime:
+        raise MirageError(f"no frame came within {FRAME_SECONDS:g} s", "Check the source.") from None
+
+
+def error_document(error: MirageError, mark: str | int | None = None) -> Answer:
+    """An error as an answer."""
+    answer: Answer = {"ok": False, "error": {"message": error.message, "remedy": error.remedy}}
+    if mark is not None:
+        answer["id"] = mark
+    return answer
