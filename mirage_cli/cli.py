@@ -17,6 +17,7 @@ import click
 from mirage_cli import __version__
 from mirage_cli import cli_options as flags
 from mirage_cli.cli_batch import run_batch
+from mirage_cli.cli_control import control_options, preset_option, presets
 from mirage_cli.cli_devices import devices
 from mirage_cli.cli_eval import evaluate
 from mirage_cli.cli_options import OUTPUT, SOURCE, SectionCommand, option
@@ -64,6 +65,7 @@ def cli(context: click.Context) -> int:
 @option("--duration", "duration_seconds", type=flags.SecondsType(positive=True), section=SOURCE,
         envvar="MIRAGE_DURATION", metavar="TIME",
         help="Take this much: seconds or m:ss.")  # fmt: skip
+@preset_option
 @flags.look_options
 @flags.blend_option(1.0)
 @flags.output_option("Where to write: a file, pictures (out/%05d.png), an address, - for a pipe; several times "
@@ -141,10 +143,11 @@ def transform(**values: Any) -> int:
 @option("--duration", "duration_seconds", type=flags.SecondsType(positive=True), section=SOURCE,
         envvar="MIRAGE_DURATION", metavar="TIME",
         help="End after this much time: seconds or m:ss.")  # fmt: skip
+@preset_option
 @flags.look_options
 @flags.blend_option(0.5)
 @option("--window/--no-window", default=None, section=OUTPUT,
-        help="Show a window. Default: yes, unless -o is given.")  # fmt: skip
+        help="Show a window. Default: yes, unless -o or --preview is given.")  # fmt: skip
 @flags.output_option("Write to a file, a pipe, an address or a virtual camera as well; several times for several.")
 @option("--size", type=flags.SizeType(), section=OUTPUT, metavar="WxH|native",
         help="Pixels of the output, 16 to 8192 a side. Default: the input's own; on a CPU no more "
@@ -152,6 +155,7 @@ def transform(**values: Any) -> int:
 @option("--fps", type=flags.NumberType(0, 1000, min_open=True), section=OUTPUT, metavar="N",
         help="Frames a second to ask of the source.")  # fmt: skip
 @flags.encode_options
+@control_options
 @flags.model_options
 @flags.report_options
 @flags.config_options
@@ -159,8 +163,9 @@ def live(**values: Any) -> int:
     """Turn a camera or stream into another look, live.
 
     The newest frame wins: what the model has no time for is dropped, so latency never builds up.
-    While it runs, type a prompt and press Enter to change the look, /strength 0..1 to change how
-    strong it is, q and Enter to quit.
+    While it runs, type a prompt and Enter to change the look, or /strength 0.5, /pause, /record,
+    /snapshot, /seed 7, /blend ink-wash=0.7 night=0.3, /preset NAME, /model NAME, /reset, /save FILE;
+    q and Enter quits. --preview 8765 gives the same in a browser.
 
     \b
     mirage live --camera 0 -p "van gogh starry night"
@@ -171,7 +176,7 @@ def live(**values: Any) -> int:
     ui = make_ui(values)
     as_json = values.pop("as_json")
     if values["window"] is None:
-        values["window"] = not values["output"]
+        values["window"] = not values["output"] and values["preview"] is None
     flags.take_outputs(values, as_json)
     source = click.get_current_context().get_parameter_source
     from_line = click.core.ParameterSource.COMMANDLINE
@@ -263,6 +268,7 @@ def doctor(as_json: bool) -> int:
 
 cli.add_command(devices)
 cli.add_command(evaluate)
+cli.add_command(presets)
 
 
 @cli.command(cls=SectionCommand)

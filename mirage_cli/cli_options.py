@@ -18,10 +18,11 @@ from mirage_cli.config import (
     parse_seconds,
     parse_size,
 )
+from mirage_cli.control.schema import BY_NAME
 from mirage_cli.errors import UsageProblem
 
-SOURCE, OUTPUT, LOOK, MODEL, RUN = "Input", "Output", "Look", "Model", "Run"
-SECTIONS = (SOURCE, LOOK, OUTPUT, MODEL, RUN)
+SOURCE, OUTPUT, LOOK, CONTROL, MODEL, RUN = "Input", "Output", "Look", "Control", "Model", "Run"
+SECTIONS = (SOURCE, LOOK, OUTPUT, CONTROL, MODEL, RUN)
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -38,12 +39,12 @@ class SizeType(click.ParamType):
 
 
 class SecondsType(click.ParamType):
-    """A time: 7.5, 250ms or 1:30; more than 0 where ``positive``."""
+    """A time: 7.5, 250ms or 1:30; more than 0 where ``positive``, and at most ``most`` seconds."""
 
     name = "time"
 
-    def __init__(self, positive: bool = False) -> None:
-        self.positive = positive
+    def __init__(self, positive: bool = False, most: float | None = None) -> None:
+        self.positive, self.most = positive, most
 
     def convert(self, value: Any, param: Any, ctx: Any) -> float:
         what = param.opts[-1] if param is not None else "time"
@@ -51,6 +52,10 @@ class SecondsType(click.ParamType):
         if self.positive and seconds <= 0.0:
             raise UsageProblem(
                 f"{what} {str(value)!r} is not more than 0 seconds", "Leave it away to take all."
+            )
+        if self.most is not None and seconds > self.most:
+            raise UsageProblem(
+                f"{what} {str(value)!r} is more than {self.most:g} seconds", f"Try {what} {self.most:g}."
             )
         return seconds
 
@@ -63,6 +68,12 @@ class NumberType(click.FloatRange):
         if number != number:
             self.fail(f"nan is not in the range {self._describe_range()}.", param, ctx)
         return number
+
+
+STRENGTH = NumberType(BY_NAME["strength"].low, BY_NAME["strength"].high)
+SEED = click.IntRange(int(BY_NAME["seed"].low), int(BY_NAME["seed"].high))
+BLEND_SECONDS = SecondsType(most=BY_NAME["blend_seconds"].high)
+"""What may be set while a stream runs has one table of what is allowed: ``control.schema``."""
 
 
 class PromptType(click.ParamType):
@@ -191,7 +202,7 @@ prompt_option = option(
 
 look_options = stack(
     prompt_option,
-    option("--strength", type=NumberType(0.0, 1.0), default=1.0, show_default=True,
+    option("--strength", type=STRENGTH, default=1.0, show_default=True,
            section=LOOK, metavar="0..1", help="0 returns the input, 1 is the look in full."),
 )  # fmt: skip
 
@@ -241,7 +252,7 @@ def take_outputs(values: dict[str, Any], as_json: bool) -> None:
 def blend_option(default: float) -> Decorator:
     """``--blend-seconds`` with its default."""
     return option(
-        "--blend-seconds", type=SecondsType(), default=default, show_default=True, section=LOOK,
+        "--blend-seconds", type=BLEND_SECONDS, default=default, show_default=True, section=LOOK,
         metavar="SECONDS", help="How long one look takes to become the next.",
     )  # fmt: skip
 
@@ -259,7 +270,7 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
                section=MODEL, help="Who computes: hand-written PTX kernels or torch."),
         option("--steps", type=click.IntRange(1, 4), default=1, show_default=True, section=MODEL,
                metavar="1..4", help="Sampler steps a frame."),
-        option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True,
+        option("--seed", type=SEED, default=0, show_default=True,
                section=MODEL, metavar="N", help="Of all noise; same seed, same video on the CPU."),
         option("--guard/--no-guard", default=True, section=MODEL,
                help="Watch for drift and re-anchor the stream."),

@@ -31,6 +31,7 @@ class TerminalUi:
         self.terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and not logs
         self._live: Any = None
         self._next = 0.0
+        self.draws, self.draw_seconds = 0, 0.0
 
     def __enter__(self) -> TerminalUi:
         return self
@@ -62,13 +63,20 @@ class TerminalUi:
             from mirage_cli.dashboard import render
 
             self._next = now + self.DRAW_SECONDS
+            begin = time.thread_time()
             self._screen().update(render(stats()), refresh=True)
+            self.draws, self.draw_seconds = self.draws + 1, self.draw_seconds + time.thread_time() - begin
         else:
             if self._next:
                 from mirage_cli.dashboard import plain_line
 
                 say(plain_line(stats()))
             self._next = now + self.LINE_SECONDS
+
+    def cost(self, seconds: float) -> dict[str, Any]:
+        """What drawing took of a run of so many seconds: CPU time of the dashboard's thread."""
+        share = round(self.draw_seconds / seconds, 5) if seconds else 0.0
+        return {"draws": self.draws, "cpu_seconds": round(self.draw_seconds, 4), "share_of_time": share}
 
     def _screen(self) -> Any:
         if self._live is None:
@@ -121,6 +129,8 @@ def check_stdout(output: str | None, as_json: bool) -> None:
 def finish(document: dict[str, Any], ui: TerminalUi, as_json: bool) -> int:
     for warning in document["warnings"]:
         ui.warn(warning)
+    if ui.draws:
+        document["dashboard"] = ui.cost(document["seconds"])
     if as_json:
         print_json(document)
     elif not ui.quiet:

@@ -106,6 +106,9 @@ class LiveConfig:
         loop: begin a file again at its end.
         timeout_seconds: a source or sink that gives or takes nothing for so long is lost.
         reconnect: attempts in a row to open a lost stream again; 0 ends the run at the first loss.
+        control, preview, osc: ``[HOST:]PORT`` to be steered from, or None; see docs/control.md.
+        control_token: what clients must know; None where only this machine can reach the ports.
+        record_folder: where recordings and snapshots go.
     The other attributes are those of ``TransformConfig``.
     """
 
@@ -122,6 +125,11 @@ class LiveConfig:
     loop: bool = False
     timeout_seconds: float = 10.0
     reconnect: int = 10
+    control: str | None = None
+    preview: str | None = None
+    osc: str | None = None
+    control_token: str | None = field(default=None, repr=False)
+    record_folder: str = "."
     blend_seconds: float = 0.5
     codec: str | None = None
     crf: int | None = None

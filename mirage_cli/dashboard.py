@@ -82,6 +82,8 @@ def render(stats: Stats) -> RenderableType:
     latency = _latency(stats, live)
     looks = looks_text(stats.looks)
     prompt = Text.assemble((stats.prompt, "bold cyan"), ("  -> " + looks, "dim"))
+    if stats.strength is not None:
+        prompt.append(f"  strength {stats.strength:g}")
     model = f"{stats.model}  {stats.device}  {stats.dtype}  {stats.backend}"
     model += f"  {stats.steps} step{'s' if stats.steps != 1 else ''}"
     grid.add_row("prompt", prompt)
@@ -90,10 +92,12 @@ def render(stats: Stats) -> RenderableType:
     grid.add_row("model", f"{model}  {stats.size[0]}x{stats.size[1]}")
     grid.add_row("stream", _events(stats, live))
     rows.append(grid)
+    if live:
+        grid.add_row("control", _control(stats))
     if stats.message:
         rows.append(Text(stats.message, style="yellow", overflow="ellipsis", no_wrap=True))
     if stats.typed is not None:
-        hint = "" if stats.typed else "  type a prompt, Enter applies it; q and Enter quits"
+        hint = "" if stats.typed else "  type a prompt; /strength 0.5  /pause  /record  /snapshot  q quits"
         rows.append(
             Text.assemble(
                 ("> ", "bold"), (stats.typed, "bold cyan"), ("▏", "bold"), (hint, "dim"),
@@ -134,6 +138,18 @@ def _latency(stats: Stats, live: bool) -> Text:
     for name, value in pairs:
         text.append(f"{name} ").append(ms_text(value), style="bold").append("  ")
     return text.append(rest, style="dim")
+
+
+def _control(stats: Stats) -> Text:
+    """Whether it records or rests, and where else it can be steered from."""
+    text = Text(overflow="ellipsis", no_wrap=True)
+    if stats.recording:
+        text.append("● recording ", style="bold red").append(f"{stats.recording}  ")
+    else:
+        text.append("not recording  ", style="dim")
+    if stats.paused:
+        text.append("paused  ", style="bold yellow")
+    return text.append(stats.control, style="cyan")
 
 
 def _events(stats: Stats, live: bool) -> Text:

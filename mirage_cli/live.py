@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from mirage_cli.config import LiveConfig, Size
+from mirage_cli.control.steering import Doors, Steering, check_doors
+from mirage_cli.control.taps import TapSink
 from mirage_cli.display import NullSink, TeeSink, WindowSink
-from mirage_cli.errors import Interrupted, MirageError, UsageProblem
+from mirage_cli.errors import Interrupted, UsageProblem
 from mirage_cli.frames import FrameSink, FrameSource
 from mirage_cli.live_inputs import open_source
 from mirage_cli.measure import Meter, PeakMemory, Stats
@@ -67,6 +69,7 @@ def run(
     prompts = parse_prompts(config.prompts)
     if config.output is not None:
         check_output(config.input or PIPE, config.output, config.overwrite, ui)
+    doors = check_doors(config)
     engine.check_model(config.model)
     source, size = open_source(config, engine, ui, clock)
     sink: FrameSink | None = None
@@ -81,8 +84,7 @@ def run(
         session = engine.session(config.model, *size)
         styler = Styler(session, track_of(read, config.blend_seconds), Meter(), size)
         sink = _open_sinks(config, source, shown, window)
-        live = _Live(config, ui, source, sink, window, styler, engine, stop, clock, begun)
-        live.prompt = read[0].prompt.text
+        live = _Live(config, ui, source, sink, window, styler, engine, stop, clock, begun, doors, read[0].prompt.text)
         live.prompts = [item.document() for item in read]
         result = live.flow(keys and config.input != PIPE)
         if stop.by_signal and not styler.meter.frames_out:
@@ -97,6 +99,8 @@ def run(
     finally:
         if not finished:
             keep = keep and live is not None and live.styler.meter.frames_out > 0
+            if live is not None:
+                live.steering.close()
             for item in (sink, window):
                 if item is not None:
                     item.close(commit=keep)
@@ -108,9 +112,10 @@ def run(
 
 def _open_sinks(
     config: LiveConfig, source: FrameSource, size: Size, window: WindowSink | None
-) -> FrameSink:
+) -> TapSink:
     sinks: list[FrameSink] = []
-    if config.output is not None:
+
+    def open_file(path: str, **options: Any) -> FrameSink:
         from mirage_cli.video_out import open_output
 
         info = replace(
@@ -122,14 +127,13 @@ def _open_sinks(
             variable_rate=True,  # dropped frames leave gaps, and the times are kept
             has_audio=False,
         )
-        sinks.append(
-            open_output(
-                config.output, info, codec=config.codec, crf=config.crf, overwrite=True
-            )
-        )
+        return open_output(path, info, crf=config.crf, **options)
+
+    if config.output is not None:
+        sinks.append(open_file(config.output, codec=config.codec, overwrite=True))
     if window is not None:
         sinks.append(window)
-    return TeeSink(sinks) if sinks else NullSink()
+    return TapSink(TeeSink(sinks) if sinks else NullSink(), config.record_folder, open_file)
 
 
 class _Live:
@@ -140,22 +144,24 @@ class _Live:
         config: LiveConfig,
         ui: Ui,
         source: FrameSource,
-        sink: FrameSink,
+        sink: TapSink,
         window: WindowSink | None,
         styler: Styler,
         engine: Engine,
         stop: StopSwitch,
         clock: Callable[[], float],
         begun: float,
+        doors: Doors,
+        prompt: str,
     ) -> None:
         self.config, self.ui, self.source, self.sink = config, ui, source, sink
         self.window, self.styler, self.engine = window, styler, engine
         self.stop, self.clock, self.begun = stop, clock, begun
         self.memory = PeakMemory()
         self.about = dict(styler.session.describe())
-        self.prompt = ""
         self.prompts: list[dict[str, Any]] = []
-        self.matched = ""
+        self.steering = Steering(doors, config, styler, engine, sink, stop, ui, prompt)
+        self.steering.hub.stats = self._stats
         self.keys = LineReader(self.line)
         self.flow_begin = 0.0
         self._next_sample = 0.0
@@ -163,6 +169,7 @@ class _Live:
 
     def flow(self, keys: bool) -> RunResult:
         self.flow_begin = self.clock()
+        self.steering.start()
         self.stop.graceful = True
         if keys:
             self.keys.start()
@@ -185,44 +192,20 @@ class _Live:
         finally:
             self.stop.graceful = False
             self.keys.stop()
+            self.steering.close()
             self._tell_applied()
 
     def line(self, text: str) -> None:
-        """A typed line: a prompt, ``q``, or ``/strength 0..1``."""
-        if not text:
-            return
-        if text.lower() in ("q", "quit", "/q", "/quit"):
-            self.stop.stop("quit")
-            return
-        try:
-            if text.startswith("/"):
-                self._command(text)
-            else:
-                match = self.engine.match(self.config.model, text)
-                self.matched = match.message
-                self.prompt = text
-                self.styler.request("look", text, match.weights)
-        except MirageError as error:
-            self.ui.warn(f"{error.message}. {error.remedy}")
-
-    def _command(self, text: str) -> None:
-        word, _, value = text[1:].partition(" ")
-        try:
-            strength = float(value)
-        except ValueError:
-            strength = -1.0
-        if word != "strength" or not 0.0 <= strength <= 1.0:
-            raise UsageProblem(
-                f"{text!r} is no command here", "There are: /strength 0..1, and q to quit."
-            )
-        self.styler.request("strength", text, strength)
+        """A typed line: a prompt, ``/field value``, or ``q``."""
+        self.steering.line(text)
 
     def _tell_applied(self) -> None:
         """Say at which frame a typed change took effect."""
         total = self.styler.applied_count
         new = total - self._told
         for change in list(self.styler.applied)[-new:] if new else []:
-            found = f" ({self.matched})" if change["kind"] == "look" and self.matched else ""
+            matched = self.steering.hub.matched
+            found = f" ({matched})" if change["kind"] == "look" and matched else ""
             self.ui.note(f'"{change["text"]}" applied at frame {change["frame"]}{found}')
         self._told = total
 
@@ -259,13 +242,17 @@ class _Live:
             "live",
             self.source.info.name,
             self._targets(),
-            self.prompt,
+            self.steering.hub.prompt,
             self.styler,
             self.about,
             self.clock(),
             self.flow_begin,
             typed=self.keys.typed,
             message="ending" if self.stop.event.is_set() else self._connection(),
+            strength=self.steering.hub.options.strength,
+            paused=self.styler.paused,
+            recording=self.sink.recording,
+            control=self.steering.address,
         )
 
     def document(self, result: RunResult) -> dict[str, Any]:
@@ -278,6 +265,8 @@ class _Live:
             "window": self.window.toolkit_name if self.window else None,
             "prompts": self.prompts,
             "changes": list(self.styler.applied),
+            "control_changes": {"applied": self.steering.hub.changes, "refused": self.steering.hub.refused},
+            "files": list(self.sink.files),
             "ended_by": self.stop.reason or ("frames" if result.stopped else "source"),
             "fps_in": round(meter.frames_in / result.seconds, 2) if result.seconds else 0.0,
             **account(

@@ -45,6 +45,8 @@ class FakeSession:
     out_of_memory: bool = False
     looks: list[dict[str, float]] = field(default_factory=list)
     strengths: list[float] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=list)
+    resets: list[int] = field(default_factory=list)
     frames: int = 0
     echo: float = 0.0  # with FAKE_ECHO, a past that every later frame depends on
     report: Report = field(default_factory=Report)
@@ -55,6 +57,12 @@ class FakeSession:
 
     def set_strength(self, strength):
         self.strengths.append(strength)
+
+    def set_seed(self, seed):
+        self.seeds.append(seed)
+
+    def reset(self):
+        self.resets.append(self.frames)
 
     def step(self, rgb):
         assert rgb.shape == (self.height, self.width, 3) and rgb.dtype == np.uint8
@@ -102,6 +110,9 @@ class FakeEngine:
     def session(self, options, width, height):
         self.sessions.append(FakeSession(width, height, options, **self.session_options))
         return self.sessions[-1]
+
+    def look_names(self, options):
+        return (*LOOKS.values(), "identity")
 
     def match(self, options, text):
         known = text in LOOKS

@@ -20,7 +20,7 @@ from dataclasses import replace
 from typing import Any
 
 from mirage_cli.config import ModelOptions
-from mirage_cli.control.presets import shipped_preset
+from mirage_cli.control.presets import blend_prompt, shipped_preset
 from mirage_cli.control.schema import Change
 from mirage_cli.control.taps import TapSink
 from mirage_cli.errors import MirageError, UsageProblem
@@ -116,7 +116,7 @@ class Controls:
         except CancelledError:
             work.fail(_ended())
         except Exception as error:  # noqa: BLE001  whoever asked must hear of it
-            _log.exception("a change failed")
+            _log.info("a change failed", exc_info=True)
             work.fail(MirageError(f"{type(error).__name__}: {error}"))
         finally:
             with self._lock:
@@ -199,7 +199,7 @@ class _Work:
             preset = shipped_preset(change.preset)
             if change.prompt is not None or change.blend is not None:
                 preset = replace(preset, prompt=None, blend=None)
-            change = replace(preset, **{k: v for k, v in change.values().items()}, preset=None, id=change.id)
+            change = replace(preset, **{**change.values(), "preset": None}, id=change.id)
             self.change = replace(change, preset=self.change.preset)
         self._prepare_look(change)
         if change.record is not None:
@@ -224,7 +224,8 @@ class _Work:
                 raise UsageProblem(f"no look {unknown!r} in {options.model}",
                                    f"There are: {', '.join(known)}.")  # fmt: skip
             weights = dict(change.blend)
-            prompt = " + ".join(f"{share:.2f}*{look}" for look, share in weights.items())
+            prompt = blend_prompt(weights)
+            hub.matched = ""
         elif change.prompt is not None or options is not hub.options:
             prompt = change.prompt or hub.prompt
             match = hub.engine.match(options, prompt)

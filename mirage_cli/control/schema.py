@@ -131,6 +131,14 @@ def make_change(data: Any, what: str = "message") -> Change:
     if not (mark is None or (isinstance(mark, (str, int)) and len(str(mark)) <= 100)):
         raise UsageProblem(f"{what}: id must be a text or whole number of at most 100 characters",
                            "Leave it away, or count 1, 2, 3.")  # fmt: skip
+    try:
+        return _checked(given, mark, what)
+    except UsageProblem as error:
+        error.mark = mark  # type: ignore[attr-defined]  # so that the sender knows which it was
+        raise
+
+
+def _checked(given: dict[str, Any], mark: str | int | None, what: str) -> Change:
     if not given:
         raise UsageProblem(f"{what}: no field is set", f"There are: {', '.join(BY_NAME)}.")
     for name in given:

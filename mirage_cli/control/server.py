@@ -148,7 +148,12 @@ class ControlServer:
 
     def _app(self) -> Any:
         web = self._web
-        app = web.Application(middlewares=[web.middleware(self._guarded)], client_max_size=MAX_MESSAGE_BYTES)
+
+        @web.middleware
+        async def guard(request: Any, handler: Any) -> Any:
+            return await self._guarded(request, handler)
+
+        app = web.Application(middlewares=[guard], client_max_size=MAX_MESSAGE_BYTES)
         app.router.add_post("/api/control", self._control)
         app.router.add_post("/api/login", self._login)
         app.router.add_get("/api/state", self._state)
@@ -162,6 +167,7 @@ class ControlServer:
             app.router.add_get("/preview.mjpg", self._preview)
             for path in _PAGE:
                 app.router.add_get(path, self._page)
+            app.router.add_get("/favicon.ico", self._no_icon)
         return app
 
     # --- who comes in --------------------------------------------------------------------------------
@@ -232,7 +238,7 @@ class ControlServer:
             return self._error(504, f"no frame came within {FRAME_SECONDS:g} s", "Check the source.")
         except MirageError as error:
             status = 429 if isinstance(error, Busy) else 400 if isinstance(error, UsageProblem) else 409
-            return self._json(error_document(error), status)
+            return self._json(error_document(error, getattr(error, "mark", None)), status)
 
     async def _state(self, request: Any) -> Any:
         return self._json(self._controls.state())
@@ -258,6 +264,9 @@ class ControlServer:
     async def _page(self, request: Any) -> Any:
         name, kind = _PAGE[request.path]
         return self._web.Response(body=(_FILES / name).read_bytes(), content_type=kind, charset="utf-8")
+
+    async def _no_icon(self, request: Any) -> Any:
+        return self._web.Response(status=204)
 
     async def _preview(self, request: Any) -> Any:
         if len(self._stream.clients) >= MAX_STREAMS:
@@ -330,7 +339,7 @@ class _Socket:
             change = parse_message(data)
         except UsageProblem as error:
             self._controls.refused += 1
-            self.send({"type": "answer", **error_document(error)})
+            self.send({"type": "answer", **error_document(error, getattr(error, "mark", None))})
             return
         task = asyncio.ensure_future(self._answer(change))
         self._tasks.add(task)

@@ -1,0 +1,156 @@
+"""All ways to steer one live run, opened and closed together: keyboard, control socket, preview, OSC."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from mirage_cli.config import LiveConfig
+from mirage_cli.control.access import Address, check_token, parse_address
+from mirage_cli.control.hub import Answer, Controls
+from mirage_cli.control.presets import load_preset, save_preset
+from mirage_cli.control.schema import parse_line
+from mirage_cli.control.taps import NewestPicture, TapSink
+from mirage_cli.errors import MirageError, UsageProblem
+from mirage_cli.styler import Engine, StopSwitch, Styler, Ui
+
+
+@dataclass(frozen=True)
+class Doors:
+    """Where to listen, checked: made before anything slow is begun."""
+
+    control: Address | None
+    preview: Address | None
+    osc: Address | None
+    token: str | None
+
+    @property
+    def listeners(self) -> list[tuple[str, Address]]:
+        """(flag, address) of each TCP port, each once."""
+        doors = [("--control", self.control), ("--preview", self.preview)]
+        found: dict[Address, str] = {}
+        for flag, address in doors:
+            if address is not None:
+                found.setdefault(address, flag)
+        return [(flag, address) for address, flag in found.items()]
+
+
+def check_doors(config: LiveConfig) -> Doors:
+    """The addresses that a run listens on.
+
+    Raises:
+        UsageProblem: an address that is none, one that others can reach and no token, or a library
+            that is not installed.
+    """
+    control, preview, osc = (
+        None if text is None else parse_address(text, flag)
+        for flag, text in (("--control", config.control), ("--preview", config.preview), ("--osc", config.osc))
+    )
+    doors = Doors(control, preview, osc, config.control_token)
+    check_token(config.control_token, [*doors.listeners, *([("--osc", osc)] if osc else [])])
+    if doors.listeners:
+        from mirage_cli.control.server import need_aiohttp
+
+        need_aiohttp(doors.listeners[0][0])
+    return doors
+
+
+class Steering:
+    """Opens what ``doors`` names, and understands typed lines.
+
+    Args:
+        doors: from ``check_doors``.
+        taps: the output, for recordings, snapshots and the preview.
+        prompt: the first one.
+    """
+
+    def __init__(
+        self,
+        doors: Doors,
+        config: LiveConfig,
+        styler: Styler,
+        engine: Engine,
+        taps: TapSink,
+        stop: StopSwitch,
+        ui: Ui,
+        prompt: str,
+    ) -> None:
+        self.hub = Controls(styler, engine, config.model, taps, stop, prompt)
+        self._doors, self._ui = doors, ui
+        self.hub.told.append(self._tell_files)
+        self._open: list[Any] = []
+        self.address = ""
+
+    def start(self) -> None:
+        """Listen, and say where.
+
+        Raises:
+            MediaError: a port is taken.
+            UsageProblem: a library is missing.
+        """
+        doors = self._doors
+        if doors.listeners:
+            from mirage_cli.control.server import ControlServer
+
+            picture = NewestPicture(self.hub.taps) if doors.preview is not None else None
+            server = ControlServer(self.hub, doors.listeners, doors.token, picture)
+            self._open.append(server)
+            server.start()
+            names = {"--control": "control", "--preview": "preview and control"}
+            for (flag, _), address in zip(doors.listeners, server.addresses):
+                self._ui.note(f"{names[flag] if not picture or flag == '--preview' else 'control'}: {address.url()}")
+            self.address = server.addresses[-1].url()
+        if doors.osc is not None:
+            from mirage_cli.control.osc import OscServer
+
+            osc = OscServer(self.hub, doors.osc, doors.token if not doors.osc.loopback else None)
+            self._open.append(osc)
+            osc.start()
+            self._ui.note(f"osc: {osc.address.host}:{osc.address.port}")
+
+    def line(self, text: str) -> None:
+        """A typed line: a prompt, ``/field value``, ``/save FILE``, ``q``."""
+        if not text:
+            return
+        text = "/quit" if text.lower() in ("q", "quit", "/q") else text
+        try:
+            word, _, rest = text.partition(" ")
+            if word == "/save":
+                self._save(rest.strip())
+                return
+            if word == "/preset" and any(mark in rest for mark in "./\\"):
+                change = load_preset(rest.strip()).change
+            else:
+                change = parse_line(text)
+        except MirageError as error:
+            self._warn(error)
+            return
+        self.hub.submit(change, "keyboard").add_done_callback(self._answered)
+
+    def _save(self, path: str) -> None:
+        if not path:
+            raise UsageProblem("/save needs a file's name", "As in: /save my-look.toml")
+        path = path if path.endswith(".toml") else f"{path}.toml"
+        save_preset(path, self.hub.state())
+        self._ui.note(f"wrote {path}; use it with --preset {path}")
+
+    def _tell_files(self, answer: Answer) -> None:
+        if "record" in answer["applied"] or "snapshot" in answer["applied"]:
+            self._ui.note(f"{answer['notes'][-1]} (frame {answer['frame']})")
+
+    def _answered(self, answer: Future[Answer]) -> None:
+        if answer.cancelled():
+            return
+        error = answer.exception()
+        if isinstance(error, MirageError):
+            self._warn(error)
+
+    def _warn(self, error: MirageError) -> None:
+        self._ui.warn(f"{error.message}. {error.remedy}")
+
+    def close(self) -> None:
+        """Close all doors; whoever waits for a frame is told that none will come."""
+        self.hub.close()
+        for server in self._open:
+            server.close()
