@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from mirage_cli.errors import UsageProblem
 
 MIN_TOKEN = 16
-_HOST = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9._-]+))(?::(?P<port>\d{1,5}))?")
+_HOST = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9._-]+))(?::(?P<port>[0-9]{1,5}))?")
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def parse_address(text: str, flag: str) -> Address:
         UsageProblem: anything else, or a port outside 0..65535.
     """
     value = text.strip()
-    match = _HOST.fullmatch(value if not value.isdecimal() else f"127.0.0.1:{value}")
+    match = _HOST.fullmatch(value if not re.fullmatch("[0-9]+", value) else f"127.0.0.1:{value}")
     if match is None or match["port"] is None or int(match["port"]) > 65535:
         raise UsageProblem(f"{flag} {text!r} is not [HOST:]PORT with a port of 0 to 65535",
                            f"As in {flag} 8765, or {flag} 0.0.0.0:8765 with a token.")  # fmt: skip

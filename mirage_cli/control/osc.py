@@ -24,6 +24,19 @@ from mirage_cli.errors import MediaError, MirageError, UsageProblem
 MESSAGES = (400.0, 800)
 
 
+def need_osc() -> tuple[Any, Any]:
+    """python-osc's server and dispatcher.
+
+    Raises:
+        UsageProblem: it is not installed.
+    """
+    try:
+        from pythonosc import dispatcher, osc_server
+    except ImportError as error:
+        raise UsageProblem(f"--osc needs python-osc, which is not installed ({error})", INSTALL) from error
+    return osc_server, dispatcher
+
+
 class OscServer:
     """Listens on a UDP port from ``start`` to ``close``.
 
@@ -32,15 +45,11 @@ class OscServer:
     """
 
     def __init__(self, controls: Controls, address: Address, token: str | None = None) -> None:
-        try:
-            from pythonosc import osc_server
-            from pythonosc.dispatcher import Dispatcher
-        except ImportError as error:
-            raise UsageProblem(f"--osc needs python-osc, which is not installed ({error})", INSTALL) from error
+        osc_server, dispatching = need_osc()
         self._controls, self._token = controls, token
         self._rate = Rate(*MESSAGES)
         self.address = address
-        dispatcher = Dispatcher(strict_timing=False)  # a bundle for next year must not hold up the rest
+        dispatcher = dispatching.Dispatcher(strict_timing=False)  # a bundle for next year must not hold up the rest
         dispatcher.set_default_handler(self._message, needs_reply_address=True)
         try:
             self._server = _quiet(osc_server.BlockingOSCUDPServer)((address.host, address.port), dispatcher)

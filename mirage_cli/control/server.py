@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
+from socket import SO_SNDBUF, SOL_SOCKET
 from typing import Any
 
 from mirage_cli.control.access import Address, Gate, Rate
@@ -31,8 +33,12 @@ MAX_CONNECTIONS, MAX_SOCKETS, MAX_STREAMS, MAX_OPEN = 64, 16, 8, 64
 REQUESTS, MESSAGES, LOGINS = (50.0, 100), (100.0, 200), (1.0, 5)
 STATE_SECONDS = 0.5
 PREVIEW_FPS = 30.0
+PREVIEW_BUFFER = 128 * 1024
 COOKIE = "mirage_session"
 INSTALL = "pip install 'mirage-cli[control]', or in a clone: pip install -c constraints.txt -e '.[control]'"
+
+_log = logging.getLogger("mirage.control.http")
+_log.addHandler(logging.NullHandler())  # what strangers send is told with -v only
 
 _FILES = Path(__file__).parent
 _PAGE = {"/": ("page.html", "text/html"), "/page.js": ("page.js", "text/javascript"), "/page.css": ("page.css", "text/css")}
@@ -123,7 +129,7 @@ class ControlServer:
 
     async def _open(self) -> None:
         self._runner = self._web.AppRunner(
-            self._app(), access_log=None, keepalive_timeout=IDLE_SECONDS, handle_signals=False, shutdown_timeout=1.0
+            self._app(), access_log=None, logger=_log, keepalive_timeout=IDLE_SECONDS, handle_signals=False, shutdown_timeout=1.0, lingering_time=0.5
         )
         await self._runner.setup()
         for flag, address in self._listeners:
@@ -142,9 +148,10 @@ class ControlServer:
             await socket.close()
         if self._runner is not None:
             await self._runner.cleanup()
-        for task in asyncio.all_tasks():
-            if task is not asyncio.current_task():
-                task.cancel()
+        left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
     def _app(self) -> Any:
         web = self._web
@@ -191,6 +198,8 @@ class ControlServer:
         page = request.path in _PAGE and request.method == "GET"
         if reason := self._gate.refusal(request.headers, navigation=page):
             return self._error(403, reason, "Open it by its address, as in http://127.0.0.1:8765/")
+        if (request.content_length or 0) > MAX_MESSAGE_BYTES:
+            return self._error(413, f"a body of more than {MAX_MESSAGE_BYTES} bytes", "Send one change a message.")
         if len(self._runner.server.connections) > MAX_CONNECTIONS:
             return self._error(503, f"more than {MAX_CONNECTIONS} connections", "Close some.")
         if not self._requests.allows(request.remote or ""):
@@ -231,7 +240,11 @@ class ControlServer:
 
     async def _control(self, request: Any) -> Any:
         try:
-            change = parse_message(await self._body(request))
+            body = await self._body(request)
+        except UsageProblem as error:
+            return self._json(error_document(error), 400)
+        try:
+            change = parse_message(body)
             answer = asyncio.wrap_future(self._controls.submit(change, "http"))
             return self._json(await asyncio.wait_for(answer, FRAME_SECONDS))
         except asyncio.TimeoutError:
@@ -274,6 +287,9 @@ class ControlServer:
         kind = f"multipart/x-mixed-replace; boundary={_Stream.BOUNDARY}"
         response = self._web.StreamResponse(headers={"Content-Type": kind, **_HEADERS})
         await response.prepare(request)
+        plain = request.transport and request.transport.get_extra_info("socket")
+        if plain:  # what a slow client has not taken must not grow old in a large buffer
+            plain.setsockopt(SOL_SOCKET, SO_SNDBUF, PREVIEW_BUFFER)
         await self._stream.serve(response, request.transport)
         return response
 

@@ -53,6 +53,10 @@ def check_doors(config: LiveConfig) -> Doors:
         from mirage_cli.control.server import need_aiohttp
 
         need_aiohttp(doors.listeners[0][0])
+    if osc is not None:
+        from mirage_cli.control.osc import need_osc
+
+        need_osc()
     return doors
 
 
