@@ -39,6 +39,8 @@ def shortened(words: list[str]) -> list[str]:
             result[result.index("--duration") + 1] = seconds
         else:
             result += ["--duration", seconds]
+    if option_given(words, "--preview"):
+        result[result.index("--preview") + 1] = "0"  # any free port
     if words[0] == "bench":
         result += ["--frames", "4", "--warmup", "1"]
     if words[0] == "eval":
@@ -50,7 +52,7 @@ def shortened(words: list[str]) -> list[str]:
 
 def needs_a_person(words: list[str]) -> bool:
     """A camera, or a window to look at."""
-    window = words[0] == "live" and not option_given(words, "--no-window", "-o")
+    window = words[0] == "live" and not option_given(words, "--no-window", "-o", "--preview")
     return option_given(words, "--camera") or window
 
 

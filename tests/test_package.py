@@ -75,7 +75,8 @@ def test_contents(wheel: Path) -> None:
         for path in shipped:
             inside = f"mirage_cli/{folder}/{path.relative_to(ROOT / folder).as_posix()}"
             assert inside in names, f"{inside} is not in the wheel"
-    for path in (ROOT / "mirage_cli").rglob("*.py"):
+    files = [p for p in (ROOT / "mirage_cli").rglob("*") if p.suffix in (".py", ".html", ".js", ".css", ".toml")]
+    for path in files:
         assert path.relative_to(ROOT).as_posix() in names
     assert not [name for name in names if "__pycache__" in name or "/tests/" in name]
     assert wheel.stat().st_size <= MAX_WHEEL_BYTES

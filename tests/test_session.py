@@ -74,6 +74,25 @@ def test_same_seed_same_frames_and_another_seed_differs():
     assert any(not np.array_equal(a, b) for a, b in zip(first, other))
 
 
+def test_a_seed_set_later_gives_the_frame_of_that_seed():
+    frames = moving(1)
+    session = Session(tiny_bundle(), width=64, height=48)
+    session.step(frames[0])
+    session.set_seed(1)
+    session.reset()
+    assert np.array_equal(session.step(frames[0]), run(frames[:1], seed=1)[0])
+
+
+def test_a_reset_keeps_look_strength_and_seed():
+    session = Session(tiny_bundle(), width=64, height=48, seed=3, strength=0.5)
+    session.set_look({session.bundle.looks[1]: 1.0})
+    before = session.describe()
+    session.step(moving(1)[0])
+    session.reset()
+    after = session.describe()
+    assert after["looks"] == before["looks"] and after["strength"] == 0.5
+
+
 def test_causal():
     """Frame i never depends on frame i + 1: another future leaves the past as it was."""
     frames = moving(8)
