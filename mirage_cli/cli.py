@@ -207,6 +207,14 @@ def live(**values: Any) -> int:
         help="Frames to measure.")  # fmt: skip
 @option("--warmup", type=click.IntRange(0), default=10, show_default=True, metavar="N",
         help="Frames before those.")  # fmt: skip
+@option("--live/--no-live", default=False,
+        help="Measure latency from input to output at the source's pace, by a marker in the picture.")  # fmt: skip
+@option("--fps", type=flags.NumberType(0, 1000, min_open=True), default=30.0, show_default=True,
+        metavar="N", help="With --live: frames a second of the test picture.")  # fmt: skip
+@option("--through", type=click.Choice(("sink", "h264")), default="sink", show_default=True,
+        help="With --live: read the marker where outputs get the frame, or behind an H.264 encoder and decoder.")  # fmt: skip
+@option("--inject-ms", type=flags.NumberType(0, 10000), default=0.0, metavar="MS",
+        help="With --live: a delay put in on purpose, to see that it is measured.")  # fmt: skip
 @option("--against-fp32/--no-against-fp32", default=False,
         help="Measure a few frames in fp32 on plain torch as well, for the ratio.")  # fmt: skip
 @flags.model_options
@@ -218,6 +226,7 @@ def bench(**values: Any) -> int:
     \b
     mirage bench
     mirage bench --size 768x432 --frames 200 --json > bench.json
+    mirage bench --live
     """
     ui = make_ui(values)
     as_json = values.pop("as_json")
@@ -227,10 +236,15 @@ def bench(**values: Any) -> int:
     model = flags.take_model_options(values)
     config = BenchConfig(model=model, **values)
 
-    from mirage_cli import bench as job
-
     ui.note(f"measuring {config.frames} frames after {config.warmup} of warm-up")
-    document = job.run(config, against_fp32=against_fp32, begun_seconds=_begun_seconds)
+    if config.live:
+        from mirage_cli import bench_live
+
+        document = bench_live.run(config)
+    else:
+        from mirage_cli import bench as job
+
+        document = job.run(config, against_fp32=against_fp32, begun_seconds=_begun_seconds)
     if as_json:
         print_json(document)
     else:

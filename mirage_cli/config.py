@@ -149,6 +149,11 @@ class BenchConfig:
         size: None takes 512x288 on a CPU and 512x512 on a GPU.
         frames: measured frames.
         warmup: frames before the measured ones.
+        live: measure latency from input to output at the source's own pace, by a marker in the picture.
+        fps: of the test picture when live.
+        through: when live, where the marker is read: "sink", the frame as outputs get it, or "h264",
+            after an encoder and a decoder.
+        inject_ms: when live, a delay put in on purpose, to see that it is measured.
     """
 
     input: str | None = None
@@ -157,6 +162,10 @@ class BenchConfig:
     size: Size | None = None
     frames: int = 100
     warmup: int = 10
+    live: bool = False
+    fps: float = 30.0
+    through: str = "sink"
+    inject_ms: float = 0.0
 
 
 EVAL_PARTS = ("drift", "temporal", "fidelity", "steps", "prompts")

@@ -83,7 +83,7 @@ def run(
         read = read_prompts(prompts, engine, config.model, ui)
         session = engine.session(config.model, *size)
         styler = Styler(session, track_of(read, config.blend_seconds), Meter(), size)
-        sink = _open_sinks(config, source, shown, window)
+        sink = _open_sinks(config, source, shown, window, styler.number_of)
         live = _Live(config, ui, source, sink, window, styler, engine, stop, clock, begun, doors, read[0].prompt.text)
         live.prompts = [item.document() for item in read]
         result = live.flow(keys and config.input != PIPE)
@@ -111,7 +111,11 @@ def run(
 
 
 def _open_sinks(
-    config: LiveConfig, source: FrameSource, size: Size, window: WindowSink | None
+    config: LiveConfig,
+    source: FrameSource,
+    size: Size,
+    window: WindowSink | None,
+    number_of: Callable[[int], int],
 ) -> TapSink:
     sinks: list[FrameSink] = []
 
@@ -133,7 +137,7 @@ def _open_sinks(
         sinks.append(open_file(config.output, codec=config.codec, overwrite=True))
     if window is not None:
         sinks.append(window)
-    return TapSink(TeeSink(sinks) if sinks else NullSink(), config.record_folder, open_file)
+    return TapSink(TeeSink(sinks) if sinks else NullSink(), config.record_folder, open_file, number_of)
 
 
 class _Live:

@@ -237,6 +237,7 @@ class Styler:
         self._pending: deque[tuple[str, str, Any, Future[int]]] = deque()
         self._ended = False
         self._lock = threading.Lock()
+        self._numbers: deque[tuple[int, int]] = deque(maxlen=64)  # (index in the source, frame number)
 
     def request(self, kind: str, text: str, value: Any) -> Future[int]:
         """Ask for a change before the next frame; the future gives the frame where it took effect.
@@ -253,6 +254,10 @@ class Styler:
                 return done
         done.cancel()
         return done
+
+    def number_of(self, index: int) -> int:
+        """The number, counted from 0, of the frame made from the source's frame ``index`` just now."""
+        return next((number for known, number in reversed(list(self._numbers)) if known == index), self.frames)
 
     def end(self) -> None:
         """No frame will come any more: whoever waits for a change is let go."""
@@ -280,6 +285,7 @@ class Styler:
             self.applied.append({"frame": self.frames, "kind": kind, "text": text})
             self.applied_count += 1
             done.set_result(self.frames)
+        self._numbers.append((frame.index, self.frames))
         if self.paused and self._last is not None:
             self.frames += 1
             return self._last

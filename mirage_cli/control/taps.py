@@ -31,12 +31,19 @@ class TapSink:
         inner: the run's own sinks.
         folder: where recordings and snapshots go; made when the first is.
         open_recording: path -> a sink that takes frames of the output's size.
+        number_of: a frame's index in the source -> its number among those the model made.
     """
 
-    def __init__(self, inner: FrameSink, folder: str | Path, open_recording: OpenRecording) -> None:
+    def __init__(
+        self,
+        inner: FrameSink,
+        folder: str | Path,
+        open_recording: OpenRecording,
+        number_of: Callable[[int], int] = lambda index: index,
+    ) -> None:
         self._inner, self._folder, self._open = inner, Path(folder), open_recording
+        self._number_of = number_of
         self._lock = threading.Lock()
-        self._frames = 0
         self._recording: FrameSink | None = None
         self._asked: tuple[FrameSink | None, Future[int]] | None = None
         self._begin_seconds: float | None = None
@@ -55,7 +62,7 @@ class TapSink:
         with self._lock:
             asked, self._asked = self._asked, None
             shots, self._shots = self._shots, []
-            number, self._frames = self._frames, self._frames + 1
+        number = self._number_of(frame.index) if asked is not None or shots else 0
         if asked is not None:
             self._recording, self._begin_seconds = asked[0], None
             asked[1].set_result(number)

@@ -1,0 +1,207 @@
+"""``mirage bench --live``: how long after a frame came in is its picture seen at the other end?
+
+The source numbers its frames in the picture (``marker``); a reader at the output reads the numbers. No
+counter of the pipeline is trusted: a latency is the time between the moment the source handed frame n over
+and the moment number n was read, a number never read was dropped, one read twice was doubled.
+
+Where it is read is said in the result. ``sink``: the frame in memory as every output gets it, before a
+window, encoder or network adds its own time. ``h264``: behind ffmpeg's libx264 (zerolatency) and decoder,
+through pipes on this machine.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from typing import Any
+
+import numpy as np
+
+from mirage_cli import __version__
+from mirage_cli.bench import CPU_SIZE, GPU_SIZE, MAX_FRAMES, weights
+from mirage_cli.capture import PacedSource, TestPicture
+from mirage_cli.config import BenchConfig
+from mirage_cli.errors import MediaError, UsageProblem
+from mirage_cli.ffmpeg_tools import find_ffmpeg
+from mirage_cli.frames import Frame, FrameSink, FrameSource
+from mirage_cli.machine import commit, gpu_memory, hardware, versions
+from mirage_cli.marker import MarkedSource, Sightings, block_pixels, carry
+from mirage_cli.measure import Meter, PeakMemory
+from mirage_cli.pipeline import run as run_pipeline
+from mirage_cli.schedule import LookTrack
+from mirage_cli.styler import Engine, Styler
+
+Clock = Callable[[], float]
+METHOD = (
+    "a counter and checksum drawn into each input frame, carried around the model, read from each output picture; "
+    "latency is from the source handing the frame over to the number being read"
+)
+
+
+def run(config: BenchConfig, *, engine: Engine | None = None, clock: Clock = time.perf_counter) -> dict[str, Any]:
+    """Measure.
+
+    Args:
+        config: what to measure; ``frames`` are pictures out after ``warmup`` others.
+        engine: loads model and prompt; tests pass their own.
+        clock: seconds, for the pace and all latencies.
+
+    Returns:
+        The document of ``--json``; ``marker`` holds latencies and counts as ``Sightings.summary`` has them.
+
+    Raises:
+        UsageProblem: frames too narrow, or a number of frames that is not allowed.
+        MirageError: from the input, the model or the device.
+    """
+    if not 1 <= config.frames <= MAX_FRAMES or not 0 <= config.warmup <= MAX_FRAMES:
+        raise UsageProblem(
+            f"frames {config.frames} and warm-up {config.warmup} are not 1 and 0 to {MAX_FRAMES}",
+            "Try: mirage bench --live --frames 300 --warmup 30",
+        )
+    engine = engine or Engine()
+    cpu = engine.is_cpu(config.model)
+    size = config.size or (CPU_SIZE if cpu else GPU_SIZE)
+    block_pixels(size[0])
+    match = engine.match(config.model, config.prompt)
+    session = engine.session(config.model, *size)
+    memory, meter = PeakMemory(), Meter()
+    styler = Styler(session, LookTrack(match.weights, 0.0), meter, size)
+    with closing(MarkedSource(_open(config, size, clock), clock)) as source:
+        seen = Sightings()
+
+        def look(rgb: np.ndarray) -> None:
+            seen.add(rgb, clock(), source.born_seconds)
+
+        sink: FrameSink = _H264(size, source.info.fps, look) if config.through == "h264" else _Reader(look)
+        try:
+            result = run_pipeline(
+                source, styler.step, sink, meter=meter, newest_wins=True, max_frames=config.warmup + config.frames,
+                compose=_carried(config.inject_ms), tick=memory.sample, tick_seconds=0.5, timeout_seconds=60.0,
+                clock=clock,
+            )  # fmt: skip
+        finally:
+            sink.close()
+        about, name = dict(session.describe()), source.info.name
+    marker = seen.summary(config.warmup)
+    if "latency_ms" not in marker:
+        raise MediaError(
+            f"no marker came out after the warm-up: {marker['frames_seen']} were read, {marker['unreadable']} pictures had none",
+            "Measure more frames: --frames 100",
+        )
+    return {
+        "command": "bench",
+        "mode": "live",
+        "mirage": __version__,
+        "commit": commit(),
+        "hardware": hardware(on_gpu=not cpu),
+        "versions": versions(),
+        "model": about,
+        "weights": weights(config.model.model),
+        "size": list(size),
+        "source": name,
+        "prompt": config.prompt,
+        "look": match.look,
+        "steps": config.model.steps,
+        "batch": 1,
+        "warmup_frames": config.warmup,
+        "frames": config.frames,
+        "method": METHOD,
+        "read_at": config.through,
+        "injected_ms": config.inject_ms,
+        "marker": marker,
+        "fps_asked": round(source.info.fps, 3),
+        "fps_in": round(meter.frames_in / result.seconds, 2),
+        "fps_out": round(meter.frames_out / result.seconds, 2),
+        "pipeline_latency_ms": meter.latency_summary(),
+        "memory_mib": {**memory.megabytes(), **gpu_memory(not cpu)},
+    }
+
+
+def _open(config: BenchConfig, size: tuple[int, int], clock: Clock) -> FrameSource:
+    if config.input is None:
+        return TestPicture(*size, fps=config.fps, clock=clock)
+    if config.input == "-":
+        raise UsageProblem("bench plays its input in a loop, which standard input cannot", "Give --input a file.")
+    from mirage_cli.video_in import open_file
+
+    def reopen() -> FrameSource:
+        return open_file(config.input, size=size)
+
+    return PacedSource(reopen(), reopen=reopen, clock=clock)
+
+
+def _carried(inject_ms: float) -> Callable[[Frame, np.ndarray], np.ndarray]:
+    def compose(frame: Frame, rgb: np.ndarray) -> np.ndarray:
+        if inject_ms:
+            time.sleep(inject_ms / 1e3)
+        return carry(frame.rgb, rgb)
+
+    return compose
+
+
+class _Reader:
+    """Reads the marker of each frame as an output would get it."""
+
+    def __init__(self, look: Callable[[np.ndarray], None]) -> None:
+        self.warnings: list[str] = []
+        self._look = look
+
+    def write(self, frame: Frame) -> None:
+        self._look(frame.rgb)
+
+    def close(self, commit: bool = True) -> None:
+        pass
+
+
+class _H264:
+    """Encodes each frame, decodes it in another process, and reads the marker of what comes out."""
+
+    def __init__(self, size: tuple[int, int], fps: float, look: Callable[[np.ndarray], None]) -> None:
+        self.warnings: list[str] = []
+        self._size, self._look = size, look
+        ffmpeg = find_ffmpeg().path
+        quiet = [str(ffmpeg), "-hide_banner", "-loglevel", "error", "-nostdin"]
+        raw = ["-f", "rawvideo", "-pix_fmt", "rgb24"]
+        shape = ["-video_size", f"{size[0]}x{size[1]}", "-framerate", f"{fps:g}"]
+        encode = ["-c:v", "libx264", "-preset", "ultrafast", "-tune", "zerolatency", "-pix_fmt", "yuv420p"]
+        self._encoder = subprocess.Popen(
+            [*quiet, *raw, *shape, "-i", "-", *encode, "-f", "nut", "-flush_packets", "1", "-"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        self._decoder = subprocess.Popen(
+            [*quiet, "-threads", "1", "-flags", "low_delay", "-probesize", "4096",
+             "-analyzeduration", "0", "-f", "nut", "-i", "-", *raw, "-fps_mode", "passthrough", "-flush_packets", "1", "-"],
+            stdin=self._encoder.stdout, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        self._encoder.stdout.close()
+        self._thread = threading.Thread(target=self._read, name="mirage-marker", daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        width, height = self._size
+        while len(data := self._decoder.stdout.read(width * height * 3)) == width * height * 3:
+            self._look(np.frombuffer(data, np.uint8).reshape(height, width, 3))
+
+    def write(self, frame: Frame) -> None:
+        try:
+            self._encoder.stdin.write(frame.rgb)
+            self._encoder.stdin.flush()
+        except BrokenPipeError as error:
+            raise MediaError("ffmpeg's H.264 encoder ended", "Try --through sink; mirage doctor checks ffmpeg.") from error
+
+    def close(self, commit: bool = True) -> None:
+        try:
+            self._encoder.stdin.close()
+        except BrokenPipeError:
+            pass
+        for process in (self._encoder, self._decoder):
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self._thread.join(10)
+        self._decoder.stdout.close()
