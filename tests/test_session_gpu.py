@@ -58,6 +58,25 @@ def test_graph_equals_plain_calls(bundle):
         assert np.mean(np.abs(a.astype(int) - b) <= 1) >= 0.999
 
 
+@pytest.mark.parametrize("backend", ["torch", "ptx"])
+def test_a_seed_set_later_reaches_graph_and_program(bundle, backend):
+    frame = moving_picture(256, 144, 1)[0]
+
+    def session(seed):
+        made = Session(bundle, width=256, height=144, backend=backend, seed=seed, guard=False)
+        made.set_look({"starry-night": 1.0})
+        return made
+
+    wanted, late = session(1).step(frame), session(0)
+    before = late.step(frame)
+    late.step(frame)
+    late.set_seed(1)
+    late.reset()
+    after = late.step(frame)
+    assert np.mean(np.abs(after.astype(int) - wanted) <= 1) >= 0.999
+    assert np.mean(np.abs(before.astype(int) - wanted) <= 1) < 0.99
+
+
 def test_kernels_give_the_picture_of_torch(bundle):
     """One frame within a level on 99.9% of the pixels, and no drift apart over 500 frames."""
     frames = moving_picture(256, 144, 24)

@@ -208,8 +208,8 @@ class FrameProgram:
         self.mixed = self._empty(pixels[2], WIDTHS[2])
         rows, columns = self.network.memory_grid
         self.tokens = self._empty(1, rows * columns, WIDTHS[2])
-        noise = torch.nn.functional.pixel_unshuffle(self.stream.noise, 4)
-        self.noise_cells = noise[0].permute(1, 2, 0).reshape(-1, 48).to(self.dtype).contiguous()
+        self.noise_cells = self._empty(pixels[0], 48)
+        self.take_noise()
         steps = len(self.stream.schedule) - 1
         self.x_t = [self._empty(3, height, width, dtype=fp32) for _ in range(min(steps, 2))]
         self.x_t_cells = [self._empty(pixels[0], 48) for _ in range(min(steps, 2))]
@@ -358,6 +358,11 @@ class FrameProgram:
             name, height, width, in0, in1, residual, out, weights, bias, film_in, film_out, masked0, masked1, memory
         )
         self._launch(f"mirage_{name}", grid, arguments, shared=shape.shared_bytes, alone=True)
+
+    def take_noise(self) -> None:
+        """Read the stream's noise, which may have been changed in place since."""
+        noise = torch.nn.functional.pixel_unshuffle(self.stream.noise, 4)
+        self.noise_cells.copy_(noise[0].permute(1, 2, 0).reshape(-1, 48))
 
     def _denoise(self, step: int, coefficient: float, last: bool) -> None:
         """One pass of the network."""

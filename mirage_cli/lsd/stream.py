@@ -204,8 +204,10 @@ class Session:
     @torch.inference_mode()
     def set_seed(self, seed: int) -> None:
         """Other noise from the next frame on; the same as a session that began with ``seed``."""
-        self.noise.copy_(self._noise(seed))  # both in place, so that a graph sees them
+        self.noise.copy_(self._noise(seed))  # all in place, so that a graph sees them
         self.stem_constant.copy_(self.net.stem_constant(self.noise, self.screen))
+        if self.program is not None:
+            self.program.take_noise()
 
     def _noise(self, seed: int) -> Tensor:
         generator = torch.Generator("cpu").manual_seed(seed)  # the same noise on every device
