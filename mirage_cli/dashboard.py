@@ -7,6 +7,7 @@ and how often it is drawn.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -71,7 +72,7 @@ def render(stats: Stats) -> RenderableType:
     if not live:
         rows.append(_progress(stats))
     grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(style="dim", no_wrap=True, min_width=7)
     grid.add_column(overflow="ellipsis", no_wrap=True)
     speed = Text(f"{stats.fps_out:.1f} frames/s", style="bold green")
     if live:
@@ -144,7 +145,7 @@ def _control(stats: Stats) -> Text:
     """Whether it records or rests, and where else it can be steered from."""
     text = Text(overflow="ellipsis", no_wrap=True)
     if stats.recording:
-        text.append("● recording ", style="bold red").append(f"{stats.recording}  ")
+        text.append("● recording ", style="bold red").append(f"{os.path.basename(stats.recording)}  ")
     else:
         text.append("not recording  ", style="dim")
     if stats.paused:

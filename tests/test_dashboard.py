@@ -62,6 +62,14 @@ def test_live_shows_rates_drops_and_the_line_being_typed():
     assert "type a prompt" not in drawn(render(Stats("live", typed=None, **BASE)))
 
 
+def test_live_shows_strength_recording_pause_and_where_it_is_steered_from():
+    text = drawn(render(Stats("live", strength=0.35, paused=True, control="http://127.0.0.1:8765/",
+                              recording="/a/very/long/folder/that/would/fill/the/line/mirage-1.mp4", **BASE)))  # fmt: skip
+    for part in ("strength 0.35", "recording mirage-1.mp4", "paused", "http://127.0.0.1:8765/", "prompt ", "control "):
+        assert part in text, part
+    assert "not recording" in drawn(render(Stats("live", **BASE)))
+
+
 def test_a_stream_of_unknown_length_shows_no_eta():
     text = drawn(render(Stats("transform", **BASE)))
     assert "ETA" not in text and "frame 55" in text
