@@ -26,7 +26,7 @@ ORDER = (
     "oil-painting starry-night watercolour great-wave the-scream impressionist stained-glass mosaic low-poly "
     "comic-halftone cartoon pencil-sketch ink-wash charcoal linocut blueprint pixel-art night golden-sunset snow-frost "
     "thermal neon-cyberpunk film-noir old-photograph van-gogh-wheatfield the-kiss gauguin turner-seascape cubism "
-    "pastel-haze identity").split()
+    "pastel-haze engraving pop-art chalkboard infrared cross-stitch identity").split()
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_looks_are_complete_and_in_order():
     looks = read_looks(MODEL)
     assert [look.id for look in looks] == ORDER
     for look in looks:
-        assert len(look.train) >= 10 and len(look.held_out) == 4, look.id
+        assert len(look.train) >= 10 and len(look.held_out) >= 4, look.id
         assert look.title and look.prompt and re.fullmatch(r"[^.]+\.", look.description), look.id
 
 

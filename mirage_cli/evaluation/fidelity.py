@@ -110,6 +110,7 @@ class KnownWarps:
         self.period = period
         generator = torch.Generator().manual_seed(seed)
         self.noise = torch.randn(len(stills), 3, WINDOW, WINDOW, generator=generator).to(bundle.device)
+        self.parts: dict[str, bool] = {}  # memory=False, motion=False: see ``rolling``
         self.motions: list[list] = []
         self._video: tuple[str, Tensor, Tensor] | None = None
 
@@ -128,7 +129,7 @@ class KnownWarps:
     def _roll(self, frames: Iterable[Tensor], look: str, steps: int, history: bool) -> Iterable[Tensor]:
         mixture = torch.zeros(len(self.stills), len(self.bundle.looks), device=self.bundle.device, dtype=self.bundle.dtype)
         mixture[:, self.bundle.looks.index(look)] = 1.0
-        return rolling(self.bundle.net, frames, mixture, self.noise, steps, history)
+        return rolling(self.bundle.net, frames, mixture, self.noise, steps, history, **self.parts)
 
     def measure(
         self, look: str, returns: int, steps: int = 1, history: bool = True, deadline: float = float("inf"),

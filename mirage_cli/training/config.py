@@ -34,6 +34,7 @@ class TrainConfig:
         shippable_only: train on media that may be shipped, so that the weights may.
         prefer_filters: looks painted by filters though a neural teacher knows them too.
         widths ... middle_blocks: the network, see LSDConfig; empty means its default.
+        keep_bias: added to the keep mask's logit in the saved weights: how much steadier than trained.
         compile: use torch.compile on the denoiser (CUDA only).
         init: a safetensors file to start the weights from.
     """
@@ -59,6 +60,7 @@ class TrainConfig:
     warmup_steps: int = 300
     mean_decay: float = 0.999
     seed: int = 21
+    keep_bias: float = 0.0
     device: str = "auto"
     compile: bool = True
     network: dict = field(default_factory=dict)

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mirage_cli.errors import ModelError, UsageProblem
-from mirage_cli.lsd.model import LSDConfig, LSDNet, Past, screen_channels
+from mirage_cli.lsd.model import UNSHUFFLE, LSDConfig, LSDNet, Past, screen_channels
 from mirage_cli.lsd.sampling import compose
 from mirage_cli.training.config import TrainConfig, load_config
 from mirage_cli.training.data import load_clips, load_stills, render_bank, render_clips, shuffled
@@ -189,6 +189,7 @@ class Trainer:
             return
         save_state(self.run / STATE, self.net, self.mean, self.optimizer, self.progress)
         weights = {k: v.half().contiguous() for k, v in self.mean.values.items()}
+        weights["out.bias"][3 * UNSHUFFLE**2 :] += self.config.keep_bias
         part = self.run / (WEIGHTS + ".part")
         save_file(weights, str(part), metadata={"progress": json.dumps(self.progress)})
         part.replace(self.run / WEIGHTS)

@@ -28,7 +28,7 @@ from mirage_cli.training.teachers import Teachers
 @torch.inference_mode()
 def rolling(
     net: LSDNet, frames: Iterable[Tensor], look: Tensor, noise: Tensor, steps: int, use_past: bool = True,
-    strength: float = 1.0,
+    strength: float = 1.0, memory: bool = True, motion: bool = True,
 ) -> Iterator[Tensor]:  # fmt: skip
     """Generate a video from a given one, a frame at a time: each [B, 3, H, W] in [-1, 1] -> the same shape.
 
@@ -36,6 +36,7 @@ def rolling(
         look: mixtures [B, L]; noise: [B, 3, H, W], the same for all frames.
         use_past: False hides history and memory, frame by frame translation.
         strength: 0 to 1, of all streams.
+        memory, motion: False leaves the memory bank empty, or the past where it was.
     """
     batch, _, height, width = noise.shape
     device = noise.device
@@ -51,11 +52,12 @@ def rolling(
         if not use_past:
             history.clear()
             bank.clear()
-        past, _ = history.moved_to(frame, bank.tokens, bank.null)
+        past, _ = history.moved_to(frame, bank.tokens, bank.null, motion)
         prediction = sample(net, noise, frame, past, screen, modulations[number > 0 and use_past])
         out = compose(prediction, past.last)
         history.advance(past, frame, out)
-        bank.offer(prediction.tokens)
+        if memory:
+            bank.offer(prediction.tokens)
         yield out
 
 
