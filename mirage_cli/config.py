@@ -70,6 +70,7 @@ class TransformConfig:
         resume: go on with a job of the same output that did not end.
         timeout_seconds: a source or sink that hangs for so long is lost; None takes the default.
         piece_frames: frames between two points at which a job can go on.
+        format: what goes through ``-``; None for matroska.
     """
 
     input: str
@@ -89,6 +90,7 @@ class TransformConfig:
     resume: bool = False
     timeout_seconds: float | None = None
     piece_frames: int = 250
+    format: str | None = None
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,7 @@ class LiveConfig:
     compare: bool = False
     overwrite: bool | None = None
     more_outputs: tuple[str, ...] = ()
+    format: str | None = None
 
 
 @dataclass(frozen=True)

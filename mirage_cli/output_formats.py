@@ -13,7 +13,7 @@ TO_YUV = (
     "scale=out_color_matrix=bt709:out_range=tv:flags=bicubic+accurate_rnd+full_chroma_inp,"
     "format={0},setparams=range=tv:color_primaries=bt709:color_trc=bt709:colorspace=bt709"
 )
-# For MPEG-4 part 2, whose streams are written without tags: what players assume of a small picture.
+# For MPEG-4 part 2 and y4m, which are written without tags: what players assume of a small picture.
 TO_SMALL_YUV = (
     "scale=out_color_matrix=bt601:out_range=tv:flags=bicubic+accurate_rnd+full_chroma_inp,"
     "format={0},setparams=range=tv:color_primaries=bt709:color_trc=bt709:colorspace=smpte170m"
@@ -46,6 +46,7 @@ class Container:
         subtitle_encoder: what other subtitles of text are encoded to; "" where it holds none.
         keeps_tags: it holds title, chapters and the like.
         keeps_fonts: it holds attached fonts.
+        in_place: it is written where it is read meanwhile, by ``options``.
     """
 
     muxer: str
@@ -60,6 +61,7 @@ class Container:
     subtitle_encoder: str = ""
     keeps_tags: bool = False
     keeps_fonts: bool = False
+    in_place: bool = False
 
 
 _MP4_SOUND = frozenset({"aac", "mp3", "ac3", "eac3", "opus", "flac", "alac", "mp2", "dts"})
@@ -74,6 +76,9 @@ TEXT_SUBTITLES = frozenset(
     {"subrip", "ass", "ssa", "webvtt", "mov_text", "text", "sami", "microdvd", "subviewer", "stl",
      "mpl2", "jacosub", "realtext", "ttml", "vplayer", "pjs", "subviewer1"}
 )
+
+# A playlist of the last six pieces of two seconds; older ones are deleted.
+_HLS = {"hls_time": "2", "hls_list_size": "6", "hls_flags": "delete_segments"}
 
 CONTAINERS: dict[str, Container] = {
     ".mp4": Container("mp4", "libx264", _MP4_SOUND, "aac", _FAST_START, **_MOV_TEXT),
@@ -97,8 +102,15 @@ CONTAINERS: dict[str, Container] = {
         keeps_tags=True,
     ),
     ".ts": Container("mpegts", "libx264", _TS_SOUND, "aac", picture_muxer="mp4"),
+    ".m3u8": Container("hls", "libx264", _TS_SOUND, "aac", _HLS, in_place=True),
 }
 PIPE_CONTAINER = Container("matroska", "libx264", None, "aac")
+PIPE_FORMATS = {
+    "matroska": PIPE_CONTAINER,
+    "mpegts": Container("mpegts", "libx264", _TS_SOUND, "aac"),
+    "y4m": Container("yuv4mpegpipe", "wrapped_avframe", frozenset(), "", constant_rate=True),
+    "rawvideo": Container("rawvideo", "rawvideo", frozenset(), ""),
+}
 URL_CONTAINERS = {
     "rtmp": Container("flv", "libx264", frozenset({"aac", "mp3"}), "aac"),
     "rtmps": Container("flv", "libx264", frozenset({"aac", "mp3"}), "aac"),
@@ -106,7 +118,9 @@ URL_CONTAINERS = {
     "udp": Container("mpegts", "libx264", _TS_SOUND, "aac"),
     "srt": Container("mpegts", "libx264", _TS_SOUND, "aac"),
     "tcp": Container("mpegts", "libx264", _TS_SOUND, "aac"),
+    "http": Container("hls", "libx264", _TS_SOUND, "aac", {**_HLS, "method": "PUT"}, in_place=True),
 }
+URL_CONTAINERS["https"] = URL_CONTAINERS["http"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +170,8 @@ CODECS: dict[str, Codec] = {
     "ffv1": Codec("bgr0", "bgr0", "", options={"level": "3", "g": "1", "slices": "4"}),
     "prores_ks": Codec("yuv422p10le", "yuv444p10le", "", options={"profile:v": "hq"}),
     "gif": Codec("pal8", "pal8", ""),
+    "wrapped_avframe": Codec("yuv420p", "yuv444p", ""),
+    "rawvideo": Codec("rgb24", "rgb24", ""),
 }
 ALIASES = {
     "h264": "libx264", "avc": "libx264", "x264": "libx264", "h265": "libx265", "hevc": "libx265",
@@ -164,17 +180,27 @@ ALIASES = {
 }
 
 
-def choose_container(target: str) -> Container:
-    """The container for a file name, "-", or a URL.
+def low_delay_options(name: str, fps: float) -> dict[str, str]:
+    """Options for viewers who watch it now: no looking ahead, a key frame every two seconds, no more
+    than 6 Mbit/s."""
+    options = {"g": str(max(1, round(2 * fps))), "bf": "0", "maxrate": "6M", "bufsize": "6M"}
+    if name in ("libx264", "libx265"):
+        return {**options, "tune": "zerolatency"}
+    return {**options, "tune": "ull"} if name.endswith("_nvenc") else {"g": options["g"]}
+
+
+def choose_container(target: str, form: str | None = None) -> Container:
+    """The container for a file name, "-" (in one of ``PIPE_FORMATS``), or a URL.
 
     Raises:
         MediaError: no container goes by that suffix or scheme.
     """
     if target == "-":
-        return PIPE_CONTAINER
+        return PIPE_FORMATS[form or "matroska"]
     scheme, colon, _ = target.partition("://")
     if colon:
-        if scheme.lower() in URL_CONTAINERS:
+        playlist = not scheme.lower().startswith("http") or ".m3u8" in target
+        if scheme.lower() in URL_CONTAINERS and playlist:
             return URL_CONTAINERS[scheme.lower()]
         raise MediaError(
             f"cannot write to {scheme}:// addresses; allowed: {', '.join(URL_CONTAINERS)}",
@@ -241,11 +267,11 @@ def encoder_options(
         options[codec.quality_flag] = f"{default if crf is None else crf:g}"
     if name == "gif":
         options["filter_complex"] = TO_GIF
-    elif pixels == "bgr0":
-        options["vf"] = "format=bgr0"
+    elif pixels in ("bgr0", "rgb24"):
+        options["vf"] = f"format={pixels}"
     elif pixels == "yuvj420p":
         options["vf"] = "scale=out_range=pc:out_color_matrix=bt601,format=yuvj420p"
-    elif name == "mpeg4" and not is_hd(width, height):
+    elif name in ("mpeg4", "wrapped_avframe") and not is_hd(width, height):
         options["vf"] = TO_SMALL_YUV.format(pixels)
         options.update(colorspace="smpte170m", color_range="tv")
     else:

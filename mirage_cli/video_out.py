@@ -16,6 +16,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +38,7 @@ from mirage_cli.output_formats import (
     choose_codec,
     choose_container,
     encoder_options,
+    low_delay_options,
     tick_rate,
 )
 from mirage_cli.sound import SoundPlan, add_sound, picture_offset, plan_sound, with_sound
@@ -144,6 +146,10 @@ class FileSink:
             self._discard()
             raise
 
+    def kill(self) -> None:
+        """End ffmpeg at once; a ``write`` that waits in another thread fails then."""
+        self._process.stop()
+
     def __enter__(self) -> FileSink:
         return self
 
@@ -204,6 +210,8 @@ class FileSink:
             target = file_url(self._parts[0])
         else:
             settings.update(f=self._container.muxer, flush_packets=1)
+            if self._container.in_place:
+                settings.update(self._container.options)
             if target == "-":
                 target, stdout = "pipe:1", sys.stdout.fileno()
             elif not is_url(target):
@@ -325,6 +333,8 @@ def open_output(
     preset: str | None = None,
     threads: int | None = None,
     tool: FfmpegTool | None = None,
+    form: str | None = None,
+    low_delay: bool = False,
 ) -> FileSink:
     """Opens an output; nothing of the final name is touched before ``close(commit=True)``.
 
@@ -344,6 +354,8 @@ def open_output(
             ``FileSource`` knows its own.
         preset: speed of libx264 and libx265; veryfast by default.
         threads: for the encoder; see ``video_in.default_threads``.
+        form: what goes through a pipe, one of ``output_formats.PIPE_FORMATS``.
+        low_delay: encode for viewers who watch it now; see ``output_formats.low_delay_options``.
 
     Raises:
         UsageProblem: a codec, crf, preset or size that is not allowed.
@@ -353,7 +365,7 @@ def open_output(
     plan = plan_output(
         path_or_dash, info, codec=codec, crf=crf, audio_from=audio_from, overwrite=overwrite,
         start_seconds=start_seconds, duration_seconds=duration_seconds, preset=preset,
-        threads=threads, tool=tool,
+        threads=threads, tool=tool, form=form, low_delay=low_delay,
     )
     return FileSink(*plan)
 
@@ -376,6 +388,7 @@ def plan_output(
     crf: float | None = None, audio_from: str | os.PathLike[str] | FileSource | None = None,
     overwrite: bool = False, start_seconds: float = 0.0, duration_seconds: float | None = None,
     preset: str | None = None, threads: int | None = None, tool: FfmpegTool | None = None,
+    form: str | None = None, low_delay: bool = False,
 ) -> OutputPlan:
     """Decides how an output is written; arguments and errors as of ``open_output``."""
     target = os.fspath(path_or_dash)
@@ -384,11 +397,16 @@ def plan_output(
         raise UsageProblem(
             f"output size {info.width}x{info.height} is not allowed: 1 to {MAX_SIDE} a side", ""
         )
-    container = choose_container(target)
+    container = choose_container(target, form)
     name = choose_codec(tool, container, codec)
     encoder = encoder_options(
         name, info.width, info.height, crf, preset, threads or default_threads()
     )
+    if container.muxer == "hls" and not low_delay:  # a film, of which all pieces are kept
+        film = {**container.options, "hls_list_size": "0", "hls_flags": "independent_segments"}
+        container = replace(container, options=film)
+    if low_delay:
+        encoder.update(low_delay_options(name, info.fps))
     warnings: list[str] = []
     if "yuv444p" in encoder.get("vf", "") and name in ("libx264", "libx265"):
         warnings.append(
@@ -416,7 +434,8 @@ def plan_output(
 
 def is_plain_file(target: str) -> bool:
     """Whether an output is a file on disk: no pipe, address, device or fifo."""
-    return target != "-" and not is_url(target) and not _is_device(target)
+    playlist = target.lower().endswith(".m3u8")  # it is read while it is written
+    return target != "-" and not is_url(target) and not _is_device(target) and not playlist
 
 
 def _is_device(target: str) -> bool:
