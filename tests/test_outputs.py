@@ -121,6 +121,8 @@ def test_hls_to_a_web_server(tmp_path):
         sink = output(f"http://127.0.0.1:{server.server_port}/live.m3u8")
         send(sink, 30, fps=100.0)
         sink.close()
+        last = tmp_path / "live.m3u8"  # the server may still be at it
+        senders.wait_for(lambda: last.exists() and "ENDLIST" in last.read_text())
         server.shutdown()
     check_received(tmp_path / "live.m3u8", 15)
 
