@@ -72,6 +72,10 @@ class ResBlock(nn.Module):
         return self.conv2(h).add_(x)
 
 
+FEW_TOKENS = 4096
+"""Of the picture: up to so many (1024x1024 pixels) all their products are held at once."""
+
+
 class MemoryAttention(nn.Module):
     """Self-attention over the picture's tokens and the context memory bank in one pass.
 
@@ -98,7 +102,7 @@ class MemoryAttention(nn.Module):
         q = self.query(tokens)
         k, v = self.key_value(context).chunk(2, dim=-1)
         q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
-        if x.is_cuda:
+        if x.is_cuda or tokens.shape[1] > FEW_TOKENS:
             mixed = F.scaled_dot_product_attention(q, k, v)
         else:  # half the time of torch's blockwise attention on CPUs, at these few tokens
             mixed = torch.softmax(q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5, dim=-1) @ v
