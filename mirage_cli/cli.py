@@ -155,6 +155,9 @@ def transform(**values: Any) -> int:
 @option("--fps", type=flags.NumberType(0, 1000, min_open=True), section=OUTPUT, metavar="N",
         help="Frames a second to ask of the source.")  # fmt: skip
 @flags.encode_options
+@option("--record/--no-record", default=False, section=OUTPUT,
+        help="Record what goes out from the start, into --record-folder.")  # fmt: skip
+@flags.pace_options
 @control_options
 @flags.model_options
 @flags.report_options

@@ -217,6 +217,15 @@ patience_options = stack(
 )  # fmt: skip
 
 
+pace_options = stack(
+    option("--target-fps", type=NumberType(0, 1000, min_open=True), section=MODEL, metavar="N",
+           help="Hold this rate: fewer sampler steps, then a smaller size inside; back when there is time."),
+    option("--skip-similar", type=NumberType(0.0, 255.0), default=0.0, section=MODEL,
+           metavar="LEVELS", help="Do not make a frame anew that differs from the last by less than "
+           "this anywhere (of 255 levels, in the mean of a small field); 2 is a good start, 0 makes all."),
+)  # fmt: skip
+
+
 class OutputType(click.ParamType):
     """A name; in MIRAGE_OUTPUT several are parted by line breaks."""
 
@@ -284,6 +293,8 @@ def encode_options(command: Callable[..., Any]) -> Callable[..., Any]:
                help="Video codec, as ffmpeg names it (libx264, libx265, libvpx-vp9, ffv1)."),
         option("--crf", type=click.IntRange(0, 63), section=OUTPUT, metavar="N",
                help="Quality: lower is better and bigger; libx264 takes 0..51."),
+        option("--format", type=click.Choice(("matroska", "mpegts", "y4m", "rawvideo")), section=OUTPUT,
+               help="What goes through -o -; matroska by default, rawvideo is RGB24."),
         option("--compare/--no-compare", default=False, section=OUTPUT,
                help="Write input and output side by side."),
         option("-y/-n", "--overwrite/--no-overwrite", default=None, section=OUTPUT,

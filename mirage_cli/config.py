@@ -110,6 +110,10 @@ class LiveConfig:
         reconnect: attempts in a row to open a lost stream again; 0 ends the run at the first loss.
         control, preview, osc: ``[HOST:]PORT`` to be steered from, or None; see docs/control.md.
         control_token: what clients must know; None where only this machine can reach the ports.
+        record: begin a recording at once.
+        target_fps: lower steps, then size, to hold this rate; None leaves both alone.
+        skip_similar: a frame that differs from the last one that was made by less than so many levels
+            of 255 anywhere is not made anew; 0 makes all.
         record_folder: where recordings and snapshots go.
     The other attributes are those of ``TransformConfig``.
     """
@@ -139,6 +143,9 @@ class LiveConfig:
     overwrite: bool | None = None
     more_outputs: tuple[str, ...] = ()
     format: str | None = None
+    record: bool = False
+    target_fps: float | None = None
+    skip_similar: float = 0.0
 
 
 @dataclass(frozen=True)

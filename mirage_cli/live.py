@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from mirage_cli.config import LiveConfig, Size
 from mirage_cli.control.steering import Doors, Steering, check_doors
 from mirage_cli.control.taps import TapSink
-from mirage_cli.display import NullSink, TeeSink, WindowSink
+from mirage_cli.display import NullSink, WindowSink
 from mirage_cli.errors import Interrupted, UsageProblem
 from mirage_cli.frames import FrameSink, FrameSource
 from mirage_cli.live_inputs import open_source
 from mirage_cli.measure import Meter, PeakMemory, Stats
+from mirage_cli.outputs import (
+    FanOut,
+    check_targets,
+    live_info,
+    open_live_output,
+    shown_target,
+    targets_of,
+)
 from mirage_cli.pipeline import RunResult, run as run_pipeline
 from mirage_cli.schedule import parse_prompts
 from mirage_cli.styler import (
@@ -67,8 +73,10 @@ def run(
             "Use --camera 0, --input FILE, --input URL or --input test.",
         )
     prompts = parse_prompts(config.prompts)
-    if config.output is not None:
-        check_output(config.input or PIPE, config.output, config.overwrite, ui)
+    check_targets(
+        targets_of(config),
+        lambda target: check_output(config.input or PIPE, target, config.overwrite, ui),
+    )
     doors = check_doors(config)
     engine.check_model(config.model)
     source, size = open_source(config, engine, ui, clock)
@@ -83,7 +91,7 @@ def run(
         read = read_prompts(prompts, engine, config.model, ui)
         session = engine.session(config.model, *size)
         styler = Styler(session, track_of(read, config.blend_seconds), Meter(), size)
-        sink = _open_sinks(config, source, shown, window, styler.number_of)
+        sink = _open_sinks(config, source, shown, window, ui, styler.number_of)
         live = _Live(config, ui, source, sink, window, styler, engine, stop, clock, begun, doors, read[0].prompt.text)
         live.prompts = [item.document() for item in read]
         result = live.flow(keys and config.input != PIPE)
@@ -105,7 +113,8 @@ def run(
                 if item is not None:
                     item.close(commit=keep)
             if keep:
-                ui.note(f"wrote {config.output}: what came before the source failed")
+                names = ", ".join(targets_of(config))
+                ui.note(f"wrote {names}: what came before the source failed")
         source.close()
     return live.document(result)
 
@@ -115,29 +124,31 @@ def _open_sinks(
     source: FrameSource,
     size: Size,
     window: WindowSink | None,
+    ui: Ui,
     number_of: Callable[[int], int],
 ) -> TapSink:
-    sinks: list[FrameSink] = []
+    info = live_info(source.info, size)
+    sinks: list[tuple[str, FrameSink]] = []
 
-    def open_file(path: str, **options: Any) -> FrameSink:
+    def open_recording(path: str, **options: Any) -> FrameSink:
         from mirage_cli.video_out import open_output
 
-        info = replace(
-            source.info,
-            width=size[0],
-            height=size[1],
-            frame_count=None,
-            duration_seconds=None,
-            variable_rate=True,  # dropped frames leave gaps, and the times are kept
-            has_audio=False,
-        )
         return open_output(path, info, crf=config.crf, **options)
 
-    if config.output is not None:
-        sinks.append(open_file(config.output, codec=config.codec, overwrite=True))
-    if window is not None:
-        sinks.append(window)
-    return TapSink(TeeSink(sinks) if sinks else NullSink(), config.record_folder, open_file, number_of)
+    try:
+        for target in targets_of(config):
+            sinks.append((shown_target(target), open_live_output(target, config, info, ui.warn)))
+        if window is not None:
+            sinks.append(("window", window))
+        inner = FanOut(sinks, ui.warn) if sinks else NullSink()
+        taps = TapSink(inner, config.record_folder, open_recording, number_of)
+        if config.record:
+            taps.record_from_start()
+        return taps
+    except BaseException:
+        for _, sink in sinks:
+            sink.close(commit=False)
+        raise
 
 
 class _Live:
@@ -228,11 +239,7 @@ class _Live:
         self.ui.tick(self._stats)
 
     def _targets(self) -> str:
-        names = []
-        if self.config.output:
-            names.append(
-                "standard output" if self.config.output == PIPE else Path(self.config.output).name
-            )
+        names = [shown_target(target) for target in targets_of(self.config)]
         if self.window is not None:
             names.append("window")
         return " + ".join(names) or "nowhere"
@@ -266,6 +273,7 @@ class _Live:
             "command": "live",
             "input": self.source.info.name,
             "output": self.config.output,
+            "more_outputs": list(self.config.more_outputs),
             "window": self.window.toolkit_name if self.window else None,
             "prompts": self.prompts,
             "changes": list(self.styler.applied),

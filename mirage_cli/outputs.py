@@ -102,6 +102,11 @@ def open_live_output(
     )  # fmt: skip
 
 
+def targets_of(config: LiveConfig) -> list[str]:
+    """All outputs that were named."""
+    return [target for target in (config.output, *config.more_outputs) if target is not None]
+
+
 def live_info(info: StreamInfo, size: tuple[int, int]) -> StreamInfo:
     """What the frames of a live run are: of that size, with gaps where frames are dropped."""
     return replace(

@@ -92,7 +92,7 @@ def run(
             target = default_output(config.input, read[0].match.look)
             check_output(config.input, target, config.overwrite, ui)
             check_unfinished(config, target)
-        sink = open_sink(config, target, source, size)  # before the model: its errors come fast
+        sink = open_sink(config, target, source, size, ui.warn)  # before the model: its errors come fast
         session = engine.session(config.model, *size)
         styler = Styler(session, track_of(read, config.blend_seconds), Meter(), size)
         job = _Job(config, ui, source, sink, styler, read, target, input_size, stop, clock, begun)

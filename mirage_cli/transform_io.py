@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,12 @@ from typing import Any
 from mirage_cli import __version__
 from mirage_cli.capture import ResizedSource
 from mirage_cli.config import Size, TransformConfig
-from mirage_cli.display import TeeSink
 from mirage_cli.errors import MediaError, UsageProblem
 from mirage_cli.ffmpeg_tools import is_url
 from mirage_cli.frames import Frame, FrameSink, FrameSource
 from mirage_cli.image_frames import ImageSink, ImageSource, find_images, is_image, is_pattern
 from mirage_cli.job_folder import open_job, unfinished
+from mirage_cli.outputs import FanOut
 from mirage_cli.styler import Engine, Ui, fit_source
 
 CPU_LIMIT: Size = (768, 432)
@@ -111,7 +111,8 @@ def default_output(source: str, look: str) -> str:
 
 
 def open_sink(
-    config: TransformConfig, target: str, source: FrameSource, size: Size
+    config: TransformConfig, target: str, source: FrameSource, size: Size,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> FrameSink:
     """The sink of all outputs; that of one file can be taken up again, see ``job_sink``.
 
@@ -121,15 +122,15 @@ def open_sink(
     first = _open_one(config, target, source, size, resumable=not config.more_outputs)
     if not config.more_outputs:
         return first
-    sinks = [first]
+    sinks = [(target, first)]
     try:
         for name in config.more_outputs:
-            sinks.append(_open_one(config, name, source, size, resumable=False))
+            sinks.append((name, _open_one(config, name, source, size, resumable=False)))
     except BaseException:
-        for sink in sinks:
+        for _, sink in sinks:
             sink.close(commit=False)
         raise
-    return TeeSink(sinks)
+    return FanOut(sinks, tell)
 
 
 def _open_one(
@@ -152,6 +153,7 @@ def _open_one(
         crf=config.crf,
         audio_from=inner if isinstance(inner, FileSource) else None,
         overwrite=True,  # asked for, or nothing there, by check_output
+        form=config.format if target == PIPE else None,
     )
     again = not isinstance(inner, FileSource) or inner.path is not None
     pieces = can_be_pieces(plan.container, plan.encoder["c:v"]) and is_plain_file(target)

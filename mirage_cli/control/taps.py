@@ -85,6 +85,16 @@ class TapSink:
             self._own_warnings.append(f"the recording ended: {error.message}")
             broken.close(commit=False)
 
+    def record_from_start(self) -> None:
+        """Record from the very first picture on; before the run begins.
+
+        Raises:
+            MediaError: the file cannot be written.
+        """
+        path = self._free_name(".mp4")
+        self._recording, self.recording = self._open(str(path)), str(path)
+        self.files.append(str(path))
+
     # --- asked for by other threads ------------------------------------------------------------------
 
     def start_recording(self, wait_seconds: float) -> tuple[int, str]:
