@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from mirage_cli.adaptive import LiveEngine
 from mirage_cli.config import LiveConfig, Size
 from mirage_cli.control.steering import Doors, Steering, check_doors
 from mirage_cli.control.taps import TapSink
@@ -66,6 +67,8 @@ def run(
         MirageError: of the kind that fits.
     """
     engine, stop = engine or Engine(), stop or StopSwitch()
+    if config.target_fps is not None or config.skip_similar > 0:
+        engine = LiveEngine(engine, config.target_fps, config.skip_similar, ui.note)  # type: ignore[assignment]
     begun = clock() if begun_seconds is None else begun_seconds
     if (config.camera is None) == (config.input is None):
         raise UsageProblem(

@@ -15,9 +15,11 @@ import media
 import numpy as np
 import pytest
 import senders
+from cli_fakes import FakeEngine, RecordingUi
 from senders import free_port, need
 from test_video_out import pictures, still_info
 
+from mirage_cli import live
 from mirage_cli.config import LiveConfig
 from mirage_cli.errors import MediaError, UsageProblem
 from mirage_cli.frames import Frame
@@ -369,3 +371,48 @@ def test_pipes_of_other_kinds_are_refused():
     with pytest.raises(UsageProblem, match="hls file does not hold|no video encoder"):
         open_output("rtmp://127.0.0.1:1/live/x", INFO, codec="h999")
     assert re.match("hls", choose_container("https://h/x.m3u8").muxer)
+
+
+# mirage live as a whole
+
+
+def test_live_into_several_outputs_while_recording(tmp_path, monkeypatch):
+    monkeypatch.setattr("mirage_cli.push_sink.FIRST_SECONDS", 0.1)
+    url = f"tcp://127.0.0.1:{free_port()}"
+    ui = RecordingUi()
+    with senders.ffmpeg("-i", f"{url}?listen", "-c", "copy", str(tmp_path / "got.mkv"), wait=True):
+        senders.wait_for_server(url)
+        document = live.run(
+            LiveConfig(input="test", prompts=("night",), window=False, size=(64, 48), fps=25.0,
+                       frames=30, output=str(tmp_path / "a.mp4"), record=True,
+                       record_folder=str(tmp_path), more_outputs=(url, str(tmp_path / "live.m3u8"))),
+            ui, engine=FakeEngine(), keys=False,
+        )  # fmt: skip
+    assert document["frames"] == 30 and document["more_outputs"][0] == url
+    (recorded,) = document["files"]
+    assert media.probe(tmp_path / "a.mp4").frames == media.probe(recorded).frames == 30
+    with open_file(tmp_path / "live.m3u8") as source:
+        assert len(list(source)) == 30
+    assert media.probe(tmp_path / "got.mkv").frames >= 20
+
+
+def test_an_address_that_is_not_there_leaves_the_file_whole(tmp_path):
+    config = LiveConfig(
+        input="test", prompts=("night",), window=False, size=(64, 48), fps=25.0, frames=40,
+        output=f"rtmp://127.0.0.1:{free_port()}/live/key", more_outputs=(str(tmp_path / "a.mp4"),),
+    )  # fmt: skip
+    ui = RecordingUi()
+    with pytest.raises(MediaError, match=r"cannot send to rtmp://.*refused") as caught:
+        live.run(config, ui, engine=FakeEngine(), keys=False)
+    assert caught.value.exit_code == 3 and "a.mp4: whole" in caught.value.remedy
+    assert media.probe(tmp_path / "a.mp4").frames == 40
+    assert any("the other outputs go on" in text for text in ui.warnings)
+
+
+def test_two_names_of_one_file_are_refused(tmp_path):
+    config = LiveConfig(
+        input="test", prompts=("night",), window=False, output=f"{tmp_path}/a.mp4",
+        more_outputs=(f"{tmp_path}/./a.mp4",),
+    )  # fmt: skip
+    with pytest.raises(MediaError, match="the same file"):
+        live.run(config, RecordingUi(), engine=FakeEngine(), keys=False)

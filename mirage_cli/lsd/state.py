@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from mirage_cli.errors import ModelError
 
@@ -66,3 +67,16 @@ def put_state(session: Session, arrays: dict[str, np.ndarray], facts: dict[str, 
         facts["guard"],
     )
     session.counters.update(facts["counters"])
+
+
+def fit_state(session: Session, state: State) -> State:
+    """A state whose pictures have the size of another session: the past goes along when the size of a
+    running stream is changed."""
+    arrays, facts = state
+    fitted = dict(arrays)
+    for name, tensor in vars(session.history).items():
+        array = torch.from_numpy(arrays[f"history.{name}"])
+        if array.dim() == 4 and array.shape != tensor.shape:
+            array = F.interpolate(array, tensor.shape[-2:], mode="bilinear", antialias=True)
+        fitted[f"history.{name}"] = array.numpy()
+    return fitted, facts

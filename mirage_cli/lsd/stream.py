@@ -36,7 +36,7 @@ from mirage_cli.lsd.history import History
 from mirage_cli.lsd.memory import MemoryBank
 from mirage_cli.lsd.model import FRAME_MULTIPLE, Past, Prediction, screen_channels
 from mirage_cli.lsd.sampling import MAX_STEPS, compose, sample, schedule
-from mirage_cli.lsd.state import State, put_state, take_state
+from mirage_cli.lsd.state import State, fit_state, put_state, take_state
 
 IDENTITY = "identity"
 SMALLEST, LARGEST = 16, 8192  # pixels a side
@@ -236,6 +236,10 @@ class Session:
     def state(self) -> State:
         """All that the next frame depends on, as arrays and plain data; see ``lsd.state``."""
         return take_state(self)
+
+    def state_for(self, other: Session) -> State:
+        """Its state with the pictures scaled to another session's size."""
+        return fit_state(other, take_state(self))
 
     def load_state(self, state: State) -> None:
         """Go on from a ``state`` of a session made alike.
