@@ -23,6 +23,9 @@ from mirage_cli.measure import Meter, PeakMemory, Stats, exact_percentile
 from mirage_cli.schedule import IDENTITY, LookTrack, TimedPrompt, Weights, build_track
 
 MAX_EVENTS_KEPT = 100
+_DTYPES = {"torch.float32": "fp32", "torch.bfloat16": "bf16", "torch.float16": "fp16"}
+# What torch says when the GPU itself is gone or broken, and not the frame too large.
+_GPU_LOST = ("cuda error", "cudnn error", "cublas error", "cuda driver error", "device-side assert")
 
 
 class Ui(Protocol):
@@ -82,11 +85,23 @@ class Engine:
         return self._bundles[key]
 
     def session(self, options: ModelOptions, width: int, height: int) -> Any:
-        """A ``Session`` for frames of that size in pixels."""
+        """A ``Session`` for frames of that size in pixels.
+
+        Raises:
+            GpuError, MirageError: it would not fit into memory; says what would.
+        """
+        from mirage_cli import memory_check
         from mirage_cli.lsd.stream import Session
 
+        bundle = self.bundle(options)
+        on_gpu = bundle.device.type == "cuda"
+        memory_check.check_memory(
+            (width, height), _DTYPES.get(str(bundle.dtype), "fp32"), on_gpu,
+            lambda: memory_check.free_gpu_bytes(bundle.device) if on_gpu
+            else memory_check.free_cpu_bytes(),
+        )  # fmt: skip
         return Session(
-            self.bundle(options),
+            bundle,
             width=width,
             height=height,
             steps=options.steps,
@@ -341,6 +356,9 @@ class Styler:
             return GpuError(f"the GPU has not enough memory for frames of {place}", remedy)
         if isinstance(error, MemoryError) or "allocate memory" in text:
             return MirageError(f"not enough memory for frames of {place}", remedy)
+        if any(words in text for words in _GPU_LOST):
+            first = (str(error).strip().splitlines() or ["CUDA error"])[0]
+            return GpuError(f"the GPU failed: {first}", "mirage doctor tells more; --device cpu runs without it.")
         return error
 
     def document(self) -> dict[str, Any]:
