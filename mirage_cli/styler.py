@@ -19,11 +19,11 @@ from mirage_cli.capture import ResizedSource
 from mirage_cli.config import MAX_SIDE, MIN_SIDE, ModelOptions, Size
 from mirage_cli.errors import GpuError, MirageError
 from mirage_cli.frames import Frame, FrameSink, FrameSource
+from mirage_cli.loading import Engine as Engine
 from mirage_cli.measure import Meter, PeakMemory, Stats, exact_percentile
-from mirage_cli.schedule import IDENTITY, LookTrack, TimedPrompt, Weights, build_track
+from mirage_cli.schedule import LookTrack, TimedPrompt, Weights, build_track
 
 MAX_EVENTS_KEPT = 100
-_DTYPES = {"torch.float32": "fp32", "torch.bfloat16": "bf16", "torch.float16": "fp16"}
 # What torch says when the GPU itself is gone or broken, and not the frame too large.
 _GPU_LOST = ("cuda error", "cudnn error", "cublas error", "cuda driver error", "device-side assert")
 
@@ -42,95 +42,6 @@ class Ui(Protocol):
 
     def confirm_overwrite(self, path: str) -> bool:
         """May the file at ``path`` be replaced?"""
-
-
-class Engine:
-    """Loads model and prompt reader, both late: importing torch takes longer than most errors."""
-
-    def __init__(self) -> None:
-        self._readers: dict[str, Any] = {}
-        self._bundles: dict[tuple[str, str, str], Any] = {}
-
-    def is_cpu(self, options: ModelOptions) -> bool:
-        """Will the model run on the CPU?
-
-        Raises:
-            GpuError: a GPU is asked for and there is none.
-        """
-        if options.device == "cpu":  # without importing torch
-            return True
-        from mirage_cli.lsd.checkpoint import choose_device
-
-        return choose_device(options.device).type == "cpu"
-
-    def check_model(self, options: ModelOptions) -> None:
-        """Fail at once, before torch is imported, where there is no such model.
-
-        Raises:
-            ModelError: see above.
-        """
-        from mirage_cli.models.catalog import model_dir
-
-        model_dir(options.model)
-
-    def bundle(self, options: ModelOptions) -> Any:
-        """The model's weights and looks, loaded once."""
-        from mirage_cli.lsd.checkpoint import load_bundle
-
-        key = (options.model, options.device, options.dtype)
-        if key not in self._bundles:
-            self._bundles[key] = load_bundle(
-                options.model, device=options.device, dtype=options.dtype
-            )
-        return self._bundles[key]
-
-    def session(self, options: ModelOptions, width: int, height: int) -> Any:
-        """A ``Session`` for frames of that size in pixels.
-
-        Raises:
-            GpuError, MirageError: it would not fit into memory; says what would.
-        """
-        from mirage_cli import memory_check
-        from mirage_cli.lsd.stream import Session
-
-        bundle = self.bundle(options)
-        on_gpu = bundle.device.type == "cuda"
-        memory_check.check_memory(
-            (width, height), _DTYPES.get(str(bundle.dtype), "fp32"), on_gpu,
-            lambda: memory_check.free_gpu_bytes(bundle.device) if on_gpu
-            else memory_check.free_cpu_bytes(),
-        )  # fmt: skip
-        return Session(
-            bundle,
-            width=width,
-            height=height,
-            steps=options.steps,
-            strength=options.strength,
-            seed=options.seed,
-            device=options.device,
-            dtype=options.dtype,
-            backend=options.backend,
-            guard=options.guard,
-        )
-
-    def look_names(self, options: ModelOptions) -> tuple[str, ...]:
-        """The looks that the model knows, and ``identity``.
-
-        Raises:
-            ModelError: there is no such model, or its looks cannot be read.
-        """
-        from mirage_cli.models.catalog import model_dir, read_looks
-
-        looks = [look["name"] for look in read_looks(model_dir(options.model))]
-        return tuple(dict.fromkeys([*looks, IDENTITY]))
-
-    def match(self, options: ModelOptions, text: str) -> Any:
-        """The ``PromptMatch`` of a prompt."""
-        if options.model not in self._readers:
-            from mirage_cli.lsd.text import PromptReader
-
-            self._readers[options.model] = PromptReader(options.model)
-        return self._readers[options.model].match(text)
 
 
 @dataclass(frozen=True)
