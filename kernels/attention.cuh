@@ -11,6 +11,7 @@
 #pragma once
 #include "tensor_core.cuh"
 
+// (ATTENTION_BYTES and 128 a query: mirrored in engine/program.py)
 constexpr int KEYS = 128, HEAD_WIDTH = 64, KEY_BYTES = HEAD_WIDTH * 2;
 constexpr int BUFFER_BYTES = 2 * KEYS * KEY_BYTES;  // keys and values
 constexpr int ATTENTION_BYTES = 2 * BUFFER_BYTES;   // and 128 bytes a query
@@ -52,6 +53,18 @@ __device__ __forceinline__ void attention(char* shared, const T* packed, T* out,
 #pragma unroll
         for (int k = 0; k < 4; ++k) sums[i][k] = 0.f;
 
+    // Every row that a thread addresses is l % 8 plus a multiple of 8, so a chunk's place depends on the chunk
+    // and the thread alone; the rest are constants beside a register.
+    unsigned query_place[4], key_place[4], value_place[4];
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+        query_place[k] = query_at + (group * 16 + (lane & 15)) * KEY_BYTES + (((2 * k + (lane >> 4)) ^ (lane & 7)) << 4);
+        key_place[k] = keys_at + (((lane >> 4) << 3) + (lane & 7)) * KEY_BYTES + (((2 * k + ((lane >> 3) & 1)) ^ (lane & 7)) << 4);
+        value_place[k] = keys_at + KEYS * KEY_BYTES + (lane & 15) * KEY_BYTES + (((2 * k + (lane >> 4)) ^ (lane & 7)) << 4);
+    }
+    constexpr float SCALE = 0.18033688011112042f;  // log2(e) / sqrt(64): softmax in powers of two
+    constexpr int BLOCK = 32;
+
     const int rounds = (keys + KEYS - 1) / KEYS;
     for (int round = 0; round < rounds; ++round) {
         copies_wait<0>();
@@ -59,70 +72,69 @@ __device__ __forceinline__ void attention(char* shared, const T* packed, T* out,
         if (round + 1 < rounds)
             load_keys(keys_at + (round + 1) % 2 * BUFFER_BYTES, packed, (round + 1) * KEYS, keys, pitch, head, channels);
         copies_close_group();
-        const unsigned k_at = keys_at + round % 2 * BUFFER_BYTES, v_at = k_at + KEYS * KEY_BYTES;
 #pragma unroll 1
-        for (int part = slice * PART; part < (slice + 1) * PART; part += 32) {
-            if (round * KEYS + part >= keys) break;
-    float s[4][4];  // scores: 16 queries x 32 keys
+        for (int part = slice * PART; part < (slice + 1) * PART; part += BLOCK) {
+            const int left = keys - round * KEYS - part;  // keys from here on
+            if (left <= 0) break;
+            const unsigned shift = round % 2 * BUFFER_BYTES + part * KEY_BYTES;
+            float s[BLOCK / 8][4];  // scores: 16 queries x 32 keys
 #pragma unroll
-            for (int j = 0; j < 4; ++j)
+            for (int j = 0; j < BLOCK / 8; ++j)
 #pragma unroll
                 for (int k = 0; k < 4; ++k) s[j][k] = 0.f;
 #pragma unroll
             for (int k = 0; k < 4; ++k) {
                 unsigned q[4];  // read again each time: registers are dearer than shared memory here
-                const int query = group * 16 + (lane & 15), at = 2 * k + (lane >> 4);
-                load_matrices(q, query_at + query * KEY_BYTES + ((at ^ (query & 7)) << 4));
+                load_matrices(q, query_place[k]);
 #pragma unroll
-                for (int pair = 0; pair < 2; ++pair) {
+                for (int pair = 0; pair < BLOCK / 16; ++pair) {
                     unsigned b[4];
-                    const int row = part + pair * 16 + ((lane >> 4) << 3) + (lane & 7), chunk = 2 * k + ((lane >> 3) & 1);
-                    load_matrices(b, k_at + row * KEY_BYTES + ((chunk ^ (row & 7)) << 4));
+                    load_matrices(b, key_place[k] + shift + pair * 16 * KEY_BYTES);
                     multiply_add(s[2 * pair], q, b[0], b[1], T{});
                     multiply_add(s[2 * pair + 1], q, b[2], b[3], T{});
                 }
             }
-            // softmax in powers of two: 1 / sqrt(64) * log2(e)
-            const int first = round * KEYS + part;
-            float high[2] = {greatest[0], greatest[1]};
+            if (left < BLOCK) {
 #pragma unroll
-            for (int j = 0; j < 4; ++j)
+                for (int j = 0; j < BLOCK / 8; ++j)
 #pragma unroll
-                for (int k = 0; k < 4; ++k) {
-                    const int key = first + j * 8 + lane % 4 * 2 + (k & 1);
-                    s[j][k] = key < keys ? s[j][k] * 0.18033688011112042f : -1e30f;
-                    high[k >> 1] = fmaxf(high[k >> 1], s[j][k]);
-                }
-#pragma unroll
-            for (int row = 0; row < 2; ++row) {
-                high[row] = fmaxf(high[row], __shfl_xor_sync(0xffffffffu, high[row], 1));
-                high[row] = fmaxf(high[row], __shfl_xor_sync(0xffffffffu, high[row], 2));
-                const float shrink = exp2_fast(greatest[row] - high[row]);
-                greatest[row] = high[row];
-                total[row] *= shrink;
-#pragma unroll
-                for (int i = 0; i < 8; ++i) {
-                    sums[i][2 * row] *= shrink;
-                    sums[i][2 * row + 1] *= shrink;
-                }
+                    for (int k = 0; k < 4; ++k)
+                        if (j * 8 + lane % 4 * 2 + (k & 1) >= left) s[j][k] = -1e30f;
             }
 #pragma unroll
-            for (int j = 0; j < 4; ++j)
+            for (int row = 0; row < 2; ++row) {
+                float high = fmaxf(s[0][2 * row], s[0][2 * row + 1]);
 #pragma unroll
-                for (int k = 0; k < 4; ++k) {
-                    // a slice that has seen no key at all must add nothing
-                    s[j][k] = s[j][k] > -1e29f ? exp2_fast(s[j][k] - greatest[k >> 1]) : 0.f;
-                    total[k >> 1] += s[j][k];
+                for (int j = 1; j < BLOCK / 8; ++j) high = fmaxf(high, fmaxf(s[j][2 * row], s[j][2 * row + 1]));
+                high = fmaxf(high, __shfl_xor_sync(0xffffffffu, high, 1));
+                high = fmaxf(high, __shfl_xor_sync(0xffffffffu, high, 2));
+                high *= SCALE;
+                if (high > greatest[row]) {  // most blocks hold no new greatest score
+                    const float shrink = exp2_fast(greatest[row] - high);
+                    greatest[row] = high;
+                    total[row] *= shrink;
+#pragma unroll
+                    for (int i = 0; i < 8; ++i) {
+                        sums[i][2 * row] *= shrink;
+                        sums[i][2 * row + 1] *= shrink;
+                    }
                 }
 #pragma unroll
-            for (int k = 0; k < 2; ++k) {  // 16 keys at a time: the scores' layout is that of a left operand
+                for (int j = 0; j < BLOCK / 8; ++j)
+#pragma unroll
+                    for (int k = 2 * row; k < 2 * row + 2; ++k) {
+                        s[j][k] = exp2_fast(fmaf(s[j][k], SCALE, -greatest[row]));
+                        total[row] += s[j][k];
+                    }
+            }
+#pragma unroll
+            for (int k = 0; k < BLOCK / 16; ++k) {  // 16 keys at a time: the scores' layout is that of a left operand
                 const unsigned a[4] = {pack(s[2 * k][0], s[2 * k][1], T{}), pack(s[2 * k][2], s[2 * k][3], T{}),
                                        pack(s[2 * k + 1][0], s[2 * k + 1][1], T{}), pack(s[2 * k + 1][2], s[2 * k + 1][3], T{})};
 #pragma unroll
                 for (int pair = 0; pair < 4; ++pair) {
                     unsigned b[4];
-                    const int row = part + k * 16 + (lane & 15), chunk = 2 * pair + (lane >> 4);
-                    load_matrices_transposed(b, v_at + row * KEY_BYTES + ((chunk ^ (row & 7)) << 4));
+                    load_matrices_transposed(b, value_place[pair] + shift + k * 16 * KEY_BYTES);
                     multiply_add(sums[2 * pair], a, b[0], b[1], T{});
                     multiply_add(sums[2 * pair + 1], a, b[2], b[3], T{});
                 }

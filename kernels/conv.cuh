@@ -71,12 +71,15 @@ struct Conv {
     static constexpr int SUM_BYTES = WK * BM * SUM_ROW * 4;
     static constexpr int LOOP_BYTES = PATCH_BYTES + SLOTS * STAGE_BYTES;
     static constexpr int SHARED_BYTES = LOOP_BYTES > SUM_BYTES ? LOOP_BYTES : SUM_BYTES;
+    static_assert(TAPS == 1 || C0 / 16 % (8 / (WM_ * WN_)) == 0, "the slices of a 3x3 convolution stay at one tap");
     static_assert(C0 % 16 == 0 && C1 % 16 == 0 && SHARED_BYTES <= 101376, "99 KB is what every card gives");
 };
 
+// Which chunk of a pixel's row trades places with chunk 0: told by the pixel's column in the patch, since the
+// eight rows of a matrix load are eight neighbours (every second one where STRIDE is 2) of one line.
 template <int STRIDE>
-__device__ __forceinline__ int exchange(int pixel) {  // which chunk of a row trades places with chunk 0
-    return (STRIDE == 2 ? pixel >> 1 : pixel) & 7;
+__device__ __forceinline__ int exchange(int column) {
+    return (STRIDE == 2 ? column >> 1 : column) & 7;
 }
 
 // Weights of one stage: contiguous in memory and already in the order shared memory wants.
@@ -102,7 +105,7 @@ __device__ __forceinline__ void copy_patch(unsigned to, const void* in, int y0, 
         const int x = (UP ? x0 / 2 : x0 * STRIDE - PAD) + p % WIDTH;
         const bool inside = unsigned(y) < unsigned(height) && unsigned(x) < unsigned(width) && chunk * 8 < from_channel_zero;
         const auto* from = inside ? picture + (size_t(y) * width + x) * CHANNELS + chunk * 8 : picture;
-        copy_16(to + p * ROW + ((chunk ^ exchange<STRIDE>(p)) << 4), from, inside);
+        copy_16(to + p * ROW + ((chunk ^ exchange<STRIDE>(p % WIDTH)) << 4), from, inside);
     }
 }
 
@@ -118,7 +121,7 @@ __device__ __forceinline__ void normalise_patch(char* to, const ConvParams& p, i
     const int lane = threadIdx.x % LANES, first = threadIdx.x / LANES;
     const unsigned to_at = shared_address(to);
     const bool past = p.flags[0] != 0;
-    const auto place = [&](int pixel) { return pixel * G::ROW0 + ((lane ^ exchange<G::STRIDE>(pixel)) << 4); };
+    const auto place = [&](int pixel) { return pixel * G::ROW0 + ((lane ^ exchange<G::STRIDE>(pixel % G::PW)) << 4); };
     const auto is_inside = [&](int pixel, int& y, int& x) {
         y = y0 * G::STRIDE - G::PAD + pixel / G::PW;
         x = x0 * G::STRIDE - G::PAD + pixel % G::PW;
@@ -139,7 +142,10 @@ __device__ __forceinline__ void normalise_patch(char* to, const ConvParams& p, i
         unpack8<T>(*reinterpret_cast<const uint4*>(film), scale);
         unpack8<T>(*reinterpret_cast<const uint4*>(film + C), shift);
 #pragma unroll
-        for (int i = 0; i < 8; ++i) scale[i] += 1.f;
+        for (int i = 0; i < 8; ++i) {  // half of each: SiLU is made of half its argument
+            scale[i] = 0.5f + 0.5f * scale[i];
+            shift[i] *= 0.5f;
+        }
     }
     copies_wait<0>();
     constexpr int ROUNDS = (G::P0 + AT_ONCE - 1) / AT_ONCE;
@@ -165,19 +171,11 @@ __device__ __forceinline__ void normalise_patch(char* to, const ConvParams& p, i
             squares += __shfl_xor_sync(0xffffffffu, squares, step);
         }
         const float mean = sum * (1.f / C);
-        const float inverse = rsqrtf(fmaxf(squares * (1.f / C) - mean * mean, 0.f) + 1e-5f);
+        const float inverse = rsqrtf(fmaxf(squares * (1.f / C) - mean * mean, 0.f) + 1e-5f), offset = -mean * inverse;
 #pragma unroll
-        for (int i = 0; i < 8; ++i) v[i] = (v[i] - mean) * inverse;
-        if (G::HEAD == NORM_FILM_SILU) {
-#pragma unroll
-            for (int half = 0; half < 2; ++half) {
-                float quad[4];
-#pragma unroll
-                for (int i = 0; i < 4; ++i) quad[i] = v[half * 4 + i] * scale[half * 4 + i] + shift[half * 4 + i];
-                silu4(quad);
-#pragma unroll
-                for (int i = 0; i < 4; ++i) v[half * 4 + i] = quad[i];
-            }
+        for (int i = 0; i < 8; ++i) {
+            v[i] = fmaf(v[i], inverse, offset);
+            if (G::HEAD == NORM_FILM_SILU) v[i] = silu_of_twice(fmaf(v[i], scale[i], shift[i]));
         }
         if (pixel >= G::P0) continue;
         uint4 packed = make_uint4(0, 0, 0, 0);  // the convolution pads what is activated, with zeros
@@ -187,12 +185,16 @@ __device__ __forceinline__ void normalise_patch(char* to, const ConvParams& p, i
     }
 }
 
-// Where row r (0 to 15) of the warp's 16-row group `group` lies in the first patch.
+// Line and column in the first patch of row r (0 to 15) of the warp's 16-row group `group`.
 template <typename G>
-__device__ __forceinline__ int patch_pixel(int wm, int group, int r) {
+__device__ __forceinline__ int patch_line(int wm, int group, int r) {
     const int y = G::TW == 8 ? wm * 8 + group * 2 + (r >> 3) : wm * 4 + group;
+    return G::UP ? y >> 1 : y * G::STRIDE;
+}
+template <typename G>
+__device__ __forceinline__ int patch_column(int r) {
     const int x = G::TW == 8 ? r & 7 : r;
-    return G::UP ? (y >> 1) * G::PW + (x >> 1) : y * G::STRIDE * G::PW + x * G::STRIDE;
+    return G::UP ? x >> 1 : x * G::STRIDE;
 }
 
 // Steps 1 to 3 and the first half of 4: the sums of all slices in shared memory, [WK][BM][SUM_ROW] floats.
@@ -240,6 +242,23 @@ __device__ __forceinline__ void products(char* shared, const ConvParams& p, int 
 #pragma unroll
             for (int k = 0; k < 4; ++k) sums[i][j][k] = 0.f;
 
+    // Addresses of the left operands: what depends on the thread is computed here, so that in the loop, which
+    // is unrolled, all else is a constant beside a register. One for each column of taps, and for each of the
+    // HALVES of a tap's channels that a warp goes through.
+    constexpr int PER_TAP = G::C0 / 16, COLUMNS = G::TAPS == 9 ? 3 : 1;
+    constexpr bool EVEN = PER_TAP % G::WK == 0;  // all warps are at the same tap
+    constexpr int HALVES = EVEN ? PER_TAP / G::WK : 1;
+    unsigned left[COLUMNS][HALVES];
+#pragma unroll
+    for (int column = 0; column < COLUMNS; ++column)
+#pragma unroll
+        for (int part = 0; part < HALVES; ++part) {
+            const int x = patch_column<G>(r) + column, chunk = 2 * (part * G::WK + wk) + half;
+            left[column][part] = patch_at + (patch_line<G>(wm, 0, r) * G::PW + x) * G::ROW0 + ((chunk ^ exchange<G::STRIDE>(x)) << 4);
+        }
+    const unsigned second = patch_at + G::P0 * G::ROW0 + (wm * 64 + r) * G::ROW1;
+
+#pragma unroll
     for (int stage = 0; stage < G::STAGES; ++stage) {
         if (stage == 0 || AHEAD == G::STAGES) copies_wait<0>();
         else copies_wait<(AHEAD > 1 ? AHEAD - 1 : 0)>();
@@ -249,32 +268,31 @@ __device__ __forceinline__ void products(char* shared, const ConvParams& p, int 
                 load_stage<G>(ring_at + (stage + AHEAD) % G::SLOTS * G::STAGE_BYTES, weights, stage + AHEAD);
             copies_close_group();
         }
-        const unsigned stage_at = ring_at + (AHEAD < G::STAGES ? stage % G::SLOTS : stage) * G::STAGE_BYTES + b_lane;
 #pragma unroll
         for (int step = 0; step < G::S; ++step) {
-            int kk = (stage * G::S + step) * G::WK + wk;
-            const unsigned b_at = stage_at + (step * G::WK + wk) * G::BLOCK_BYTES;
-            if (G::STAGES * G::S * G::WK > G::KK) kk = min(kk, G::KK - 1);  // the weights there are zero
+            const int round = stage * G::S + step;
+            if (round * G::WK >= G::KK) break;  // nothing but zeros from here on
+            const unsigned b_at = ring_at + b_lane + wk * G::BLOCK_BYTES + stage % G::SLOTS * G::STAGE_BYTES + step * G::WK * G::BLOCK_BYTES;
             unsigned a[4][4], b[2][4];
             load_matrices(b[0], b_at);
             load_matrices(b[1], b_at + 16 * 32);
-            if (G::C1 == 0 || kk < G::KK0) {
-                constexpr int PER_TAP = G::C0 / 16;
-                const int tap = G::TAPS == 9 ? kk / PER_TAP : 0;
-                const int chunk = 2 * (G::TAPS == 9 ? kk % PER_TAP : kk) + half;
-                const int shift = G::TAPS == 9 ? tap / 3 * G::PW + tap % 3 : 0;
+            int kk = round * G::WK + wk;
+            if (G::STAGES * G::S * G::WK > G::KK) kk = min(kk, G::KK - 1);  // the weights there are zero
+            if (EVEN && round * G::WK < G::KK0) {
+                const int tap = round * G::WK / PER_TAP, part = round % HALVES;
+                const unsigned at = left[tap % COLUMNS][part] + tap / COLUMNS * G::PW * G::ROW0;
 #pragma unroll
-                for (int i = 0; i < 4; ++i) {
-                    const int pixel = patch_pixel<G>(wm, i, r) + shift;
-                    load_matrices(a[i], patch_at + pixel * G::ROW0 + ((chunk ^ exchange<G::STRIDE>(pixel)) << 4));
-                }
+                for (int i = 0; i < 4; ++i)
+                    load_matrices(a[i], at + (patch_line<G>(0, i, 0) - patch_line<G>(0, 0, 0)) * G::PW * G::ROW0);
+            } else if (!EVEN && kk < G::KK0) {  // a 1x1 convolution whose warps part at the second input
+                const int x = patch_column<G>(r), chunk = 2 * kk + half;
+#pragma unroll
+                for (int i = 0; i < 4; ++i)
+                    load_matrices(a[i], patch_at + (patch_line<G>(wm, i, r) * G::PW + x) * G::ROW0 + ((chunk ^ exchange<G::STRIDE>(x)) << 4));
             } else {
-                const int chunk = 2 * (kk - G::KK0) + half;
+                const unsigned at = second + (((2 * (kk - G::KK0) + half) ^ (r & 7)) << 4);
 #pragma unroll
-                for (int i = 0; i < 4; ++i) {
-                    const int pixel = wm * 64 + i * 16 + r;
-                    load_matrices(a[i], patch_at + G::P0 * G::ROW0 + pixel * G::ROW1 + ((chunk ^ (pixel & 7)) << 4));
-                }
+                for (int i = 0; i < 4; ++i) load_matrices(a[i], at + i * 16 * G::ROW1);
             }
 #pragma unroll
             for (int i = 0; i < 4; ++i)
@@ -338,11 +356,10 @@ __device__ __forceinline__ void layer(char* shared, const ConvParams& p) {
         if (G::TAIL == FILM_SILU) {
             const uint2 scale = *reinterpret_cast<const uint2*>(film + n), shift = *reinterpret_cast<const uint2*>(film + channels + n);
             const float2 a = unpack(scale.x, T{}), b = unpack(scale.y, T{}), c = unpack(shift.x, T{}), d = unpack(shift.y, T{});
-            v[0] = v[0] * (1.f + a.x) + c.x;
-            v[1] = v[1] * (1.f + a.y) + c.y;
-            v[2] = v[2] * (1.f + b.x) + d.x;
-            v[3] = v[3] * (1.f + b.y) + d.y;
-            silu4(v);
+            v[0] = silu_of_twice(0.5f * (v[0] * (1.f + a.x) + c.x));
+            v[1] = silu_of_twice(0.5f * (v[1] * (1.f + a.y) + c.y));
+            v[2] = silu_of_twice(0.5f * (v[2] * (1.f + b.x) + d.x));
+            v[3] = silu_of_twice(0.5f * (v[3] * (1.f + b.y) + d.y));
         }
         if (G::TAIL == RESIDUAL) {
             const uint2 rest = *reinterpret_cast<const uint2*>(reinterpret_cast<const T*>(p.residual) + pixel * channels + n);

@@ -61,8 +61,8 @@ extern "C" __global__ void __launch_bounds__(256) mirage_ingest_bf16(
 
 // block_match: for each cell of 16x16 pixels the displacement of up to 3 cells that fits best, as a soft
 // minimum over all 49, then the mean of the 3x3 cells around. A block makes 4x4 cells, and the border of
-// one that the mean needs. Launch: block (256), grid (ceil(w / 4), ceil(h / 4)).
-extern "C" __global__ void __launch_bounds__(256) mirage_block_match(
+// one that the mean needs. Launch: block (1024), grid (ceil(w / 4), ceil(h / 4)).
+extern "C" __global__ void __launch_bounds__(1024) mirage_block_match(
     const float* __restrict__ previous, const float* __restrict__ following, float* __restrict__ flow, int height, int width) {
     constexpr int REACH = 3, SHIFTS = 49, CELLS = 36, WINDOW = 10, SEARCHED = 16;
     __shared__ float next[WINDOW][WINDOW], past[SEARCHED][SEARCHED], cost[CELLS][SHIFTS], vectors[CELLS][2];
@@ -70,29 +70,29 @@ extern "C" __global__ void __launch_bounds__(256) mirage_block_match(
     let_next_start();
     wait_for_previous();
     const int y0 = int(blockIdx.y) * 4 - 1, x0 = int(blockIdx.x) * 4 - 1;  // first cell of the 6x6
-    for (int i = threadIdx.x; i < WINDOW * WINDOW; i += 256) {
+    for (int i = threadIdx.x; i < WINDOW * WINDOW; i += 1024) {
         const int y = min(max(y0 - 2 + i / WINDOW, 0), height - 1), x = min(max(x0 - 2 + i % WINDOW, 0), width - 1);
         next[i / WINDOW][i % WINDOW] = following[y * width + x];
     }
-    for (int i = threadIdx.x; i < SEARCHED * SEARCHED; i += 256) {
+    for (int i = threadIdx.x; i < SEARCHED * SEARCHED; i += 1024) {
         const int y = min(max(y0 - 2 - REACH + i / SEARCHED, 0), height - 1);
         const int x = min(max(x0 - 2 - REACH + i % SEARCHED, 0), width - 1);
         past[i / SEARCHED][i % SEARCHED] = previous[y * width + x];
     }
     __syncthreads();
     // errors of each cell and shift (none outside of the picture), then sums of five across and five down
-    for (int i = threadIdx.x; i < SHIFTS * WINDOW * WINDOW; i += 256) {
+    for (int i = threadIdx.x; i < SHIFTS * WINDOW * WINDOW; i += 1024) {
         const int shift = i / (WINDOW * WINDOW), y = i / WINDOW % WINDOW, x = i % WINDOW;
         const bool inside = unsigned(y0 - 2 + y) < unsigned(height) && unsigned(x0 - 2 + x) < unsigned(width);
         errors[shift][y][x] = inside ? fabsf(past[y + shift / 7][x + shift % 7] - next[y][x]) : 0.f;
     }
     __syncthreads();
-    for (int i = threadIdx.x; i < SHIFTS * WINDOW * 6; i += 256) {
+    for (int i = threadIdx.x; i < SHIFTS * WINDOW * 6; i += 1024) {
         const float* from = &errors[i / (WINDOW * 6)][i / 6 % WINDOW][i % 6];
         across[i / (WINDOW * 6)][i / 6 % WINDOW][i % 6] = from[0] + from[1] + from[2] + from[3] + from[4];
     }
     __syncthreads();
-    for (int i = threadIdx.x; i < CELLS * SHIFTS; i += 256) {
+    for (int i = threadIdx.x; i < CELLS * SHIFTS; i += 1024) {
         const int shift = i / CELLS, cell = i % CELLS, cy = cell / 6, cx = cell % 6, sy = shift / 7 - REACH, sx = shift % 7 - REACH;
         const int y = y0 + cy, x = x0 + cx;
         float sum = 0.f;
@@ -103,7 +103,7 @@ extern "C" __global__ void __launch_bounds__(256) mirage_block_match(
     }
     __syncthreads();
     const int lane = threadIdx.x % 32;
-    for (int cell = threadIdx.x / 32; cell < CELLS; cell += 8) {
+    for (int cell = threadIdx.x / 32; cell < CELLS; cell += 32) {
         const float a = cost[cell][lane], b = lane + 32 < SHIFTS ? cost[cell][lane + 32] : 1e30f;
         float least = fminf(a, b);
         for (int step = 16; step; step /= 2) least = fminf(least, __shfl_xor_sync(0xffffffffu, least, step));
@@ -292,10 +292,10 @@ extern "C" __global__ void __launch_bounds__(256) mirage_moves(
 // pass; the spreads are relative to the first cell, so that fp32 suffices.
 __device__ __forceinline__ void decide_cut(const float* moved, const float* next, int cells, float threshold,
                                            const float* valid, int* flags) {
-    __shared__ float scratch[5][8];
+    __shared__ float scratch[5][16];
     const float origin = next[0];
     float sums[5] = {0.f, 0.f, 0.f, 0.f, 0.f};
-    for (int i = threadIdx.x; i < cells; i += 256) {
+    for (int i = threadIdx.x; i < cells; i += 512) {
         const float m = __ldcg(moved + i) - origin, n = next[i] - origin;
         sums[0] += fabsf(m - n);
         sums[1] += m;
@@ -313,7 +313,7 @@ __device__ __forceinline__ void decide_cut(const float* moved, const float* next
 #pragma unroll
         for (int k = 0; k < 5; ++k) {
             sums[k] = 0.f;
-            for (int i = 0; i < 8; ++i) sums[k] += scratch[k][i];
+            for (int i = 0; i < 16; ++i) sums[k] += scratch[k][i];
         }
         const float moved_variance = fmaxf(sums[2] - sums[1] * sums[1] / cells, 0.f) / (cells - 1);
         const float next_variance = fmaxf(sums[4] - sums[3] * sums[3] / cells, 0.f) / (cells - 1);
@@ -327,7 +327,7 @@ __device__ __forceinline__ void decide_cut(const float* moved, const float* next
 // warp_past: the last frame and the last luma moved to the incoming frame, into their channels (48 to 111)
 // of the network's input; the two older frames likewise at half size, into cells of their own; fp32 copies
 // for the blend and the history. The block that finishes last decides on the cut. Flow is at half size.
-// Launch: block (256), grid (ceil(W / 64), ceil(H / 16)).
+// Launch: block (512), grid (ceil(W / 64), ceil(H / 16)).
 template <typename T>
 __device__ __forceinline__ void warp_past(
     const float* __restrict__ last, const float* __restrict__ input_luma, const float* __restrict__ older,
@@ -338,16 +338,16 @@ __device__ __forceinline__ void warp_past(
     __shared__ int is_last;
     let_next_start();
     wait_for_previous();
-    const int dy = threadIdx.x % 4, cell_x = blockIdx.x * 16 + threadIdx.x / 4 % 8 + threadIdx.x / 32 % 2 * 8;
-    const int cell_y = blockIdx.y * 4 + threadIdx.x / 64;
+    const int dx = threadIdx.x % 2 * 2, dy = threadIdx.x / 2 % 4;  // a thread's two pixels of the cell
+    const int cell_x = blockIdx.x * 16 + threadIdx.x / 8 % 16, cell_y = blockIdx.y * 4 + threadIdx.x / 128;
     const bool inside = cell_x < W / 4 && cell_y < H / 4;
     const size_t plane = size_t(H) * W;
     float luma_sum = 0.f;
     if (inside) {
-        const int y = 4 * cell_y + dy, x = 4 * cell_x;
-        float v[4][4];
+        const int y = 4 * cell_y + dy, x = 4 * cell_x + dx;
+        float v[4][2];
 #pragma unroll
-        for (int k = 0; k < 4; ++k) {
+        for (int k = 0; k < 2; ++k) {
             const float2 f = flow_at<2>(flow, x + k, y, H, W);
             const Sample at = sample_at(x + k + f.x, y + f.y, H, W);
 #pragma unroll
@@ -355,26 +355,30 @@ __device__ __forceinline__ void warp_past(
             v[3][k] = at.of(input_luma);
             luma_sum += v[3][k];
         }
-        T* to = cells + (size_t(cell_y) * (W / 4) + cell_x) * 112 + 48 + dy * 4;
-#pragma unroll
-        for (int c = 0; c < 4; ++c) {
-            *reinterpret_cast<uint2*>(to + c * 16) = make_uint2(pack(v[c][0], v[c][1], T{}), pack(v[c][2], v[c][3], T{}));
-            if (c < 3) *reinterpret_cast<float4*>(moved_last + c * plane + size_t(y) * W + x) = make_float4(v[c][0], v[c][1], v[c][2], v[c][3]);
-        }
-        // one of the cell's four pixels of half size each
-        const int hy = 2 * cell_y + dy / 2, hx = 2 * cell_x + dy % 2, h = H / 2, w = W / 2;
+        // three of the six older channels at one of the cell's four pixels of half size
+        const int place = threadIdx.x / 2 % 4, hy = 2 * cell_y + place / 2, hx = 2 * cell_x + place % 2, h = H / 2, w = W / 2;
+        const int first = dx ? 3 : 0;
         const float2 f = flow_at<1>(flow, hx, hy, h, w);
         const Sample at = sample_at(hx + f.x, hy + f.y, h, w);
-        T* older_to = older_cells + (size_t(hy / 4) * (w / 4) + hx / 4) * 96 + hy % 4 * 4 + hx % 4;
+        float o[3];
 #pragma unroll
-        for (int c = 0; c < 6; ++c) {
-            const float value = at.of(older + size_t(c) * h * w);
-            from_float(value, older_to[c * 16]);
-            if (c < 3) moved_older[(size_t(c) * h + hy) * w + hx] = value;
+        for (int c = 0; c < 3; ++c) o[c] = at.of(older + size_t(first + c) * h * w);
+
+        T* to = cells + (size_t(cell_y) * (W / 4) + cell_x) * 112 + 48 + dy * 4 + dx;
+#pragma unroll
+        for (int c = 0; c < 4; ++c) {
+            *reinterpret_cast<unsigned*>(to + c * 16) = pack(v[c][0], v[c][1], T{});
+            if (c < 3) *reinterpret_cast<float2*>(moved_last + c * plane + size_t(y) * W + x) = make_float2(v[c][0], v[c][1]);
+        }
+        T* older_to = older_cells + (size_t(hy / 4) * (w / 4) + hx / 4) * 96 + first * 16 + hy % 4 * 4 + hx % 4;
+#pragma unroll
+        for (int c = 0; c < 3; ++c) {
+            from_float(o[c], older_to[c * 16]);
+            if (first == 0) moved_older[(size_t(c) * h + hy) * w + hx] = o[c];
         }
     }
-    for (int step = 1; step < 16; step *= 2) luma_sum += __shfl_xor_sync(0xffffffffu, luma_sum, step);
-    if (threadIdx.x % 16 == 0) rows[threadIdx.x / 64][threadIdx.x % 64 / 16] = luma_sum;
+    for (int step = 1; step < 32; step *= 2) luma_sum += __shfl_xor_sync(0xffffffffu, luma_sum, step);
+    if (threadIdx.x % 32 == 0) rows[threadIdx.x / 128][threadIdx.x % 128 / 32] = luma_sum;
     __syncthreads();
     if (threadIdx.x == 0) {
         for (int i = 0; i < 4; ++i) {
@@ -394,7 +398,7 @@ __device__ __forceinline__ void warp_past(
     }
 }
 #define WARP_PAST(name, T)                                                                                            \
-    extern "C" __global__ void __launch_bounds__(256) name(                                                           \
+    extern "C" __global__ void __launch_bounds__(512) name(                                                           \
         const float* last, const float* input_luma, const float* older, const float* flow, T* cells, T* older_cells,  \
         float* moved_last, float* moved_older, float* moved_coarse, const float* coarse, const float* valid,          \
         int* flags, float cut_threshold, int H, int W) {                                                              \

@@ -278,7 +278,7 @@ class FrameProgram:
         self._launch("mirage_ingest", tiles, (self._rgb, p(self.cells), p(following), p(self.flags), *i(s.height, s.width, height, width)))
         self._launch(
             "mirage_block_match", (-(-coarse[1] // 4), -(-coarse[0] // 4)),
-            (p(previous, at_coarse), p(following, at_coarse), p(self.flows[0]), *i(*coarse)),
+            (p(previous, at_coarse), p(following, at_coarse), p(self.flows[0]), *i(*coarse)), block=1024,
         )  # fmt: skip
         steps = (
             ("mirage_refine_from_coarse", quarter, at_quarter, 0, 1.5),
@@ -297,6 +297,7 @@ class FrameProgram:
             (p(s.last), p(s.input_luma), p(s.older), p(self.flows[4]), p(self.cells), p(self.older_cells), p(self.moved_last),
              p(self.moved_older), p(self.moved_coarse), p(following, at_coarse), p(s.valid), p(self.flags),
              ctypes.c_float(self.network.cut_threshold), *i(height, width)),
+            block=512,
         )  # fmt: skip
 
         cells = quarter[0] * quarter[1]
