@@ -16,15 +16,20 @@ constexpr int KEYS = 128, HEAD_WIDTH = 64, KEY_BYTES = HEAD_WIDTH * 2;
 constexpr int BUFFER_BYTES = 2 * KEYS * KEY_BYTES;  // keys and values
 constexpr int ATTENTION_BYTES = 2 * BUFFER_BYTES;   // and 128 bytes a query
 
+// 128 keys and values of a head: eight threads a row, 32 rows at a time, so that a thread's chunk and its
+// place stay the same and only constants are added.
 template <typename T>
 __device__ __forceinline__ void load_keys(unsigned to, const T* packed, int first, int keys, int pitch, int head, int channels) {
-    // 8 chunks a row; keys, then values
-#pragma unroll 2
-    for (int i = 0; i < 2 * KEYS * 8 / 256; ++i) {
-        const int at = i * 256 + threadIdx.x, row = at / 8 % KEYS, chunk = at % 8, value = at / (8 * KEYS);
-        const bool inside = first + row < keys;
-        const T* from = inside ? packed + size_t(first + row) * pitch + (1 + value) * channels + head * HEAD_WIDTH + chunk * 8 : packed;
-        copy_16(to + value * KEYS * KEY_BYTES + row * KEY_BYTES + ((chunk ^ (row & 7)) << 4), from, inside);
+    const int row = threadIdx.x / 8, chunk = threadIdx.x % 8;
+    const T* from = packed + size_t(first + row) * pitch + channels + head * HEAD_WIDTH + chunk * 8;
+    to += row * KEY_BYTES + ((chunk ^ (row & 7)) << 4);
+#pragma unroll
+    for (int i = 0; i < KEYS / 32; ++i) {
+        const bool inside = first + row + i * 32 < keys;
+        const T* key = inside ? from : packed;
+        copy_16(to + i * 32 * KEY_BYTES, key, inside);
+        copy_16(to + (KEYS + i * 32) * KEY_BYTES, key + channels, inside);
+        from += 32 * pitch;
     }
 }
 
@@ -189,7 +194,6 @@ __device__ __forceinline__ void attention(char* shared, const T* packed, T* out,
     }
 ATTENTION(2, 32, SUFFIX)
 ATTENTION(4, 64, SUFFIX)
-ATTENTION(8, 128, SUFFIX)
 
 // pool_tokens: the mean of each cell of a rows x columns grid (adaptive average pooling) of the lowest
 // level, for the memory bank. Launch: block (channels / 2), grid (columns, rows).

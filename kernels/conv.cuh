@@ -149,7 +149,7 @@ __device__ __forceinline__ void normalise_patch(char* to, const ConvParams& p, i
     }
     copies_wait<0>();
     constexpr int ROUNDS = (G::P0 + AT_ONCE - 1) / AT_ONCE;
-#pragma unroll 2
+#pragma unroll 4
     for (int round = 0; round < ROUNDS; ++round) {
         const int pixel = first + round * AT_ONCE;
         uint4* at = reinterpret_cast<uint4*>(to + place(min(pixel, G::P0 - 1)));

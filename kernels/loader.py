@@ -54,7 +54,7 @@ PROGRAM_FILES: dict[str, tuple[str, ...]] = {
             f"mirage_{name}_{kind}"
             for name in (
                 "stem", "block64_first", "block64_second", "down0", "block128_first", "block128_second", "down1",
-                "block256_first", "block256_second", "attention_in", "attention32", "attention64", "attention128", "attention_out", "pool_tokens", "up1",
+                "block256_first", "block256_second", "attention_in", "attention32", "attention64", "attention_out", "pool_tokens", "up1",
                 "up0", "out",
             )
         )

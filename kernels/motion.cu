@@ -334,59 +334,57 @@ __device__ __forceinline__ void warp_past(
     const float* __restrict__ flow, T* __restrict__ cells, T* __restrict__ older_cells, float* __restrict__ moved_last,
     float* __restrict__ moved_older, float* moved_coarse, const float* __restrict__ coarse,
     const float* __restrict__ valid, int* flags, float cut_threshold, int H, int W) {
-    __shared__ float rows[4][4];
+    __shared__ float rows[16][4];
     __shared__ int is_last;
     let_next_start();
     wait_for_previous();
-    const int dx = threadIdx.x % 2 * 2, dy = threadIdx.x / 2 % 4;  // a thread's two pixels of the cell
-    const int cell_x = blockIdx.x * 16 + threadIdx.x / 8 % 16, cell_y = blockIdx.y * 4 + threadIdx.x / 128;
-    const bool inside = cell_x < W / 4 && cell_y < H / 4;
+    // a warp takes a row of 64 pixels, 32 neighbours at a time: then its reads lie in one or two lines
+    const int lane = threadIdx.x % 32, row = threadIdx.x / 32, y = blockIdx.y * 16 + row;
     const size_t plane = size_t(H) * W;
-    float luma_sum = 0.f;
-    if (inside) {
-        const int y = 4 * cell_y + dy, x = 4 * cell_x + dx;
-        float v[4][2];
 #pragma unroll
-        for (int k = 0; k < 2; ++k) {
-            const float2 f = flow_at<2>(flow, x + k, y, H, W);
-            const Sample at = sample_at(x + k + f.x, y + f.y, H, W);
+    for (int k = 0; k < 2; ++k) {
+        const int x = blockIdx.x * 64 + k * 32 + lane;
+        float luma = 0.f;
+        if (x < W && y < H) {
+            const float2 f = flow_at<2>(flow, x, y, H, W);
+            const Sample at = sample_at(x + f.x, y + f.y, H, W);
+            T* to = cells + (size_t(y / 4) * (W / 4) + x / 4) * 112 + 48 + y % 4 * 4 + x % 4;
 #pragma unroll
-            for (int c = 0; c < 3; ++c) v[c][k] = at.of(last + c * plane);
-            v[3][k] = at.of(input_luma);
-            luma_sum += v[3][k];
+            for (int c = 0; c < 3; ++c) {
+                const float value = at.of(last + c * plane);
+                from_float(value, to[c * 16]);
+                moved_last[c * plane + size_t(y) * W + x] = value;
+            }
+            luma = at.of(input_luma);
+            from_float(luma, to[48]);
         }
-        // three of the six older channels at one of the cell's four pixels of half size
-        const int place = threadIdx.x / 2 % 4, hy = 2 * cell_y + place / 2, hx = 2 * cell_x + place % 2, h = H / 2, w = W / 2;
-        const int first = dx ? 3 : 0;
+        for (int step = 1; step < 16; step *= 2) luma += __shfl_xor_sync(0xffffffffu, luma, step);
+        if (lane % 16 == 0) rows[row][k * 2 + lane / 16] = luma;
+    }
+    // three of the six older channels at half size
+    const int h = H / 2, w = W / 2, hx = blockIdx.x * 32 + lane, hy = blockIdx.y * 8 + row % 8, first = row / 8 * 3;
+    if (hx < w && hy < h) {
         const float2 f = flow_at<1>(flow, hx, hy, h, w);
         const Sample at = sample_at(hx + f.x, hy + f.y, h, w);
-        float o[3];
-#pragma unroll
-        for (int c = 0; c < 3; ++c) o[c] = at.of(older + size_t(first + c) * h * w);
-
-        T* to = cells + (size_t(cell_y) * (W / 4) + cell_x) * 112 + 48 + dy * 4 + dx;
-#pragma unroll
-        for (int c = 0; c < 4; ++c) {
-            *reinterpret_cast<unsigned*>(to + c * 16) = pack(v[c][0], v[c][1], T{});
-            if (c < 3) *reinterpret_cast<float2*>(moved_last + c * plane + size_t(y) * W + x) = make_float2(v[c][0], v[c][1]);
-        }
-        T* older_to = older_cells + (size_t(hy / 4) * (w / 4) + hx / 4) * 96 + first * 16 + hy % 4 * 4 + hx % 4;
+        T* to = older_cells + (size_t(hy / 4) * (w / 4) + hx / 4) * 96 + first * 16 + hy % 4 * 4 + hx % 4;
 #pragma unroll
         for (int c = 0; c < 3; ++c) {
-            from_float(o[c], older_to[c * 16]);
-            if (first == 0) moved_older[(size_t(c) * h + hy) * w + hx] = o[c];
+            const float value = at.of(older + size_t(first + c) * h * w);
+            from_float(value, to[c * 16]);
+            if (first == 0) moved_older[(size_t(c) * h + hy) * w + hx] = value;
         }
     }
-    for (int step = 1; step < 32; step *= 2) luma_sum += __shfl_xor_sync(0xffffffffu, luma_sum, step);
-    if (threadIdx.x % 32 == 0) rows[threadIdx.x / 128][threadIdx.x % 128 / 32] = luma_sum;
+    __syncthreads();
+    if (threadIdx.x < 4) {
+        const int coarse_x = blockIdx.x * 4 + threadIdx.x;
+        float sum = 0.f;
+#pragma unroll
+        for (int i = 0; i < 16; ++i) sum += rows[i][threadIdx.x];
+        if (coarse_x < W / 16) moved_coarse[blockIdx.y * (W / 16) + coarse_x] = sum * (1.f / 256.f);
+        __threadfence();
+    }
     __syncthreads();
     if (threadIdx.x == 0) {
-        for (int i = 0; i < 4; ++i) {
-            const int coarse_x = blockIdx.x * 4 + i;
-            if (coarse_x < W / 16)
-                moved_coarse[blockIdx.y * (W / 16) + coarse_x] = (rows[0][i] + rows[1][i] + rows[2][i] + rows[3][i]) * (1.f / 256.f);
-        }
-        __threadfence();
         const int blocks = gridDim.x * gridDim.y;
         is_last = atomicAdd(flags + 3, 1) == blocks - 1;
         if (is_last) flags[3] = 0;  // for the next frame

@@ -8,6 +8,9 @@ Two passes over real frames, after a warm-up:
    the wall time a frame takes against the denoiser's own.
 
 A latency is never 1 / frames a second: the first pass gives latencies, the second the rate.
+
+With ``--ladder``, ``--race``, ``--paced`` or ``--floor`` these are measured instead (bench_sections.py). Without
+ffmpeg the test picture is measured, and finished frames are dropped instead of encoded.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mirage_cli import __version__
+from mirage_cli import __version__, bench_report, bench_sections
 from mirage_cli.config import BenchConfig
 from mirage_cli.errors import MediaError, MirageError, UsageProblem
 from mirage_cli.frames import Frame, FrameSink, FrameSource
@@ -33,6 +36,7 @@ from mirage_cli.styler import Engine
 BUDGETS_MS = (40.0, 16.0, 10.0)
 STAGES = ("read", "prepare", "denoise", "compose", "write")
 CPU_SIZE, GPU_SIZE = (512, 288), (512, 512)
+STAGE_FRAMES = 100
 FP32_FRAMES = 20
 MAX_FRAMES = 1_000_000
 
@@ -105,15 +109,23 @@ def run(
         UsageProblem: a number of frames that is not allowed.
         MirageError: from the input, the model or the device.
     """
-    if not 1 <= config.frames <= MAX_FRAMES or not 0 <= config.warmup <= MAX_FRAMES:
+    if config.frames is not None and not 1 <= config.frames <= MAX_FRAMES or not 0 <= config.warmup <= MAX_FRAMES:
         raise UsageProblem(
             f"frames {config.frames} and warm-up {config.warmup} are not 1 and 0 to {MAX_FRAMES}",
             "Try: mirage bench --frames 100 --warmup 10",
         )
+    if config.report is not None:
+        bench_report.check(config.report)
     begun = clock() if begun_seconds is None else begun_seconds
     engine = engine or Engine()
     cpu = engine.is_cpu(config.model)
     size = config.size or (CPU_SIZE if cpu else GPU_SIZE)
+    if config.ladder or config.race or config.paced or config.floor:
+        document = {**_head(config, cpu, size), **bench_sections.measure_sections(config, engine, size, cpu)}
+        if config.report is not None:
+            bench_report.write(config.report, document)
+        return document
+    config = replace(config, frames=config.frames or STAGE_FRAMES)
     memory = PeakMemory()
     open_source = _opener(config.input, size)
     with closing(LoopedSource(open_source)) as source:
@@ -131,19 +143,10 @@ def run(
     pipelined = _pipelined(open_source, session, config.frames, clock, memory)
     ratio = _fp32_ratio(config, engine, size, open_source, rows) if against_fp32 else None
     document = {
-        "command": "bench",
-        "mirage": __version__,
-        "commit": commit(),
-        "hardware": hardware(on_gpu=not cpu),
-        "versions": versions(),
+        **_head(config, cpu, size),
         "model": about,
-        "weights": weights(config.model.model),
-        "size": list(size),
         "source": source_name,
-        "prompt": config.prompt,
         "look": match.look,
-        "steps": config.model.steps,
-        "batch": 1,
         "warmup_frames": config.warmup,
         "frames": len(rows),
         "device_clock": timer.name,
@@ -154,7 +157,33 @@ def run(
     }
     if ratio is not None:
         document["fp32_eager"] = ratio
+    if config.report is not None:
+        bench_report.write(config.report, document)
     return document
+
+
+def intention(config: BenchConfig) -> str:
+    """What will be measured, in words."""
+    sections = [name for name in ("ladder", "race", "paced", "floor") if getattr(config, name)]
+    if sections:
+        return f"measuring {', '.join(sections)}"
+    return f"measuring {config.frames or STAGE_FRAMES} frames after {config.warmup} of warm-up"
+
+
+def _head(config: BenchConfig, cpu: bool, size: tuple[int, int]) -> dict[str, Any]:
+    """What every document says of the measurement."""
+    return {
+        "command": "bench",
+        "mirage": __version__,
+        "commit": commit(),
+        "hardware": hardware(on_gpu=not cpu),
+        "versions": versions(),
+        "weights": weights(config.model.model),
+        "size": list(size),
+        "prompt": config.prompt,
+        "steps": config.model.steps,
+        "batch": 1,
+    }
 
 
 def _frame_by_frame(
@@ -361,8 +390,20 @@ class _DeviceTimer:
         return value, float(begin.elapsed_time(end))
 
 
+class _Dropped:
+    """Where frames go without ffmpeg."""
+
+    warnings: list[str] = []
+
+    def write(self, frame: Frame) -> None:
+        pass
+
+    def close(self, commit: bool = True) -> None:
+        pass
+
+
 class _TemporarySink:
-    """An encoder into a file that is thrown away."""
+    """An encoder into a file that is thrown away; nothing where there is no ffmpeg."""
 
     def __init__(self, source: FrameSource) -> None:
         self._info = source.info
@@ -371,6 +412,9 @@ class _TemporarySink:
         from mirage_cli.video_out import open_output
 
         self._folder = tempfile.TemporaryDirectory(prefix="mirage-bench-")
+        if not has_ffmpeg():
+            self._sink = _Dropped()
+            return self._sink
         try:
             self._sink = open_output(str(Path(self._folder.name) / "bench.mp4"), self._info)
         except BaseException:
@@ -392,13 +436,24 @@ def _opener(path: str | None, size: tuple[int, int]) -> Callable[[], FrameSource
             "bench plays its input in a loop, which standard input cannot",
             "Give --input a file, or none for the example clip.",
         )
-    if path is None and not EXAMPLE_CLIP.is_file():
+    if path is None and not (EXAMPLE_CLIP.is_file() and has_ffmpeg()):
         from mirage_cli.capture import TestPicture
 
         return lambda: TestPicture(*size, paced=False)
     from mirage_cli.video_in import open_file
 
     return lambda: open_file(path or str(EXAMPLE_CLIP), size=size)
+
+
+def has_ffmpeg() -> bool:
+    """Whether files can be read and written."""
+    from mirage_cli.ffmpeg_tools import find_ffmpeg
+
+    try:
+        find_ffmpeg()
+    except MirageError:
+        return False
+    return True
 
 
 def weights(model: str) -> dict[str, Any]:

@@ -15,13 +15,14 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from contextlib import closing
 from typing import Any
 
 import numpy as np
 
 from mirage_cli import __version__
-from mirage_cli.bench import CPU_SIZE, GPU_SIZE, MAX_FRAMES, weights
+from mirage_cli.bench import CPU_SIZE, GPU_SIZE, MAX_FRAMES, STAGE_FRAMES, weights
 from mirage_cli.capture import PacedSource, TestPicture
 from mirage_cli.config import BenchConfig
 from mirage_cli.errors import MediaError, UsageProblem
@@ -56,6 +57,7 @@ def run(config: BenchConfig, *, engine: Engine | None = None, clock: Clock = tim
         UsageProblem: frames too narrow, or a number of frames that is not allowed.
         MirageError: from the input, the model or the device.
     """
+    config = config if config.frames is not None else replace(config, frames=STAGE_FRAMES)
     if not 1 <= config.frames <= MAX_FRAMES or not 0 <= config.warmup <= MAX_FRAMES:
         raise UsageProblem(
             f"frames {config.frames} and warm-up {config.warmup} are not 1 and 0 to {MAX_FRAMES}",

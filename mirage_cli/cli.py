@@ -206,8 +206,8 @@ def live(**values: Any) -> int:
         metavar="TEXT", envvar=None, help="The look to run.")  # fmt: skip
 @option("--size", type=flags.SizeType(), section=OUTPUT, metavar="WxH",
         help="Default: 512x288 on a CPU, 512x512 on a GPU.")  # fmt: skip
-@option("--frames", type=click.IntRange(1), default=100, show_default=True, metavar="N",
-        help="Frames to measure.")  # fmt: skip
+@option("--frames", type=click.IntRange(1), metavar="N",
+        help="Frames to measure. Default: 100; for --ladder and --race 2000 on a GPU, 20 on a CPU.")  # fmt: skip
 @option("--warmup", type=click.IntRange(0), default=10, show_default=True, metavar="N",
         help="Frames before those.")  # fmt: skip
 @option("--live/--no-live", default=False,
@@ -220,6 +220,14 @@ def live(**values: Any) -> int:
         help="With --live: a delay put in on purpose, to see that it is measured.")  # fmt: skip
 @option("--against-fp32/--no-against-fp32", default=False,
         help="Measure a few frames in fp32 on plain torch as well, for the ratio.")  # fmt: skip
+@option("--ladder/--no-ladder", default=False,
+        help="Device frames with the optimisations switched on one by one.")  # fmt: skip
+@option("--race/--no-race", default=False,
+        help="Device frames beside torch and torch.compile, in turns. Compiling takes minutes.")  # fmt: skip
+@option("--paced/--no-paced", default=False, help="Latency at 30 and 60 frames a second, and of the host frame.")
+@option("--floor/--no-floor", default=False,
+        help="The least time this machine could take, and each kernel's.")  # fmt: skip
+@option("--report", metavar="FILE", help="Write a readable report with a plot as well: .md or .html.")
 @flags.model_options
 @flags.report_options
 @flags.config_options
@@ -230,6 +238,7 @@ def bench(**values: Any) -> int:
     mirage bench
     mirage bench --size 768x432 --frames 200 --json > bench.json
     mirage bench --live
+    mirage bench --ladder --race --floor --report bench.html
     """
     ui = make_ui(values)
     as_json = values.pop("as_json")
@@ -239,14 +248,15 @@ def bench(**values: Any) -> int:
     model = flags.take_model_options(values)
     config = BenchConfig(model=model, **values)
 
-    ui.note(f"measuring {config.frames} frames after {config.warmup} of warm-up")
     if config.live:
         from mirage_cli import bench_live
 
+        ui.note(f"measuring {config.frames or 100} frames after {config.warmup} of warm-up")
         document = bench_live.run(config)
     else:
         from mirage_cli import bench as job
 
+        ui.note(job.intention(config))
         document = job.run(config, against_fp32=against_fp32, begun_seconds=_begun_seconds)
     if as_json:
         print_json(document)

@@ -157,25 +157,33 @@ class BenchConfig:
             wheel has none) the test picture.
         prompt: the look to run.
         size: None takes 512x288 on a CPU and 512x512 on a GPU.
-        frames: measured frames.
-        warmup: frames before the measured ones.
+        frames: measured frames; None takes 100 for the stages, and for ladder and race 2,000 on a GPU
+            and 20 on a CPU.
+        warmup: frames before the measured ones, of the stages.
         live: measure latency from input to output at the source's own pace, by a marker in the picture.
         fps: of the test picture when live.
         through: when live, where the marker is read: "sink", the frame as outputs get it, or "h264",
             after an encoder and a decoder.
         inject_ms: when live, a delay put in on purpose, to see that it is measured.
+        ladder, race, paced, floor: measure these instead of the stages.
+        report: file for a readable report, .md or .html.
     """
 
     input: str | None = None
     prompt: str = "van gogh starry night"
     model: ModelOptions = field(default_factory=ModelOptions)
     size: Size | None = None
-    frames: int = 100
+    frames: int | None = None
     warmup: int = 10
     live: bool = False
     fps: float = 30.0
     through: str = "sink"
     inject_ms: float = 0.0
+    ladder: bool = False
+    race: bool = False
+    paced: bool = False
+    floor: bool = False
+    report: str | None = None
 
 
 EVAL_PARTS = ("drift", "temporal", "fidelity", "steps", "prompts")

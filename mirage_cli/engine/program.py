@@ -28,7 +28,7 @@ SUFFIXES = {torch.float16: "f16", torch.bfloat16: "bf16"}
 WIDTHS = (64, 128, 256)  # the channels the kernels are made for
 ATTENTION_BYTES = 65536  # keys and values, as in kernels/attention.cuh; and 128 a query
 ALONE_BYTES = 118784  # shared memory of which a multiprocessor holds one block
-MANY_TOKENS = 2048  # from here on attention makes 128 queries a block
+MANY_TOKENS = 2048  # from here on attention makes 64 queries a block, below 32; 128 was never faster
 MAX_SIDE = 8192
 
 
@@ -159,7 +159,7 @@ class FrameProgram:
             raise GpuError(reason, loader.TORCH_PATH)
         self.device, self.dtype, self.network, self.stream = device, dtype, network, stream
         self.suffix = SUFFIXES[dtype]
-        self.attention_queries = 128 if padded[0] * padded[1] // 256 >= MANY_TOKENS else 64
+        self.attention_queries = 64 if padded[0] * padded[1] // 256 >= MANY_TOKENS else 32
         kernels = loader.load_program(device.index or 0, ["motion", f"denoiser_{self.suffix}"])
         self._functions, self.targets = kernels.functions, kernels.targets
         self._modules = kernels.modules

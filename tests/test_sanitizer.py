@@ -1,0 +1,32 @@
+"""The program under compute-sanitizer: no access outside of a tensor, no race in shared memory.
+
+``MIRAGE_SANITIZED_FRAMES=5000`` makes the memory check as long as a release asks for.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+FRAMES = os.environ.get("MIRAGE_SANITIZED_FRAMES", "50")
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(shutil.which("compute-sanitizer") is None, reason="compute-sanitizer is not installed"),
+]
+
+
+@pytest.mark.parametrize(("tool", "frames"), [("memcheck", FRAMES), ("racecheck", "2"), ("synccheck", "2")])
+def test_the_program_is_clean(tool, frames):
+    command = ["compute-sanitizer", "--tool", tool, "--kernel-regex", "kns=mirage", "--error-exitcode", "9", sys.executable]
+    # each tensor an allocation of its own, so that memcheck sees where it ends
+    environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1", "PYTHONPATH": os.environ.get("PYTHONPATH", str(ROOT))}
+    script = [str(ROOT / "tests" / "sanitized_frames.py"), frames, "72", "40"]
+    done = subprocess.run([*command, *script], capture_output=True, text=True, env=environment, cwd=ROOT, timeout=290, check=False)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    assert f"{frames} frames" in done.stdout and "ERROR SUMMARY: 0 errors" in done.stdout + done.stderr or tool != "memcheck"
