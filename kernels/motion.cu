@@ -292,10 +292,10 @@ extern "C" __global__ void __launch_bounds__(256) mirage_moves(
 // pass; the spreads are relative to the first cell, so that fp32 suffices.
 __device__ __forceinline__ void decide_cut(const float* moved, const float* next, int cells, float threshold,
                                            const float* valid, int* flags) {
-    __shared__ float scratch[5][16];
+    __shared__ float scratch[5][8];
     const float origin = next[0];
     float sums[5] = {0.f, 0.f, 0.f, 0.f, 0.f};
-    for (int i = threadIdx.x; i < cells; i += 512) {
+    for (int i = threadIdx.x; i < cells; i += 256) {
         const float m = __ldcg(moved + i) - origin, n = next[i] - origin;
         sums[0] += fabsf(m - n);
         sums[1] += m;
@@ -313,7 +313,7 @@ __device__ __forceinline__ void decide_cut(const float* moved, const float* next
 #pragma unroll
         for (int k = 0; k < 5; ++k) {
             sums[k] = 0.f;
-            for (int i = 0; i < 16; ++i) sums[k] += scratch[k][i];
+            for (int i = 0; i < 8; ++i) sums[k] += scratch[k][i];
         }
         const float moved_variance = fmaxf(sums[2] - sums[1] * sums[1] / cells, 0.f) / (cells - 1);
         const float next_variance = fmaxf(sums[4] - sums[3] * sums[3] / cells, 0.f) / (cells - 1);
@@ -327,64 +327,62 @@ __device__ __forceinline__ void decide_cut(const float* moved, const float* next
 // warp_past: the last frame and the last luma moved to the incoming frame, into their channels (48 to 111)
 // of the network's input; the two older frames likewise at half size, into cells of their own; fp32 copies
 // for the blend and the history. The block that finishes last decides on the cut. Flow is at half size.
-// Launch: block (512), grid (ceil(W / 64), ceil(H / 16)).
+// Launch: block (256), grid (ceil(W / 64), ceil(H / 16)).
 template <typename T>
 __device__ __forceinline__ void warp_past(
     const float* __restrict__ last, const float* __restrict__ input_luma, const float* __restrict__ older,
     const float* __restrict__ flow, T* __restrict__ cells, T* __restrict__ older_cells, float* __restrict__ moved_last,
     float* __restrict__ moved_older, float* moved_coarse, const float* __restrict__ coarse,
     const float* __restrict__ valid, int* flags, float cut_threshold, int H, int W) {
-    __shared__ float rows[16][4];
+    __shared__ float rows[4][4];
     __shared__ int is_last;
     let_next_start();
     wait_for_previous();
-    // a warp takes a row of 64 pixels, 32 neighbours at a time: then its reads lie in one or two lines
-    const int lane = threadIdx.x % 32, row = threadIdx.x / 32, y = blockIdx.y * 16 + row;
+    const int dy = threadIdx.x % 4, cell_x = blockIdx.x * 16 + threadIdx.x / 4 % 8 + threadIdx.x / 32 % 2 * 8;
+    const int cell_y = blockIdx.y * 4 + threadIdx.x / 64;
+    const bool inside = cell_x < W / 4 && cell_y < H / 4;
     const size_t plane = size_t(H) * W;
+    float luma_sum = 0.f;
+    if (inside) {
+        const int y = 4 * cell_y + dy, x = 4 * cell_x;
+        float v[4][4];
 #pragma unroll
-    for (int k = 0; k < 2; ++k) {
-        const int x = blockIdx.x * 64 + k * 32 + lane;
-        float luma = 0.f;
-        if (x < W && y < H) {
-            const float2 f = flow_at<2>(flow, x, y, H, W);
-            const Sample at = sample_at(x + f.x, y + f.y, H, W);
-            T* to = cells + (size_t(y / 4) * (W / 4) + x / 4) * 112 + 48 + y % 4 * 4 + x % 4;
+        for (int k = 0; k < 4; ++k) {
+            const float2 f = flow_at<2>(flow, x + k, y, H, W);
+            const Sample at = sample_at(x + k + f.x, y + f.y, H, W);
 #pragma unroll
-            for (int c = 0; c < 3; ++c) {
-                const float value = at.of(last + c * plane);
-                from_float(value, to[c * 16]);
-                moved_last[c * plane + size_t(y) * W + x] = value;
-            }
-            luma = at.of(input_luma);
-            from_float(luma, to[48]);
+            for (int c = 0; c < 3; ++c) v[c][k] = at.of(last + c * plane);
+            v[3][k] = at.of(input_luma);
+            luma_sum += v[3][k];
         }
-        for (int step = 1; step < 16; step *= 2) luma += __shfl_xor_sync(0xffffffffu, luma, step);
-        if (lane % 16 == 0) rows[row][k * 2 + lane / 16] = luma;
-    }
-    // three of the six older channels at half size
-    const int h = H / 2, w = W / 2, hx = blockIdx.x * 32 + lane, hy = blockIdx.y * 8 + row % 8, first = row / 8 * 3;
-    if (hx < w && hy < h) {
+        T* to = cells + (size_t(cell_y) * (W / 4) + cell_x) * 112 + 48 + dy * 4;
+#pragma unroll
+        for (int c = 0; c < 4; ++c) {
+            *reinterpret_cast<uint2*>(to + c * 16) = make_uint2(pack(v[c][0], v[c][1], T{}), pack(v[c][2], v[c][3], T{}));
+            if (c < 3) *reinterpret_cast<float4*>(moved_last + c * plane + size_t(y) * W + x) = make_float4(v[c][0], v[c][1], v[c][2], v[c][3]);
+        }
+        // one of the cell's four pixels of half size each
+        const int hy = 2 * cell_y + dy / 2, hx = 2 * cell_x + dy % 2, h = H / 2, w = W / 2;
         const float2 f = flow_at<1>(flow, hx, hy, h, w);
         const Sample at = sample_at(hx + f.x, hy + f.y, h, w);
-        T* to = older_cells + (size_t(hy / 4) * (w / 4) + hx / 4) * 96 + first * 16 + hy % 4 * 4 + hx % 4;
+        T* older_to = older_cells + (size_t(hy / 4) * (w / 4) + hx / 4) * 96 + hy % 4 * 4 + hx % 4;
 #pragma unroll
-        for (int c = 0; c < 3; ++c) {
-            const float value = at.of(older + size_t(first + c) * h * w);
-            from_float(value, to[c * 16]);
-            if (first == 0) moved_older[(size_t(c) * h + hy) * w + hx] = value;
+        for (int c = 0; c < 6; ++c) {
+            const float value = at.of(older + size_t(c) * h * w);
+            from_float(value, older_to[c * 16]);
+            if (c < 3) moved_older[(size_t(c) * h + hy) * w + hx] = value;
         }
     }
-    __syncthreads();
-    if (threadIdx.x < 4) {
-        const int coarse_x = blockIdx.x * 4 + threadIdx.x;
-        float sum = 0.f;
-#pragma unroll
-        for (int i = 0; i < 16; ++i) sum += rows[i][threadIdx.x];
-        if (coarse_x < W / 16) moved_coarse[blockIdx.y * (W / 16) + coarse_x] = sum * (1.f / 256.f);
-        __threadfence();
-    }
+    for (int step = 1; step < 16; step *= 2) luma_sum += __shfl_xor_sync(0xffffffffu, luma_sum, step);
+    if (threadIdx.x % 16 == 0) rows[threadIdx.x / 64][threadIdx.x % 64 / 16] = luma_sum;
     __syncthreads();
     if (threadIdx.x == 0) {
+        for (int i = 0; i < 4; ++i) {
+            const int coarse_x = blockIdx.x * 4 + i;
+            if (coarse_x < W / 16)
+                moved_coarse[blockIdx.y * (W / 16) + coarse_x] = (rows[0][i] + rows[1][i] + rows[2][i] + rows[3][i]) * (1.f / 256.f);
+        }
+        __threadfence();
         const int blocks = gridDim.x * gridDim.y;
         is_last = atomicAdd(flags + 3, 1) == blocks - 1;
         if (is_last) flags[3] = 0;  // for the next frame
@@ -396,7 +394,7 @@ __device__ __forceinline__ void warp_past(
     }
 }
 #define WARP_PAST(name, T)                                                                                            \
-    extern "C" __global__ void __launch_bounds__(512) name(                                                           \
+    extern "C" __global__ void __launch_bounds__(256) name(                                                           \
         const float* last, const float* input_luma, const float* older, const float* flow, T* cells, T* older_cells,  \
         float* moved_last, float* moved_older, float* moved_coarse, const float* coarse, const float* valid,          \
         int* flags, float cut_threshold, int H, int W) {                                                              \

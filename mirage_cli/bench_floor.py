@@ -132,7 +132,10 @@ def kernel_table(session: Any) -> list[dict[str, Any]] | None:
             elif launch.name.startswith("mirage_attention"):
                 queries, keys = program.mixed.shape[0], program.packed.shape[0]
                 flops = 4 * queries * keys * program.mixed.shape[1]
-            row = table.setdefault(launch.name.removeprefix("mirage_"), {"launches": 0, "microseconds": 0.0, "gflop": 0.0})
+            row = table.setdefault(
+                launch.name.removeprefix("mirage_"),
+                {"launches": 0, "microseconds": 0.0, "gflop": 0.0, "call": program.layers.get(-1 if place is None else place)},
+            )
             row["launches"] += 1
             row["microseconds"] += microseconds
             row["gflop"] += flops / 1e9
@@ -142,7 +145,44 @@ def kernel_table(session: Any) -> list[dict[str, Any]] | None:
         tflops = row["gflop"] / row["microseconds"] * 1e3 if row["gflop"] else None
         result.append(
             {"kernel": name, "launches": row["launches"], "us_each": round(each, 2), "us_a_frame": round(row["microseconds"], 2),
-             "gflop": round(row["gflop"], 3), "tflops": round(tflops, 1) if tflops else ""}
+             "gflop": round(row["gflop"], 3), "tflops": round(tflops, 1) if tflops else "",
+             "torch_convolution_us": round(_torch_convolution(session, row["call"]), 2) if row["call"] else ""}
         )  # fmt: skip
     session.reset()  # the kernels wrote over the stream's state
     return result
+
+
+def _torch_convolution(session: Any, call: Any) -> float:
+    """Microseconds of the bare convolution of a layer in torch (cuDNN), NHWC, in a graph like the kernels:
+    without the norm, modulation, activation, residual and concatenation that the layer's kernel does as well."""
+    import torch
+    from mirage_cli.engine.layers import LAYERS
+
+    shape = LAYERS[call.layer]
+    parts = [w if w.dim() == 4 else w[:, :, None, None] for w in call.weights]
+    if shape.taps == 9:
+        parts = parts[:1]  # a second input of a 3x3 layer is left out
+    weight = torch.cat(parts, dim=1).contiguous(memory_format=torch.channels_last)
+    size = (call.height * shape.stride, call.width * shape.stride)
+    x = torch.randn(1, weight.shape[1], *size, device=session.device).to(weight.dtype)
+    x = x.contiguous(memory_format=torch.channels_last)
+    bias = call.bias.to(weight.dtype)
+
+    def run() -> None:
+        torch.nn.functional.conv2d(x, weight, bias, stride=shape.stride, padding=1 if shape.taps == 9 else 0)
+
+    benchmark, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
+    try:
+        with torch.inference_mode():
+            side = torch.cuda.Stream(session.device)
+            side.wait_stream(torch.cuda.current_stream(session.device))
+            with torch.cuda.stream(side):
+                run()  # chooses the algorithm
+            torch.cuda.current_stream(session.device).wait_stream(side)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                for _ in range(REPEATS):
+                    run()
+            return 1e6 * _best_seconds(graph.replay, session.device, 5) / REPEATS
+    finally:
+        torch.backends.cudnn.benchmark = benchmark

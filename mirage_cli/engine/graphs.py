@@ -83,7 +83,8 @@ class CapturedFrame:
         """The function's result for these inputs. GpuError when the GPU's memory runs out."""
         if not self._usable:
             return self._plain(inputs)
-        key = tuple((tuple(t.shape), t.dtype, t.stride(), t.device) for t in inputs)
+        # not the device: pinned or on the GPU, it is copied into the same buffer
+        key = tuple((tuple(t.shape), t.dtype, t.stride()) for t in inputs)
         if self._graph is None or key != self._key:
             self.reset()
             self._capture(inputs)

@@ -297,7 +297,6 @@ class FrameProgram:
             (p(s.last), p(s.input_luma), p(s.older), p(self.flows[4]), p(self.cells), p(self.older_cells), p(self.moved_last),
              p(self.moved_older), p(self.moved_coarse), p(following, at_coarse), p(s.valid), p(self.flags),
              ctypes.c_float(self.network.cut_threshold), *i(height, width)),
-            block=512,
         )  # fmt: skip
 
         cells = quarter[0] * quarter[1]
