@@ -101,8 +101,9 @@ def resources(path: Path, architecture: str) -> dict[str, dict[str, int]]:
     return dict(sorted(found.items()))
 
 
-def compile_cuda(source: Path, target: Path) -> None:
-    """nvcc, then the lowest PTX version that assembles everywhere, then the header that says whence."""
+def compile_cuda(source: Path, target: Path, version: str | None = None) -> None:
+    """nvcc, then the lowest PTX version that assembles everywhere (or the one given), then the header that
+    says whence."""
     virtual = re.sub(r".*\.sm(\d+)\.ptx", r"compute_\1", target.name)
     real = architectures(virtual.replace("compute", "sm"))
     with tempfile.TemporaryDirectory() as folder:
@@ -110,9 +111,9 @@ def compile_cuda(source: Path, target: Path) -> None:
         command = ["nvcc", "-std=c++17", "-O3", "-ptx", f"-arch={virtual}", str(source), "-o", str(raw)]
         subprocess.run(command, check=True)
         body = re.sub(r"\A(//[^\n]*\n|\s*\n)*", "", raw.read_text())
-        for version in PTX_VERSIONS[PTX_VERSIONS.index(FIRST_VERSION[virtual]) :]:
-            raw.write_text(re.sub(r"^\.version .*$", f".version {version}", body, count=1, flags=re.MULTILINE))
-            if all(assemble(raw, architecture).returncode == 0 for architecture in real):
+        for trial in (version,) if version else PTX_VERSIONS[PTX_VERSIONS.index(FIRST_VERSION[virtual]) :]:
+            raw.write_text(re.sub(r"^\.version .*$", f".version {trial}", body, count=1, flags=re.MULTILINE))
+            if version or all(assemble(raw, architecture).returncode == 0 for architecture in real):
                 break
         else:
             raise SystemExit(f"{source.name} assembles with none of PTX {', '.join(PTX_VERSIONS)}")

@@ -152,10 +152,11 @@ def kernel_table(session: Any) -> list[dict[str, Any]] | None:
     return result
 
 
-def _torch_convolution(session: Any, call: Any) -> float:
-    """Microseconds of the bare convolution of a layer in torch (cuDNN), NHWC, in a graph like the kernels:
-    without the norm, modulation, activation, residual and concatenation that the layer's kernel does as well."""
+def bare_convolution(call: Any, device: Any) -> Any:
+    """A function that does a layer's convolution in torch, NHWC, and nothing else: without the norm,
+    modulation, activation, residual and concatenation that the layer's kernel does as well."""
     import torch
+
     from mirage_cli.engine.layers import LAYERS
 
     shape = LAYERS[call.layer]
@@ -163,22 +164,23 @@ def _torch_convolution(session: Any, call: Any) -> float:
     if shape.taps == 9:
         parts = parts[:1]  # a second input of a 3x3 layer is left out
     weight = torch.cat(parts, dim=1).contiguous(memory_format=torch.channels_last)
-    size = (call.height * shape.stride, call.width * shape.stride)
-    x = torch.randn(1, weight.shape[1], *size, device=session.device).to(weight.dtype)
-    x = x.contiguous(memory_format=torch.channels_last)
+    x = torch.randn(1, weight.shape[1], call.height * shape.stride, call.width * shape.stride, device=device)
+    x = x.to(weight.dtype).contiguous(memory_format=torch.channels_last)
     bias = call.bias.to(weight.dtype)
+    padding = 1 if shape.taps == 9 else 0
+    return lambda: torch.nn.functional.conv2d(x, weight, bias, stride=shape.stride, padding=padding)
 
-    def run() -> None:
-        torch.nn.functional.conv2d(x, weight, bias, stride=shape.stride, padding=1 if shape.taps == 9 else 0)
 
+def _torch_convolution(session: Any, call: Any) -> float:
+    """Microseconds of ``bare_convolution`` (cuDNN), in a graph like the kernels."""
+    import torch
+
+    run = bare_convolution(call, session.device)
     benchmark, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
     try:
         with torch.inference_mode():
-            side = torch.cuda.Stream(session.device)
-            side.wait_stream(torch.cuda.current_stream(session.device))
-            with torch.cuda.stream(side):
-                run()  # chooses the algorithm
-            torch.cuda.current_stream(session.device).wait_stream(side)
+            run()  # chooses the algorithm
+            torch.cuda.synchronize(session.device)
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
                 for _ in range(REPEATS):

@@ -15,8 +15,8 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import numpy as np

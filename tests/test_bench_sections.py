@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from mirage_cli import bench, bench_report
-from mirage_cli.bench_floor import count_flops, floor, kernel_table
+from mirage_cli.bench_floor import bare_convolution, count_flops, floor, kernel_table
 from mirage_cli.bench_ladder import SomeOps
 from mirage_cli.bench_race import host_frame, paced
 from mirage_cli.bench_subjects import Subject, measure, pictures, prepared, rows
 from mirage_cli.config import BenchConfig, ModelOptions
 from mirage_cli.engine import reference
+from mirage_cli.engine.layers import LAYERS
 from mirage_cli.errors import MediaError, UsageProblem
 from mirage_cli.lsd.checkpoint import ModelBundle
 from mirage_cli.lsd.model import LSDConfig, LSDNet
@@ -92,6 +93,19 @@ def test_the_floor_counts_every_convolution_once() -> None:
     assert result["least_megabytes"] * 1e6 > weights
     assert result["floor_ms"] == max(result["compute_floor_ms"], result["memory_floor_ms"]) > 0
     assert kernel_table(session) is None and host_frame(session, FRAMES, 1) is None  # these are CUDA's
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_the_bare_convolution_is_of_the_layers_shape(layer: str) -> None:
+    shape = LAYERS[layer]
+    taps = (3, 3) if shape.taps == 9 else (1, 1)
+    weights = [torch.randn(64, shape.channels0, *taps)]
+    if shape.channels1:
+        weights.append(torch.randn(64, shape.channels1, 1, 1))
+    if layer.startswith("attention"):
+        weights = [torch.randn(64, shape.channels0)]
+    call = SimpleNamespace(layer=layer, height=6, width=10, weights=weights, bias=torch.randn(64))
+    assert bare_convolution(call, torch.device("cpu"))().shape == (1, 64, 6, 10)
 
 
 def test_a_rung_takes_only_its_kernels() -> None:
