@@ -311,6 +311,36 @@ def test_launch_passes_addresses_and_scalars_of_fixed_width(monkeypatch):
             kernels.launch("mirage_frame_in", (1,), (256,), (number,))
 
 
+@pytest.mark.parametrize(
+    ("architecture", "driver", "target", "early"),
+    [((8, 6), 13000, "sm_80", False), ((9, 0), 13000, "sm_90", True), ((9, 0), 12020, "sm_90", False), ((12, 0), 13000, "sm_90", True)],
+    ids=["RTX 3090", "H200", "H200, old driver", "Blackwell"],
+)
+def test_the_programs_files_are_the_best_that_fit(monkeypatch, architecture, driver, target, early):
+    cupy = fake_cupy(driver=driver, major=architecture[0], minor=architecture[1])
+    opened = []
+
+    class RawModule:
+        def __init__(self, path):
+            opened.append(path)
+
+        def get_function(self, name):
+            return types.SimpleNamespace(kernel=types.SimpleNamespace(ptr=len(name)))
+
+    cupy.RawModule = RawModule
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    found = loader.load_program(0, ["motion", "denoiser_f16"])
+    assert set(found.targets.values()) == {target} and found.early_start is early
+    assert set(found.functions) == {*loader.PROGRAM_FILES["motion"], *loader.PROGRAM_FILES["denoiser_f16"]}
+    assert len(opened) == 2  # each file is compiled by the driver once
+
+
+def test_a_card_too_old_for_the_program_is_told(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", fake_cupy(major=7, minor=5))
+    with pytest.raises(GpuError, match="architecture sm_75, the kernels need sm_80 or newer"):
+        loader.load_program(0, ["motion"])
+
+
 @pytest.mark.gpu
 def test_all_kernels_load_on_this_gpu():
     states = loader.kernel_states()

@@ -11,8 +11,11 @@ import torch
 import torch.nn.functional as F
 
 from mirage_cli.engine.layers import LAYERS, SLICE, LayerShape, pack_weights
-from mirage_cli.engine.program import FrameProgram, Stream
+from mirage_cli.engine.program import FrameProgram, Stream, why_not
+from mirage_cli.errors import GpuError
 from mirage_cli.kernels import loader
+from mirage_cli.lsd import stream
+from mirage_cli.lsd.checkpoint import ModelBundle
 from mirage_cli.lsd.compiled import describe_network
 from mirage_cli.lsd.consistency import estimate_motion
 from mirage_cli.lsd.model import LSDConfig, LSDNet, luma, screen_channels
@@ -58,6 +61,41 @@ def test_packed_weights_hold_every_weight_where_the_kernel_reads_it():
         pack_weights(shape, first)
 
 
+def test_what_the_program_is_not_made_for_is_said():
+    fitting = describe_network(LSDNet(LSDConfig(looks=("a",))))
+    assert why_not(fitting, torch.float16, (512, 512)) is None
+    assert "the network is float32" in why_not(fitting, torch.float32, (512, 512))
+    assert "at most 8192" in why_not(fitting, torch.bfloat16, (16, 8208))
+    wide = describe_network(LSDNet(LSDConfig(looks=("a",), widths=(64, 128, 320))))
+    assert "(64, 128, 320)" in why_not(wide, torch.float16, (512, 512))
+
+
+class NoKernels:
+    """A PTX choice whose program cannot be had."""
+
+    backend, reason, device = "ptx", "ptx: chosen", torch.device("cpu")
+
+
+@pytest.mark.parametrize("strict", [False, True], ids=["auto", "ptx"])
+def test_a_program_that_cannot_be_had_is_torch_with_the_reason_or_an_error(monkeypatch, strict):
+    def refused(*_):
+        raise GpuError("the driver refuses motion.sm90.ptx", "use --backend torch")
+
+    net = LSDNet(LSDConfig(looks=("a",))).eval().requires_grad_(False).to(torch.bfloat16, memory_format=torch.channels_last)
+    bundle = ModelBundle("tiny", None, net, torch.device("cpu"), torch.bfloat16, "test")
+    torch_choice = stream.select_backend("cpu", "torch")
+    monkeypatch.setattr(stream, "select_backend", lambda d, b: torch_choice if b == "torch" else (NoKernels(), NoKernels.reason))
+    monkeypatch.setattr(stream, "compile_frame", refused)
+    if strict:
+        with pytest.raises(GpuError, match="refuses motion"):
+            stream.Session(bundle, width=32, height=16, backend="ptx")
+        return
+    session = stream.Session(bundle, width=32, height=16)
+    about = session.describe()
+    assert (about["backend"], about["backend_reason"]) == ("torch", "torch: the driver refuses motion.sm90.ptx")
+    assert session.step(np.zeros((16, 32, 3), np.uint8)).shape == (16, 32, 3)
+
+
 # kernels -------------------------------------------------------------------------------------------------
 
 
@@ -74,7 +112,7 @@ def make_program(height: int, width: int, dtype: torch.dtype, steps: int = 1, si
     def random(*shape, kind=torch.float32):
         return torch.randn(shape, device=device).to(kind)
 
-    stream = Stream(
+    state = Stream(
         last=random(1, 3, height, width).clamp(-1, 1), older=random(1, 6, height // 2, width // 2).clamp(-1, 1),
         input_luma=random(1, 1, height, width).clamp(-1, 1), valid=torch.ones(1, device=device),
         memory=random(1, net.config.memory_tokens, 256, kind=dtype),
@@ -82,8 +120,7 @@ def make_program(height: int, width: int, dtype: torch.dtype, steps: int = 1, si
         noise=random(1, 3, height, width), screen=screen_channels(height, width, device).to(dtype),
         schedule=schedule(steps), height=(size or (height, width))[0], width=(size or (height, width))[1],
     )  # fmt: skip
-    stream = Stream(**{**vars(stream), "modulations": stream.modulations.to(dtype)})
-    return FrameProgram(describe_network(net), stream, device)
+    return FrameProgram(describe_network(net), state, device)
 
 
 def refill(program: FrameProgram, past: bool) -> None:
@@ -143,7 +180,7 @@ def by_torch(program: FrameProgram, call, past: bool, kind: torch.dtype) -> torc
 @pytest.mark.parametrize(("height", "width"), SIZES)
 def test_every_convolution_is_as_good_as_torch(height, width, dtype):
     program = make_program(height, width, dtype)
-    stream = torch.cuda.current_stream().cuda_stream
+    queue = torch.cuda.current_stream().cuda_stream
     for past in (True, False):
         for place, call in program.layers.items():
             if call.layer == "out":
@@ -153,7 +190,7 @@ def test_every_convolution_is_as_good_as_torch(height, width, dtype):
             own = call.residual is not None and call.residual.data_ptr() == call.out.data_ptr()
             if not own:
                 call.out.fill_(float("nan"))
-            program.launches[place](stream)
+            program.launches[place](queue)
             torch.cuda.synchronize()
             ours = call.out.double()
             if call.memory:  # the bank's rows have no queries

@@ -49,11 +49,13 @@ def run(bundle, frames, backend, plain=False):
     return [session.step(frame) for frame in frames], session
 
 
-def test_graph_equals_plain_calls(bundle):
+@pytest.mark.parametrize("backend", ["torch", "ptx"])
+def test_graph_equals_plain_calls(bundle, backend):
     frames = moving_picture(256, 144, 24)
-    replayed, session = run(bundle, frames, "torch")
+    replayed, session = run(bundle, frames, backend)
     assert session.frame.captured, session.frame.reason
-    plain, _ = run(bundle, frames, "torch", plain=True)
+    assert (session.program is not None) == (backend == "ptx")
+    plain, _ = run(bundle, frames, backend, plain=True)
     for a, b in zip(replayed, plain):
         assert np.mean(np.abs(a.astype(int) - b) <= 1) >= 0.999
 
