@@ -42,8 +42,16 @@ def _use_preset(ctx: click.Context, _param: click.Parameter, name: str | None) -
     ctx.default_map = defaults
 
 
+def _preset_names(_ctx: click.Context, _param: click.Parameter, begun: str) -> list[str]:
+    """For the shell: shipped presets that begin so."""
+    from mirage_cli.control.presets import shipped_presets
+
+    return [preset.name for preset in shipped_presets() if preset.name.startswith(begun)]
+
+
 preset_option = option(
     "--preset", section=LOOK, metavar="NAME|FILE", expose_value=False, callback=_use_preset,
+    shell_complete=_preset_names,
     help="Prompt, strength and so on from a preset of 'mirage presets' or a TOML file; flags win over it.",
 )  # fmt: skip
 

@@ -6,6 +6,7 @@ The commands run with the stand-in model of ``cli_fakes``; README's run with the
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -42,7 +43,8 @@ ALL = [(page.name, words) for page in PAGES for words in commands(page.read_text
 @pytest.mark.parametrize(("page", "words"), ALL, ids=[f"{page} {' '.join(words)[:50]}" for page, words in ALL])
 def test_every_command_in_docs_parses(page: str, words: list[str], tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "softer.toml").write_text('prompt = "ink wash"\n')
+    for name in ("softer", "mine"):
+        (tmp_path / f"{name}.toml").write_text('prompt = "ink wash"\n')
     command = cli.commands[words[0]]
     assert command.make_context(words[0], words[1:], parent=click.Context(cli)).params is not None
 
@@ -112,3 +114,29 @@ def test_keyboard_examples_parse() -> None:
     for line in typed:
         if not line.startswith("/save"):
             assert parse_line(line).values()
+
+
+def test_completion_is_as_the_page_says(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "shell.md").read_text("utf-8")
+    (tmp_path / "mirage").write_text(f"#!{sys.executable}\nfrom mirage_cli.cli import main\nmain()\n")
+    (tmp_path / "mirage").chmod(0o755)
+    env = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+
+    def shell(line: str, **more: str) -> str:
+        return subprocess.run(["bash", "-c", line], env={**env, **more}, capture_output=True, text=True, timeout=60).stdout
+
+    for name in ("bash", "zsh", "fish"):
+        assert f"_MIRAGE_COMPLETE={name}_source mirage" in page
+        assert "mirage" in shell(f"_MIRAGE_COMPLETE={name}_source mirage")
+    line = re.search(r"^eval .*bash_source.*$", page, re.M)[0]
+    assert "_mirage_completion mirage" in shell(f"{line}; complete -p mirage")
+    asked = {"_MIRAGE_COMPLETE": "bash_complete", "COMP_WORDS": "mirage live --preset s", "COMP_CWORD": "3"}
+    assert "plain,soft-watercolour" in shell("mirage", **asked)
+
+
+def test_pages_name_files_that_are_there() -> None:
+    for page in PAGES:
+        text = page.read_text("utf-8")
+        named = [name for name in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in name]
+        for name in named + re.findall(r"`(docs/[\w./-]+)`", text):
+            assert (page.parent / name).exists() or (ROOT / name).exists(), f"{page.name} names {name}"
