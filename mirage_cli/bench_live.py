@@ -167,15 +167,17 @@ class _H264:
         ffmpeg = find_ffmpeg().path
         quiet = [str(ffmpeg), "-hide_banner", "-loglevel", "error", "-nostdin"]
         raw = ["-f", "rawvideo", "-pix_fmt", "rgb24"]
-        shape = ["-video_size", f"{size[0]}x{size[1]}", "-framerate", f"{fps:g}"]
+        # ffmpeg holds frames back to probe, to keep a rate and to encode rawvideo in threads: all switched off.
+        shape = ["-video_size", f"{size[0]}x{size[1]}", "-framerate", f"{fps:g}", "-probesize", "32"]
         encode = ["-c:v", "libx264", "-preset", "ultrafast", "-tune", "zerolatency", "-pix_fmt", "yuv420p"]
         self._encoder = subprocess.Popen(
-            [*quiet, *raw, *shape, "-i", "-", *encode, "-f", "nut", "-flush_packets", "1", "-"],
+            [*quiet, *raw, *shape, "-i", "-", *encode, "-fps_mode", "passthrough", "-f", "nut", "-flush_packets", "1", "-"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
         self._decoder = subprocess.Popen(
             [*quiet, "-threads", "1", "-flags", "low_delay", "-probesize", "4096",
-             "-analyzeduration", "0", "-f", "nut", "-i", "-", *raw, "-fps_mode", "passthrough", "-flush_packets", "1", "-"],
+             "-analyzeduration", "0", "-f", "nut", "-i", "-", *raw, "-threads", "1", "-fps_mode", "passthrough",
+             "-flush_packets", "1", "-"],
             stdin=self._encoder.stdout, stdout=subprocess.PIPE,
         )  # fmt: skip
         self._encoder.stdout.close()

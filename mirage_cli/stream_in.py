@@ -183,7 +183,9 @@ class _Connection:
         command = ffmpeg.output(
             source["V:0"], "pipe:1", f="nut", vf=",".join(filters), fps_mode="passthrough",
             enc_time_base=f"1/{TICKS_PER_SECOND}", output_ts_offset=NUT_SHIFT_SECONDS,
-            avoid_negative_ts="disabled", write_index=0, flush_packets=1, **{"c:v": "rawvideo"},
+            avoid_negative_ts="disabled", write_index=0, flush_packets=1,
+            threads=1,  # in threads the rawvideo encoder holds a frame back
+            **{"c:v": "rawvideo"},
         ).get_args()  # fmt: skip
         self.process = FfmpegProcess(
             tool, command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, level="info",

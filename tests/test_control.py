@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -197,6 +198,26 @@ def test_whoever_waits_when_the_stream_ends_is_told():
     for future in (*waiting, later, hub.submit(make_change({"seed": 1}), "test")):
         with pytest.raises(MirageError, match="the stream ended"):
             future.result(1)
+
+
+def test_a_recording_that_no_picture_began_leaves_no_file(tmp_path):
+    class File(NullSink):
+        closed = None
+
+        def close(self, commit=True):
+            self.closed = commit
+
+    file = File()
+    tap = TapSink(NullSink(), tmp_path, lambda path: file)
+    thread = threading.Thread(target=lambda: pytest.raises(CancelledError, tap.start_recording, 10))
+    thread.start()
+    time.sleep(0.1)
+    tap.end()
+    thread.join(2)
+    assert not thread.is_alive() and file.closed is False and tap.recording is None
+    for act in (tap.snapshot, tap.start_recording):  # after the end nobody waits
+        with pytest.raises(CancelledError):
+            act(10)
 
 
 def test_a_recording_has_the_frames_between_its_two_acknowledgements(tmp_path):

@@ -318,9 +318,11 @@ class _Socket:
         self._ws = web.WebSocketResponse(max_msg_size=MAX_MESSAGE_BYTES, heartbeat=20.0, timeout=1.0, compress=False)
         self._out: asyncio.Queue[str] = asyncio.Queue(128)
         self._rate = Rate(*MESSAGES)
+        self._transport: Any = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def serve(self, request: Any) -> Any:
+        self._transport = request.transport
         await self._ws.prepare(request)
         background = [asyncio.ensure_future(work) for work in (self._write(), self._states())]
         try:
@@ -386,10 +388,8 @@ class _Socket:
                 return
 
     def _drop(self) -> None:
-        request = getattr(self._ws, "_req", None)
-        transport = getattr(request, "transport", None)
-        if transport is not None:
-            transport.abort()
+        if self._transport is not None:
+            self._transport.abort()
 
 
 class _Stream:

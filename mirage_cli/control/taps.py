@@ -49,6 +49,7 @@ class TapSink:
         self._begin_seconds: float | None = None
         self._shots: list[Future[tuple[int, np.ndarray]]] = []
         self._own_warnings: list[str] = []
+        self._ended = False
         self.recording: str | None = None
         self.files: list[str] = []
         self.watch: Callable[[np.ndarray], None] | None = None
@@ -63,11 +64,12 @@ class TapSink:
             asked, self._asked = self._asked, None
             shots, self._shots = self._shots, []
         number = self._number_of(frame.index) if asked is not None or shots else 0
-        if asked is not None:
+        if asked is not None and asked[1].set_running_or_notify_cancel():
             self._recording, self._begin_seconds = asked[0], None
             asked[1].set_result(number)
         for shot in shots:
-            shot.set_result((number, frame.rgb))
+            if shot.set_running_or_notify_cancel():
+                shot.set_result((number, frame.rgb))
         self._inner.write(frame)
         if self._recording is not None:
             self._record(frame)
@@ -113,7 +115,7 @@ class TapSink:
         self.recording = str(path)
         try:
             number = self._swap(sink, wait_seconds)
-        except MediaError:
+        except BaseException:  # the end of the stream, CancelledError, as well
             self.recording = None
             sink.close(commit=False)
             raise
@@ -138,6 +140,8 @@ class TapSink:
         done: Future[int] = Future()
         with self._lock:
             self._asked = (sink, done)
+            if self._ended:
+                done.cancel()
         try:
             return done.result(wait_seconds)
         except NotInTime:
@@ -157,6 +161,8 @@ class TapSink:
         shot: Future[tuple[int, np.ndarray]] = Future()
         with self._lock:
             self._shots.append(shot)
+            if self._ended:
+                shot.cancel()
         try:
             number, rgb = shot.result(wait_seconds)
         except NotInTime:
@@ -180,6 +186,7 @@ class TapSink:
     def end(self) -> None:
         """No picture will come any more: whoever waits for one is let go."""
         with self._lock:
+            self._ended = True
             asked, self._asked = self._asked, None
             shots, self._shots = self._shots, []
         for future in [*([asked[1]] if asked else []), *shots]:
