@@ -325,6 +325,23 @@ def test_a_session_goes_on_bit_for_bit():
         engine.session(options, 96, 48).load_state((arrays, facts))
 
 
+def test_what_a_program_carries_goes_along():
+    """On a GPU the whole frame may be one program with tensors of its own; here one stands in for it."""
+    from types import SimpleNamespace
+
+    import torch
+
+    engine, options = Engine(), ModelOptions(device="cpu")
+    one, two, other = (engine.session(options, *size) for size in ((64, 48), (64, 48), (96, 48)))
+    for session, value in ((one, 5.0), (two, 0.0), (other, 0.0)):
+        session.program = SimpleNamespace(state=(torch.full((1, 1, session.width), value),))
+        session.history.valid.fill_(1.0)
+    two.load_state(one.state())
+    assert float(two.program.state[0].min()) == 5.0 and float(two.history.valid[0]) == 1.0
+    other.load_state(one.state_for(other))
+    assert float(other.program.state[0].max()) == 0.0 and float(other.history.valid[0]) == 0.0
+
+
 def _pictures(count):
     from mirage_cli.capture import TestPicture
 

@@ -27,6 +27,7 @@ def take_state(session: Session) -> State:
     """Copies of all that the next frame depends on; bf16 becomes float32, which holds it exactly."""
     tensors = {f"history.{name}": tensor for name, tensor in vars(session.history).items()}
     tensors["memory.tokens"] = session.memory.tokens
+    tensors.update(_of_program(session))
     arrays = {name: tensor.detach().float().cpu().numpy().copy() for name, tensor in tensors.items()}
     guard_arrays, guard_facts = session.guard.state()
     arrays.update({f"guard.{name}": array for name, array in guard_arrays.items()})
@@ -38,6 +39,12 @@ def take_state(session: Session) -> State:
         "counters": dict(session.counters),
     }
     return arrays, facts
+
+
+def _of_program(session: Session) -> dict[str, torch.Tensor]:
+    """What the engine's whole-frame program carries beside the session's own tensors, on a GPU."""
+    program = session.program
+    return {} if program is None else {f"program.{n}": t for n, t in enumerate(program.state)}
 
 
 @torch.inference_mode()
@@ -60,6 +67,11 @@ def put_state(session: Session, arrays: dict[str, np.ndarray], facts: dict[str, 
     session.set_strength(facts["strength"])
     for name, tensor in targets.items():
         tensor.copy_(torch.from_numpy(arrays[name]))
+    for name, tensor in _of_program(session).items():
+        if name in arrays and arrays[name].shape == tuple(tensor.shape):
+            tensor.copy_(torch.from_numpy(arrays[name]))
+        else:  # of another size: without it the past cannot be moved, so there is none
+            session.history.valid.zero_()
     session.memory.frames = int(facts["memory"]["frames"])
     session.memory.writes = int(facts["memory"]["writes"])
     session.guard.load_state(
