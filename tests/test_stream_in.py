@@ -377,20 +377,21 @@ def test_standard_input_that_gives_nothing(monkeypatch):
 
 
 def test_a_stopped_process_goes_on_and_blames_nobody(tmp_path):
-    """Two seconds of SIGSTOP, as under a closed lid, with a patience of one."""
+    """A second and a half of SIGSTOP, as under a closed lid, with a patience of one."""
     program = [sys.executable, str(Path(__file__).with_name("cli_fakes.py")), "live", "--input", "test"]
     done = subprocess.Popen(
-        [*program, "-p", "night", "--no-window", "--size", "64x48", "--fps", "50", "--frames", "70",
-         "--timeout", "1", "--json"],
+        [*program, "-p", "night", "--no-window", "--size", "64x48", "--fps", "50", "--frames", "60",
+         "--timeout", "1", "--json", "-o", str(tmp_path / "o.mkv")],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    time.sleep(1.2)
+    senders.wait_for((tmp_path / "o.mkv.part").exists, 30.0)  # the run begins
+    time.sleep(0.3)
     done.send_signal(signal.SIGSTOP)
-    time.sleep(2.0)
+    time.sleep(1.6)
     done.send_signal(signal.SIGCONT)
     out, err = done.communicate(timeout=20)
     document = json.loads(out)
     assert done.returncode == 0, err
-    assert document["frames"] == 70 and document["seconds"] > 2.5
-    # Nothing is caught up: were the missed 100 frames given at once, most would have been dropped.
+    assert document["frames"] == 60 and document["seconds"] > 1.5
+    # Nothing is caught up: were the missed 75 frames given at once, most would have been dropped.
     assert document["dropped"] < 20 and document["latency_ms"]["end_to_end"]["p50"] < 40
