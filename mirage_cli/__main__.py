@@ -1,8 +1,25 @@
 """``python -m mirage_cli`` is ``mirage``."""
 
+import signal
 import sys
 
-from mirage_cli.cli import main
+
+def run() -> int:
+    """Import the command line and run it; Ctrl-C is no traceback, however early or late it comes."""
+    listens = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if listens:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing to clean up yet
+    from mirage_cli.cli import main
+
+    if listens:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return main()
+    finally:
+        # All is written and said; Python only takes its leave.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run())

@@ -25,13 +25,15 @@ from mirage_cli.cli_terminal import (
     INTERRUPTED,
     fail,
     finish,
+    guard_streams,
+    lost_stdout,
     make_ui,
     print_json,
     print_rich,
     say,
 )
 from mirage_cli.config import BenchConfig, LiveConfig, TransformConfig
-from mirage_cli.errors import Interrupted, MirageError, UsageProblem
+from mirage_cli.errors import Interrupted, MediaError, MirageError, UsageProblem
 
 _begun_seconds = time.perf_counter()
 
@@ -127,7 +129,7 @@ def transform(**values: Any) -> int:
 
     with StopSwitch().signals() as stop, ui:
         document = job.run(config, ui, stop=stop, begun_seconds=_begun_seconds)
-    return finish(document, ui, as_json)
+        return finish(document, ui, as_json)  # a signal that comes now changes nothing
 
 
 @cli.command(cls=SectionCommand)
@@ -196,7 +198,7 @@ def live(**values: Any) -> int:
 
     with StopSwitch().signals() as stop, ui:
         document = job.run(config, ui, stop=stop, begun_seconds=_begun_seconds)
-    return finish(document, ui, as_json)
+        return finish(document, ui, as_json)  # a signal that comes now changes nothing
 
 
 @cli.command(cls=SectionCommand)
@@ -348,6 +350,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
     as_json = "--json" in arguments
+    guard_streams()
     try:
         code = cli.main(args=arguments, prog_name="mirage", standalone_mode=False)
         sys.stdout.flush()
@@ -369,13 +372,13 @@ def main(arguments: list[str] | None = None) -> int:
             traceback.print_exc()
         say("interrupted: nothing was written")
         return INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output went away; Python would complain again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 3
     except MemoryError:
         return fail("not enough memory", "Use a smaller --size.", 1, as_json)
     except Exception as error:  # noqa: BLE001  the last resort: a fault of mirage itself
+        if isinstance(error, OSError) and (reason := lost_stdout(error)) is not None:
+            if reason:
+                say(f"error: standard output cannot be written: {reason}", red=True)
+            return MediaError.exit_code
         if debug:
             traceback.print_exc()
         text = (str(error).strip().splitlines() or [""])[0]

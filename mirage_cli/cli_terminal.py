@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -10,7 +11,7 @@ from typing import Any
 
 import click
 
-from mirage_cli.errors import Interrupted, UsageProblem
+from mirage_cli.errors import Interrupted, UsageProblem, plain_text
 
 PIPE = "-"
 INTERRUPTED = Interrupted.exit_code
@@ -50,6 +51,7 @@ class TerminalUi:
             self._line(f"warning: {text}", "yellow")
 
     def _line(self, text: str, style: str = "") -> None:
+        text = plain_text(text)
         if self._live is not None:
             self._live.console.print(text, style=style, markup=False, highlight=False)
         else:
@@ -94,7 +96,7 @@ class TerminalUi:
     def confirm_overwrite(self, path: str) -> bool:
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
             return False
-        return click.confirm(f"{path} exists. Replace it?", default=False, err=True)
+        return click.confirm(f"{plain_text(path)} exists. Replace it?", default=False, err=True)
 
 
 def make_ui(values: dict[str, Any]) -> TerminalUi:
@@ -153,7 +155,7 @@ def summary(document: dict[str, Any]) -> str:
     if model:
         speed += f"; a frame in the model: p50 {model['p50']:.1f} ms, p95 {model['p95']:.1f} ms"
     written = document["output"]
-    return f"{f'wrote {written}: ' if written else ''}{speed}"
+    return f"{f'wrote {plain_text(str(written))}: ' if written else ''}{speed}"
 
 
 def print_json(document: dict[str, Any]) -> None:
@@ -167,21 +169,62 @@ def print_rich(renderable: Any) -> None:
     Console(highlight=False, width=width).print(renderable)
 
 
+def guard_streams() -> None:
+    """Make standard input, output and error safe to use whatever mirage was started with.
+
+    A stream that was closed (``>&-``) is opened on nothing: else the next file or pipe would get its
+    number, and be written to by whoever prints. What an encoding does not hold is printed escaped.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number: this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, ValueError):
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+
+
+def lost_stdout(error: OSError) -> str | None:
+    """Why standard output takes nothing any more; None where ``error`` has another cause.
+
+    "" where its reader went away, which needs no word. From here on standard output leads nowhere:
+    Python would complain once more when it flushes at its end.
+    """
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    writer = place.tb_frame.f_globals.get("__name__", "") if place is not None else ""
+    # What is printed on standard error is let go in ``say``, so that these printed a result.
+    printed = writer.partition(".")[0] in ("click", "rich") or writer == "mirage_cli.cli"
+    if not (printed or isinstance(error, BrokenPipeError)):
+        return None
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return "" if isinstance(error, BrokenPipeError) else (error.strerror or str(error))
+
+
 def say(text: str, red: bool = False, yellow: bool = False) -> None:
     """A line on standard error, coloured only on a terminal that wants colour."""
     colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     if colour and (red or yellow):
         text = click.style(text, fg="red" if red else "yellow")
-    click.echo(text, err=True, color=colour or None)
+    with contextlib.suppress(OSError):  # nobody reads it: no reason to spoil the work
+        click.echo(text, err=True, color=colour or None)
 
 
 def fail(message: str, remedy: str, code: int, as_json: bool) -> int:
     head, _, rest = message.partition("\n")
-    say(f"error: {head}", red=True)
+    say(f"error: {plain_text(head)}", red=True)
     for line in rest.splitlines():
-        say(f"  {line}")
+        say(f"  {plain_text(line)}")
     if remedy:
-        say(f"  {remedy}")
+        say(f"  {plain_text(remedy)}")
     if as_json:
-        print_json({"error": {"message": message, "remedy": remedy, "exit_code": code}})
+        try:
+            print_json({"error": {"message": message, "remedy": remedy, "exit_code": code}})
+        except OSError as error:
+            lost_stdout(error)
     return code

@@ -9,6 +9,24 @@ Exit codes: 0 done, 1 failure, 2 usage, 3 input or output, 4 model, 5 GPU, 130 i
 
 from __future__ import annotations
 
+import unicodedata
+
+_UNPRINTABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})  # control, lone surrogates, line separators
+
+
+def plain_text(text: str) -> str:
+    """One line that a terminal can show whatever its characters: file names hold any but NUL.
+
+    Line breaks, escape sequences and bytes that are no UTF-8 are written as Python writes them.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        char.encode("unicode_escape").decode("ascii")
+        if unicodedata.category(char) in _UNPRINTABLE else char
+        for char in text
+    )
+
 
 class MirageError(Exception):
     """Base of all errors shown to the user without a traceback.

@@ -14,6 +14,7 @@ import re
 import shutil
 import signal
 import subprocess
+import tempfile
 import threading
 from collections import deque
 from dataclasses import dataclass
@@ -148,6 +149,36 @@ def filter_names(tool: FfmpegTool) -> frozenset[str]:
 def file_url(path: str | os.PathLike[str]) -> str:
     """The path as ffmpeg reads it whatever its characters: dashes, colons, quotes, unicode."""
     return "file:" + os.fspath(path)
+
+
+class NameAlias:
+    """A link to a file whose own name ffmpeg would misread, in a temporary folder.
+
+    ``%03d`` in the name of a picture stands for numbers, and a name that is no UTF-8 cannot be put
+    into a command here. The link keeps the suffix, by which ffmpeg knows some formats.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="mirage-name-")
+        suffix = os.path.splitext(path)[1]
+        self.path = os.path.join(self._folder.name, "input" + (suffix if suffix.isascii() else ""))
+        os.symlink(os.path.abspath(path), self.path)
+
+    @staticmethod
+    def needed(path: str) -> bool:
+        return re.search(r"%\d*d", path) is not None or not is_utf8(path)
+
+    def remove(self) -> None:
+        self._folder.cleanup()
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a file name can be written as text: on Linux it may hold any bytes."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def is_url(name: str) -> bool:

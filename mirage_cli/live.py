@@ -94,6 +94,7 @@ def run(
         read = read_prompts(prompts, engine, config.model, ui)
         session = engine.session(config.model, *size)
         styler = Styler(session, track_of(read, config.blend_seconds), Meter(), size)
+        stop.graceful = True  # from here on there is a file to finish
         sink = _open_sinks(config, source, shown, window, ui, styler.number_of)
         live = _Live(config, ui, source, sink, window, styler, engine, stop, clock, begun, doors, read[0].prompt.text)
         live.prompts = [item.document() for item in read]
@@ -208,7 +209,6 @@ class _Live:
                 clock=self.clock,
             )
         finally:
-            self.stop.graceful = False
             self.keys.stop()
             self.steering.close()
             self._tell_applied()

@@ -6,6 +6,7 @@ import contextlib
 import math
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -17,7 +18,7 @@ import numpy as np
 
 from mirage_cli.capture import ResizedSource
 from mirage_cli.config import MAX_SIDE, MIN_SIDE, ModelOptions, Size
-from mirage_cli.errors import GpuError, MirageError
+from mirage_cli.errors import GpuError, MirageError, plain_text
 from mirage_cli.frames import Frame, FrameSink, FrameSource
 from mirage_cli.loading import Engine as Engine
 from mirage_cli.measure import Meter, PeakMemory, Stats, exact_percentile
@@ -323,14 +324,18 @@ def account(
 class StopSwitch:
     """Ends a run: by Ctrl-C or SIGTERM, by q, by a closed window, or when its time is up.
 
-    While ``graceful`` is set (frames are flowing) the first signal asks the run to finish its file;
-    at any other time, and at the second signal, it is a KeyboardInterrupt.
+    While ``graceful`` is set (there is a file to finish) the first signal asks the run to finish it;
+    at any other time, and at the second signal, it is a KeyboardInterrupt. A closing terminal may send
+    several signals at once, so a second SIGHUP, and any signal within ``TOGETHER_SECONDS``, is none.
     """
+
+    TOGETHER_SECONDS = 0.2
 
     def __init__(self) -> None:
         self.event = threading.Event()
         self.reason = ""
         self.graceful = False
+        self._first_signal: float | None = None
 
     def stop(self, reason: str) -> None:
         """Ask the run to end; the first reason stands."""
@@ -348,9 +353,12 @@ class StopSwitch:
         """Take SIGINT, SIGTERM and SIGHUP while in the block (main thread only)."""
 
         def received(number: int, _frame: Any) -> None:
-            first = not self.event.is_set()
-            self.stop(signal.Signals(number).name)
-            if not (self.graceful and first):
+            now = time.monotonic()
+            first, self._first_signal = self._first_signal, self._first_signal or now
+            name = signal.Signals(number).name
+            self.stop(name)
+            insists = first is not None and now - first > self.TOGETHER_SECONDS
+            if not self.graceful or (insists and name != "SIGHUP"):
                 raise KeyboardInterrupt
 
         old = {}
@@ -387,9 +395,9 @@ def stats_of(
         left = max(0, frames_total - meter.frames_out) / fps_out
     return Stats(
         command=command,
-        source=source,
-        target=target,
-        prompt=prompt,
+        source=plain_text(source),
+        target=plain_text(target),
+        prompt=plain_text(prompt),
         looks=dict(styler.looks or styler.track.at(0.0)),
         size=styler.size,
         model=str(about.get("model", "")),

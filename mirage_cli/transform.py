@@ -92,7 +92,11 @@ def run(
             target = default_output(config.input, read[0].match.look)
             check_output(config.input, target, config.overwrite, ui)
             check_unfinished(config, target)
+        stop.graceful = True  # a signal while the file is made must not leave it behind
         sink = open_sink(config, target, source, size, ui.warn)  # before the model: its errors come fast
+        stop.graceful = False
+        if stop.event.is_set():
+            raise Interrupted("interrupted before the first frame: nothing was written")
         session = engine.session(config.model, *size)
         styler = Styler(session, track_of(read, config.blend_seconds), Meter(), size)
         job = _Job(config, ui, source, sink, styler, read, target, input_size, stop, clock, begun)
@@ -198,21 +202,18 @@ class _Job:
     def flow(self) -> None:
         self.flow_begin = self.clock()
         self.stop.graceful = True
-        try:
-            run_pipeline(
-                self.source,
-                self._step,
-                self.sink,
-                meter=self.styler.meter,
-                stop=self.stop.event,
-                compose=side_by_side if self.config.compare else None,
-                tick=self._tick,
-                timeout_seconds=self._timeout_seconds,
-                names=(self.config.input, self.target),
-                clock=self.clock,
-            )
-        finally:
-            self.stop.graceful = False
+        run_pipeline(
+            self.source,
+            self._step,
+            self.sink,
+            meter=self.styler.meter,
+            stop=self.stop.event,
+            compose=side_by_side if self.config.compare else None,
+            tick=self._tick,
+            timeout_seconds=self._timeout_seconds,
+            names=(self.config.input, self.target),
+            clock=self.clock,
+        )
 
     def _tick(self) -> None:
         now = self.clock()

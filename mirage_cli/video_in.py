@@ -20,10 +20,11 @@ from pathlib import Path
 import numpy as np
 
 from mirage_cli.decode_command import NUT_SHIFT_SECONDS, decode_arguments
-from mirage_cli.errors import MediaError, UsageProblem
+from mirage_cli.errors import MediaError, UsageProblem, plain_text
 from mirage_cli.ffmpeg_tools import (
     FfmpegProcess,
     FfmpegTool,
+    NameAlias,
     file_url,
     find_ffmpeg,
     is_url,
@@ -65,6 +66,7 @@ class FileSource:
         sound_url: from where sound, subtitles and tags can be copied, as ffmpeg reads it; None
             where they cannot be read again.
         path: the local file, None for pipes and URLs.
+        alias: stands for ``path`` in commands, where its name needs it.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class FileSource:
         self.probe = probe
         self.start_seconds, self.duration_seconds = start_seconds, duration_seconds
         self._feed, self._sound_folder = feed, sound_folder
+        self.alias: NameAlias | None = None
         self._begun = self._closed = False
 
     def __iter__(self) -> Iterator[Frame]:
@@ -154,6 +157,8 @@ class FileSource:
             self._feed.close()
         if self._sound_folder is not None:
             self._sound_folder.cleanup()
+        if self.alias is not None:
+            self.alias.remove()
 
     def __del__(self) -> None:
         if hasattr(self, "_closed"):
@@ -237,6 +242,7 @@ def open_file(
     _check_request(size, start_seconds, duration_seconds, fps)
     tool = tool or find_ffmpeg()
     feed: StdinFeed | None = None
+    alias: NameAlias | None = None
     shown, path = name, None
     if name == "-":
         feed, shown = StdinFeed(sys.stdin.fileno()), "standard input"
@@ -244,20 +250,25 @@ def open_file(
     elif is_url(name):
         url = name
     elif _is_fifo(name):
-        feed, shown = StdinFeed(os.open(name, os.O_RDONLY), owned=True), Path(name).name
+        feed, shown = StdinFeed(os.open(name, os.O_RDONLY), owned=True), plain_text(Path(name).name)
         url = file_url(feed.spool_path) if feed.spool_path else "pipe:0"
     else:
         path = check_local_file(name)
-        url, shown = file_url(path), Path(name).name or name
+        alias = NameAlias(path) if NameAlias.needed(path) else None
+        url, shown = file_url(alias.path if alias else path), plain_text(Path(name).name or name)
     try:
-        return _open(
+        source = _open(
             tool, url, shown, path, feed, size, start_seconds, duration_seconds, fps,
             threads or default_threads(), keep_sound,
         )
     except BaseException:
         if feed is not None:
             feed.close()
+        if alias is not None:
+            alias.remove()
         raise
+    source.alias = alias
+    return source
 
 
 def _is_fifo(name: str) -> bool:

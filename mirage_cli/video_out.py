@@ -22,13 +22,14 @@ from typing import Any, NamedTuple
 
 import ffmpeg
 
-from mirage_cli.errors import MediaError, UsageProblem
+from mirage_cli.errors import MediaError, UsageProblem, plain_text
 from mirage_cli.ffmpeg_tools import (
     FfmpegProcess,
     FfmpegTool,
     file_url,
     find_ffmpeg,
     is_url,
+    is_utf8,
     rational_rate,
 )
 from mirage_cli.frames import Frame, StreamInfo
@@ -73,7 +74,7 @@ class FileSink:
         shown: str | None = None,
     ) -> None:
         self.target, self.warnings, self.frames_written = target, warnings, 0
-        self._shown = shown or target
+        self._shown = "standard output" if target == "-" else plain_text(shown or target)
         self._tool, self._info, self._container = tool, info, container
         self._sound, self._source = sound, source
         self._rate = rational_rate(info.fps)
@@ -278,11 +279,11 @@ class FileSink:
     def _explain(self, message: str) -> MediaError:
         for line in (*self._process.messages(), message):
             if "No space left on device" in line:
-                where = self._final.parent if self._final else self.target
+                where = f"in {self._final.parent}" if self._final else "there"
                 return MediaError(
                     f"the disk is full: {self._shown} could not be written "
                     "(No space left on device)",
-                    f"free some space in {where}, or write elsewhere with -o",
+                    f"free some space {where}, or write elsewhere with -o",
                 )
         if self.target == "-" and ("Broken pipe" in message or "EPIPE" in message):
             return MediaError("the program that reads the output has ended (Broken pipe)", "")
@@ -460,6 +461,8 @@ def check_target(target: str, read_from: str | None, may_replace: Callable[[], b
     if target == "-" or is_url(target):
         return
     path = Path(target)
+    if not is_utf8(target):
+        raise MediaError(f"output {target!r} is no UTF-8 text", "give the output a plainer name")
     try:
         if path.is_dir():
             raise MediaError(f"output {target!r} is a folder", f"name a file: {path / 'out.mp4'}")
