@@ -158,9 +158,26 @@ def _read_config(ctx: click.Context, _param: click.Parameter, path: str | None) 
     mine = names.get(ctx.info_name or "", {})
     defaults = dict(ctx.default_map or {})
     for flag, value in values.get(ctx.info_name or "", {}).items():
-        several = mine[flag].multiple and not isinstance(value, list)
-        defaults[mine[flag].name or flag] = [value] if several else value
+        defaults[mine[flag].name or flag] = _as_typed(path, flag, mine[flag], value)
     ctx.default_map = defaults
+
+
+def _as_typed(path: str, flag: str, param: click.Option, value: Any) -> Any:
+    """A value of a file as the command line would give it: text, which the flag's type then reads.
+
+    Raises:
+        UsageProblem: a list where one value is wanted, or a table inside a list.
+    """
+    values = value if isinstance(value, list) else [value]
+    nested = any(isinstance(item, (list, dict)) for item in values)
+    if nested or (isinstance(value, list) and not param.multiple):
+        raise UsageProblem(
+            f"config file {path!r}: {flag} is {str(value)[:60]!r}, which --{flag.replace('_', '-')} "
+            f"cannot be", f"One value, as in: {flag} = ..., or for --prompt a list of texts.",
+        )  # fmt: skip
+    if param.is_flag and isinstance(value, bool):
+        return value
+    return [str(item) for item in values] if param.multiple else str(value)
 
 
 def _flag_names(command: click.Command) -> dict[str, click.Option]:

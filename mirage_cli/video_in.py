@@ -44,6 +44,7 @@ from mirage_cli.nut_pipe import NutError, NutReader
 from mirage_cli.stdin_feed import StdinFeed
 
 MAX_SIDE = 16384
+MAX_PIXELS = 1 << 27  # 400 MB as RGB; 16K video has as many
 # ffmpeg's muxer turns a time that jumps back into the last one plus a tick of 1 us.
 STALL_SECONDS = 1e-5
 
@@ -373,7 +374,7 @@ def require_video(probe: MediaProbe, name: str) -> VideoTrack:
     """The picture track.
 
     Raises:
-        MediaError: there is none, or what ffmpeg takes for one is text.
+        MediaError: there is none, its frames are too large, or what ffmpeg takes for one is text.
     """
     video = probe.video
     if video is None and probe.audio_codecs:
@@ -382,6 +383,11 @@ def require_video(probe: MediaProbe, name: str) -> VideoTrack:
         )
     if video is None:
         raise MediaError(f"{name} holds no video that ffmpeg can decode", READABLE_REMEDY)
+    if video.width * video.height > MAX_PIXELS or max(video.width, video.height) > MAX_SIDE:
+        raise MediaError(
+            f"{name} has frames of {video.width}x{video.height}; allowed: {MAX_SIDE} a side and "
+            f"{MAX_PIXELS / 1e6:.0f} million pixels", "scale it down first, e.g. with ffmpeg",
+        )
     if video.codec in ("ansi", "bintext", "xbin", "idf"):
         raise MediaError(f"{name} is text, not video", READABLE_REMEDY)
     return video

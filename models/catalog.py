@@ -136,7 +136,7 @@ def read_looks(folder: Path) -> list[dict[str, Any]]:
             }
             for look in json.loads(path.read_text("utf-8"))["looks"]
         ]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(
             f"{str(path)!r} cannot be read: {type(error).__name__}: {error}",
             "Copy the model's folder again; 'mirage doctor' checks every model's files.",
@@ -263,7 +263,7 @@ def weight_summary(folder: Path) -> dict[str, int | str]:
             for side in item["shape"]:
                 count *= side
             sizes[item["dtype"]] = sizes.get(item["dtype"], 0) + count
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error) as error:
         raise ModelError(
             f"{str(path)!r} is no safetensors file: {error}",
             "Copy the file again; 'mirage doctor' checks every model's files.",
@@ -290,7 +290,7 @@ def _read_manifest(folder: Path) -> dict[str, dict[str, int | str]]:
             f"model {folder.name!r} has no {MANIFEST}, so its files cannot be checked",
             f"If you trust them: python -m mirage_cli.models.catalog {folder}",
         ) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(
             f"{str(path)!r} cannot be read: {error}",
             f"If you trust the files: python -m mirage_cli.models.catalog {folder}",

@@ -93,9 +93,34 @@ def read_config(path: Path) -> LSDConfig:
         data = json.loads((path / catalog.CONFIG).read_text(encoding="utf-8"))
         if data.get("kind") != "lsd" or data.get("format") != FORMAT:
             raise ValueError(f"kind {data.get('kind')!r}, format {data.get('format')!r}; allowed: 'lsd', {FORMAT}")
-        return LSDConfig.from_dict(data["network"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        config = LSDConfig.from_dict(data["network"])
+        _check_numbers(config)
+        return config
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"{path / catalog.CONFIG} is no config of an LSD model: {error}", remedy) from error
+
+
+# Fields of LSDConfig: (how many numbers, the least, the most). A damaged file must not take all memory.
+_SIZES = {
+    "widths": (3, 1, 2048), "encoder_blocks": (2, 0, 64), "middle_blocks": (1, 0, 64), "decoder_blocks": (2, 0, 64),
+    "look_width": (1, 1, 4096), "condition_width": (1, 1, 4096), "memory_slots": (1, 1, 256), "memory_anchors": (1, 0, 256),
+    "memory_grid": (2, 1, 64),
+}  # fmt: skip
+
+
+def _check_numbers(config: LSDConfig) -> None:
+    """ValueError where a field is not what ``LSDConfig`` says."""
+    if not (isinstance(config.looks, tuple) and config.looks and all(isinstance(look, str) for look in config.looks)):
+        raise ValueError("looks is not a list of names")
+    for name, (count, low, high) in _SIZES.items():
+        value = getattr(config, name)
+        numbers = (value,) if count == 1 else value
+        if not isinstance(numbers, tuple) or len(numbers) != count:
+            raise ValueError(f"{name} {value!r}; allowed: {count} numbers")
+        if any(type(number) is not int or not low <= number <= high for number in numbers):
+            raise ValueError(f"{name} {value!r}; allowed: {low} to {high}")
+    if type(config.keep_limit) not in (int, float) or not 0 <= config.keep_limit <= 1:
+        raise ValueError(f"keep_limit {config.keep_limit!r}; allowed: 0 to 1")
 
 
 def read_weights(file: Path, net: LSDNet) -> dict[str, Tensor]:
@@ -138,7 +163,11 @@ def load_bundle(name_or_path: str | Path = catalog.DEFAULT_MODEL, device: str = 
     where = choose_device(device)
     kind, reason = choose_dtype(dtype, where)
     config = read_config(path)
-    net = LSDNet(config)
+    try:
+        net = LSDNet(config)
+    except (RuntimeError, ValueError, ZeroDivisionError) as error:  # sizes that do not go together
+        text = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(f"{path / catalog.CONFIG} describes no network: {text}", "reinstall mirage-cli, or name another --model") from error
     net.load_state_dict(read_weights(path / catalog.WEIGHTS, net))
     try:
         net = net.eval().requires_grad_(False).to(device=where, dtype=kind, memory_format=torch.channels_last)

@@ -71,7 +71,7 @@ class PromptMatch:
 def _read_json(path: Path) -> dict:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"cannot read the looks in {path}: {error}", "reinstall mirage-cli, or run: mirage doctor") from error
 
 
@@ -146,7 +146,7 @@ class PromptReader:
             looks, digest = json.loads(about["looks"]), about["digest"]
             self._beta, self.threshold = float(about["beta"]), float(about["threshold"])
             self.identity_threshold = float(about["identity_threshold"])
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise fail(str(error) or type(error).__name__) from error
         if looks != self.ids or digest != paraphrase_digest(self.looks):
             raise fail("it was built from other looks than looks.json lists")
