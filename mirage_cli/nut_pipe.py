@@ -31,6 +31,7 @@ FLAG_HEADER_IDX, FLAG_MATCH_TIME, FLAG_CODED, FLAG_INVALID = 1024, 2048, 4096, 8
 
 PTS_SHIFT = 7  # msb_pts_shift of the streams written here
 MAX_HEADER_BYTES = 1 << 20
+MAX_SIDE = 65535
 RGB24_TAG = b"RGB\x18"
 
 
@@ -206,14 +207,15 @@ class NutReader:
         if size > 4096:
             self._cursor.bytes(4)  # checksum of the packet header
         body = _cursor_over(self._cursor.bytes(size)[:-4])
-        if startcode == MAIN:
-            self._take_main(body)
-        elif startcode == STREAM:
-            self._take_stream(body)
-        elif startcode == SYNCPOINT:
-            self._take_syncpoint(body)
-        elif startcode == INFO:
-            self._take_info(body)
+        take = {
+            MAIN: self._take_main, STREAM: self._take_stream, SYNCPOINT: self._take_syncpoint,
+            INFO: self._take_info,
+        }.get(startcode)
+        try:
+            if take is not None:
+                take(body)
+        except (ZeroDivisionError, IndexError) as error:
+            raise NutError(f"a header makes no sense ({error})") from error
         return None
 
     def _take_main(self, body: _Cursor) -> None:
@@ -268,6 +270,8 @@ class NutReader:
         body.v()  # stream flags
         body.vb()  # codec specific data
         self.width, self.height = body.v(), body.v()
+        if not (0 < self.width <= MAX_SIDE and 0 < self.height <= MAX_SIDE):
+            raise NutError(f"pictures of {self.width}x{self.height}")
         aspect = (body.v(), body.v())
         if all(aspect):
             self.sample_aspect = aspect
@@ -334,6 +338,8 @@ class NutReader:
             cursor.bytes(4)
         if flags & FLAG_SIDE_DATA:
             raise NutError("frames with side data are not read")
+        if header_idx >= len(self._elided):
+            raise NutError(f"elision header {header_idx} of {len(self._elided)}")
         self._last_pts = pts
         prefix = self._elided[header_idx] if size <= 4096 else b""
         if size != self.width * self.height * 3:

@@ -29,8 +29,8 @@ from mirage_cli.models import catalog
 from mirage_cli.nut_pipe import NutError, NutReader, NutWriter
 from mirage_cli.schedule import parse_prompts
 
-SECONDS = 0.6  # for each reader
-CLI_SECONDS = 9.0
+SECONDS = 0.4  # for each reader
+CLI_SECONDS = 6.0
 MOST_CASES = 3000
 
 
@@ -92,7 +92,7 @@ def test_tags():
         tags = parse_tags(bad_inputs.mutated(text, draw).decode("utf-8", "surrogateescape"))
         again = tags.text(draw.uniform(-5, 5), 0.0, draw.choice((None, 3.0)))
         assert isinstance(tags, FileTags) and again.startswith(b";FFMETADATA1\n")
-        assert again.count(b"\n[CHAPTER]\n") <= len(tags.chapters)
+        assert len(parse_tags(again.decode("utf-8", "surrogateescape")).chapters) <= len(tags.chapters)
 
     fuzz(3, one, ())
 

@@ -93,7 +93,7 @@ def read_looks(path: str | Path) -> list[Look]:
                  for entry in document["looks"]]
         if len({look.id for look in looks}) != len(looks) or not looks:
             raise ValueError("look ids are missing or repeated")
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ModelError(f"{path} is not a list of looks: {error}", "reinstall mirage-cli, or run: mirage doctor") from error
     return looks
 
