@@ -15,8 +15,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from mirage_cli.errors import MediaError
-from mirage_cli.ffmpeg_tools import file_url, pick_message, run_ffmpeg
+from mirage_cli.errors import MediaError, plain_text
+from mirage_cli.ffmpeg_tools import NameAlias, file_url, pick_message, run_ffmpeg
 from mirage_cli.frames import Frame
 from mirage_cli.job_folder import JobFolder, Piece, State
 from mirage_cli.output_formats import Container
@@ -187,8 +187,16 @@ class JobSink:
             piece.close(commit=True)
             pieces.append(Piece(piece.name, piece.frames_written, self._piece_tick))
         if not pieces:
-            raise MediaError(f"no frame was written to {self.target}", "check the input")
-        listed = self._list(pieces)
+            raise MediaError(f"no frame was written to {plain_text(self.target)}", "check the input")
+        # By another name: ffmpeg takes a ? or # in the list's own place for a part of an address.
+        alias = NameAlias(str(self.folder.path))
+        try:
+            self._join(Path(alias.path) / self._list(pieces).name)
+        finally:
+            alias.remove()
+
+    def _join(self, listed: Path) -> None:
+        """Writes the output from the list of its pieces, with sound, subtitles and tags."""
         whole = self.folder.path / f"whole{os.path.splitext(self.target)[1]}"
         plan = None if self._sound is None else self._sound.later(self._first_pts)
         if plan is not None:
@@ -246,10 +254,10 @@ class JobSink:
     def _explain(self, message: str) -> MediaError:
         if "No space left" in message:
             return MediaError(
-                f"the disk is full: {self.target} could not be written (No space left on device)",
+                f"the disk is full: {plain_text(self.target)} could not be written (No space left on device)",
                 f"free some space in {Path(os.path.realpath(self.target)).parent}",
             )
         return MediaError(
-            f"ffmpeg could not write {self.target}: {message}",
+            f"ffmpeg could not write {plain_text(self.target)}: {message}",
             "try another --codec or output format, or --debug for ffmpeg's own words",
         )

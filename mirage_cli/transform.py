@@ -71,6 +71,7 @@ def run(
     """
     engine, stop = engine or Engine(), stop or StopSwitch()
     begun = clock() if begun_seconds is None else begun_seconds
+    stop.graceful = False  # it may have served another job
     prompts = parse_prompts(config.prompts)
     target = config.output
     if target is None and (config.input == PIPE or is_url(config.input)):

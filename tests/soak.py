@@ -209,6 +209,7 @@ def soak(
     warmup = min(60.0, seconds / 4) if warmup is None else warmup
     from mirage_cli.machine import commit, hardware
 
+    about = {"version": __version__, "commit": commit(), "machine": hardware(on_gpu=False)}
     memory: list[tuple[float, float, float]] = []
     over, load = threading.Event(), os.getloadavg()[0]
     begin = flows = time.monotonic()
@@ -250,7 +251,7 @@ def soak(
     return {
         "mode": "live" if live else "lossless", "seconds": round(time.monotonic() - begin, 1),
         "size": list(size), "fps": fps, "prompt": PROMPT, "warmup_seconds": warmup,
-        "version": __version__, "commit": commit(), "machine": hardware(on_gpu=False),
+        **about,
         "load_average_before_and_after": [round(load, 1), round(os.getloadavg()[0], 1)],
         "memory_mb": {"first_quarter_median": round(first, 1), "last_quarter_median": round(last, 1),
                       "change_percent": round(100 * growth, 2), "max": round(max(taken for _, taken, _ in memory), 1),

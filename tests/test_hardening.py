@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import pkgutil
 import random
 import signal
 import subprocess
@@ -43,7 +44,7 @@ def fakes(monkeypatch):
 NAMES = [
     "a b.mp4", "it's \"so\".mp4", "-i.mp4", "--output.mp4", "$(touch hacked).mp4", "`touch hacked`.mp4",
     "a;touch hacked;.mp4", "a|touch hacked.mp4", "a\nb.mp4", "tab\there.mp4", "100%.mp4", "%03d.mp4",
-    "a%%b.mp4", "*?[a].mp4", "file:a.mp4", "pipe:0.mp4", "concat:a|b.mp4", "http:.mp4", "data:,x.mp4",
+    "a%%b.mp4", "*?[a].mp4", "#1?x=2.mp4", "file:a.mp4", "pipe:0.mp4", "concat:a|b.mp4", "http:.mp4", "data:,x.mp4",
     "subfile,,start,0,end,9,,:a.mp4", "\x1b[31mred.mp4", "фильм 影 🎬.mp4", "a\u202eb.mp4", "~.mp4",
     "a,b=c:d'e\\f.mp4", " .mp4", "n" * 200 + ".mp4",
 ]  # fmt: skip
@@ -186,9 +187,8 @@ def test_no_room_for_the_output(clip, tmp_path):
 
 def interrupted_in(monkeypatch, target: str, clip: Path, out: Path, before: bool) -> dict:
     """A transform that gets SIGINT right before or right after ``target`` is called."""
-    module, _, name = target.rpartition(".")
-    holder = sys.modules.get(module) or getattr(sys.modules[module.rpartition(".")[0]],
-                                                module.rpartition(".")[2])
+    holder_name, _, name = target.rpartition(".")
+    holder = pkgutil.resolve_name(holder_name)
     real = getattr(holder, name)
 
     def call(*args, **kwargs):
@@ -215,7 +215,7 @@ def test_a_signal_while_the_file_is_finished_changes_nothing(monkeypatch, clip, 
 @pytest.mark.parametrize("before", [True, False])
 def test_a_signal_while_the_file_is_begun_leaves_nothing(monkeypatch, clip, tmp_path, before):
     with pytest.raises(Interrupted, match="nothing was written"):
-        interrupted_in(monkeypatch, "mirage_cli.video_out.open_output", clip, tmp_path / "o.mp4", before)
+        interrupted_in(monkeypatch, "mirage_cli.transform.open_sink", clip, tmp_path / "o.mp4", before)
     assert os.listdir(tmp_path) == []
 
 
@@ -239,7 +239,7 @@ def test_stops_at_random_moments(kind, tmp_path):
 
 UNSAFE_MODULES = {"pickle", "cPickle", "dill", "joblib", "shelve", "marshal", "cloudpickle"}
 UNSAFE_CALLS = {"torch.load", "os.system", "os.popen", "eval", "exec", "subprocess.getoutput",
-                "subprocess.getstatusoutput", "yaml.load", "np.load", "numpy.load", "pd.read_pickle"}  # fmt: skip
+                "subprocess.getstatusoutput", "yaml.load", "pd.read_pickle"}  # fmt: skip
 SOURCES = [path for folder in ("mirage_cli", "models", "kernels") for path in (ROOT / folder).rglob("*.py")]
 
 
@@ -255,18 +255,17 @@ def test_no_pickle_no_shell_no_evaluated_text(path):
         assert not names & UNSAFE_MODULES, f"{path.name}:{node.lineno}"
         if isinstance(node, ast.Call):
             called = ast.unparse(node.func)
-            allowed = called in ("np.load", "numpy.load") and any(
-                word.arg == "allow_pickle" and ast.unparse(word.value) == "False"
-                for word in node.keywords
-            )
+            given = {word.arg: ast.unparse(word.value) for word in node.keywords}
+            assert given.get("allow_pickle", "False") == "False", f"{path.name}:{node.lineno}"
+            # Weights of a published metric come as a .pt file; this reads tensors and nothing else.
+            allowed = called == "torch.load" and given.get("weights_only") == "True"
             assert called not in UNSAFE_CALLS or allowed, f"{path.name}:{node.lineno} {called}"
-            shells = [word for word in node.keywords if word.arg == "shell"]
-            assert not shells, f"{path.name}:{node.lineno} shell="
+            assert "shell" not in given, f"{path.name}:{node.lineno} shell="
 
 
 def test_the_search_for_pickle_finds_it(tmp_path):
     bad = tmp_path / "bad.py"
-    for line in ("import pickle", "from torch import load as plain", "torch.load('x')",
+    for line in ("import pickle", "np.load('x', allow_pickle=True)", "from torch import load as plain", "torch.load('x')",
                  "subprocess.run('x', shell=True)"):  # fmt: skip
         bad.write_text(line)
         with pytest.raises(AssertionError):
