@@ -58,6 +58,7 @@ def decode_arguments(
         source["V:0"], "pipe:1", f="nut", vf=",".join(filters), pix_fmt="rgb24",
         fps_mode="passthrough", enc_time_base=f"1/{TICKS_PER_SECOND}",
         output_ts_offset=NUT_SHIFT_SECONDS, avoid_negative_ts="disabled", write_index=0,
+        syncpoints="none", strict="experimental",  # of a sync point it would remember each one
         flush_packets=1, map_metadata=-1, map_chapters=-1,
         threads=1,  # in threads the rawvideo encoder holds a frame back
         **{"c:v": "rawvideo"},

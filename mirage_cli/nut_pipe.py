@@ -5,7 +5,7 @@ NUT carries any time base and costs about 40 bytes a frame, so it is used in bot
 ffmpeg writes it and ``NutReader`` reads it, ``NutWriter`` writes it and ffmpeg reads it.
 Only what a single RGB24 stream needs is here.
 
-Format: the NUT specification, version 3 (https://ffmpeg.org/~michael/nut.txt).
+Format: the NUT specification, versions 3 and 4 (https://ffmpeg.org/~michael/nut.txt).
 """
 
 from __future__ import annotations
@@ -29,6 +29,10 @@ FLAG_KEY, FLAG_CODED_PTS, FLAG_STREAM_ID, FLAG_SIZE_MSB = 1, 8, 16, 32
 FLAG_CHECKSUM, FLAG_RESERVED, FLAG_SIDE_DATA = 64, 128, 256
 FLAG_HEADER_IDX, FLAG_MATCH_TIME, FLAG_CODED, FLAG_INVALID = 1024, 2048, 4096, 8192
 
+# Version 4 knows streams that nobody seeks in: no sync points, of which ffmpeg would remember each one,
+# 100 bytes a frame for as long as the stream lasts.
+PIPE_VERSION = 4
+FLAG_PIPE = 2
 PTS_SHIFT = 7  # msb_pts_shift of the streams written here
 MAX_HEADER_BYTES = 1 << 20
 MAX_SIDE = 65535
@@ -220,8 +224,10 @@ class NutReader:
 
     def _take_main(self, body: _Cursor) -> None:
         version = body.v()
-        if version != 3:
-            raise NutError(f"version {version}, wanted 3")
+        if version not in (3, PIPE_VERSION):
+            raise NutError(f"version {version}, wanted 3 or {PIPE_VERSION}")
+        if version == PIPE_VERSION:
+            body.v()  # minor version
         body.v()  # stream count
         body.v()  # max distance
         count = body.v()
@@ -365,7 +371,7 @@ class NutReader:
 
 
 class NutWriter:
-    """Writes one RGB24 stream to a file descriptor; every frame is a sync point.
+    """Writes one RGB24 stream to a file descriptor; only its beginning is a sync point.
 
     Args:
         fd: a blocking descriptor, e.g. the writing end of a pipe.
@@ -392,11 +398,12 @@ class NutWriter:
         self._size = width * height * 3
         invalid = _v(FLAG_INVALID) + _v(6) + _s(0) + _v(1) + _v(0) + _v(0) + _v(0)
         used = FLAG_KEY | FLAG_CODED_PTS | FLAG_SIZE_MSB | FLAG_CHECKSUM
-        main = _v(3) + _v(1) + _v(65536) + _v(1) + _v(1) + _v(ticks_per_second)
+        main = _v(PIPE_VERSION) + _v(0) + _v(1) + _v(65536) + _v(1) + _v(1) + _v(ticks_per_second)
         main += invalid + _v(1)  # code 0
         main += _v(used) + _v(6) + _s(0) + _v(1) + _v(0) + _v(0) + _v(0) + _v(1)  # code 1
         main += invalid + _v(253)  # the rest; 'N' does not count
         main += _v(0)  # no elision headers
+        main += _v(FLAG_PIPE)
         stream = _v(0) + _v(0) + _vb(RGB24_TAG) + _v(0) + _v(PTS_SHIFT)
         stream += _v(ticks_per_second) + _v(0) + _v(0) + _vb(b"")
         stream += _v(width) + _v(height) + _v(sample_aspect[0]) + _v(sample_aspect[1]) + _v(0)
@@ -404,7 +411,7 @@ class NutWriter:
         info = _v(1) + _s(0) + _v(0) + _v(0) + _v(1) + _vb(b"r_frame_rate") + _s(-1) + _vb(rate)
         self._head = (
             FILE_ID + self._packet(MAIN, main) + self._packet(STREAM, stream)
-            + self._packet(INFO, info)
+            + self._packet(INFO, info) + self._packet(SYNCPOINT, _v(0) + _v(0))
         )
 
     def write(self, ticks: int, rgb: np.ndarray) -> None:
@@ -417,8 +424,7 @@ class NutWriter:
         if rgb.shape != self._shape or rgb.dtype != np.uint8:
             raise ValueError(f"frame {rgb.dtype} {rgb.shape}, the stream has uint8 {self._shape}")
         header = b"\x01" + _v(ticks + (1 << PTS_SHIFT)) + _v(self._size)
-        head = self._head + self._packet(SYNCPOINT, _v(ticks) + _v(0)) + header
-        self._head = b""
+        head, self._head = self._head + header, b""
         self._send(head + crc32_nut(header).to_bytes(4, "big"))
         self._send(memoryview(np.ascontiguousarray(rgb)).cast("B"))
 

@@ -7,6 +7,7 @@ as fit into ``CLI_SECONDS``, and each reader by itself.
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import random
 import struct
@@ -197,8 +198,11 @@ def test_the_command_line(monkeypatch):
     monkeypatch.setattr(transform, "Engine", transform.Engine)  # given back afterwards
     monkeypatch.setattr(live, "Engine", live.Engine)
     end = time.monotonic() + CLI_SECONDS
-    results = bad_inputs.run_cases(range(1000), 0, 30.0, until=lambda: time.monotonic() > end)
-    assert len(results) >= 8 and len({case["code"] for case in results}) >= 3
+    asked = itertools.count()
+    results = bad_inputs.run_cases(
+        range(1000), 0, 60.0, until=lambda: next(asked) >= 10 and time.monotonic() > end
+    )
+    assert len(results) >= 10 and len({case["code"] for case in results}) >= 3
     assert [case for case in results if case["wrong"]] == []
 
 

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soak
+
+from mirage_cli.decode_command import decode_arguments
+from mirage_cli.ffmpeg_tools import file_url, find_ffmpeg
+from mirage_cli.media_probe import probe_media
+from mirage_cli.nut_pipe import SYNCPOINT, NutWriter
+from mirage_cli.video_in import open_file
 
 HERE = Path(__file__).parent
 FAKE = [sys.executable, str(HERE / "cli_fakes.py")]
@@ -56,3 +64,23 @@ def test_it_sees_memory_that_grows():
     first, last = soak.quarters(samples, 10.0)
     assert last / first - 1 > soak.MEMORY_LIMIT
     assert np.isclose(*soak.quarters([(float(second), 200.0) for second in range(100)], 10.0))
+
+
+def test_the_pipes_to_and_from_ffmpeg_hold_one_sync_point_however_long(tmp_path):
+    """ffmpeg remembers every sync point it reads or writes: 0.8% more memory in 20 minutes, found by the soak."""
+    path = tmp_path / "s.nut"
+    with open(path, "wb") as file:
+        writer = NutWriter(file.fileno(), 16, 16, 90000, Fraction(10))
+        for number in range(200):
+            writer.write(number * 9000, soak.draw(number, 16, 16))
+    assert path.read_bytes().count(SYNCPOINT) == 1
+    with open_file(path) as source:
+        assert len([frame.index for frame in source]) == 200
+    tool, url = find_ffmpeg(), file_url(path)
+    probe = probe_media(tool, url, name="s.nut")
+    arguments = decode_arguments(
+        tool, probe, probe.video, url, size=None, start_seconds=0.0, duration_seconds=None, fps=None,
+        threads=1, warnings=[], sound_to=None,
+    )
+    done = subprocess.run([tool.path, "-v", "error", *arguments], capture_output=True, check=True)
+    assert done.stdout.count(SYNCPOINT) == 1 and len(done.stdout) > 200 * 16 * 16 * 3
