@@ -159,6 +159,11 @@ def open_job(target: str, request: dict[str, Any], resume: bool) -> JobFolder:
         if path.is_file():
             path.unlink()  # of an output that is not made in pieces
         path.mkdir(exist_ok=True)
+        if not (path / "lock").exists() and any(path.iterdir()):
+            raise MediaError(
+                f"{path} is a folder with other things in it, and the job needs that name",
+                "Rename it, or give -o another name.",
+            )
         lock = _take_lock(path)
     except OSError as problem:
         raise MediaError(

@@ -125,6 +125,10 @@ class JobSink:
         try:
             if commit:
                 self._finish()
+        except BaseException:
+            for half in self.folder.path.glob("whole*"):  # the room may be what was missing
+                half.unlink(missing_ok=True)
+            raise
         finally:
             if self._piece is not None:
                 self._piece.close(commit=False)

@@ -156,6 +156,31 @@ def test_a_damaged_job_is_said_to_be(clip, tmp_path):
         do(config(clip, out, resume=True))
 
 
+def test_a_folder_of_the_user_is_left_alone(clip, tmp_path):
+    mine = tmp_path / "out.mp4.part"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("two years of work")
+    with pytest.raises(MediaError, match="folder with other things in it"):
+        do(config(clip, tmp_path / "out.mp4", overwrite=True))
+    assert (mine / "thesis.txt").read_text() == "two years of work"
+
+
+def test_a_disk_that_fills_while_the_pieces_are_joined(clip, small_disk):  # noqa: F811
+    """They fit once, not twice; what is done is kept, and the half-joined file is not."""
+    folder = small_disk(1_600_000)
+    source = folder.parent / "noise.mkv"
+    media.ffmpeg("-f", "lavfi", "-i", "testsrc2=s=96x64:r=30:d=2,noise=alls=90:allf=t", "-c:v",
+                 "ffv1", source)  # fmt: skip
+    out = folder / "out.mkv"
+    with pytest.raises(MediaError, match="the disk is full") as caught:
+        do(config(source, out, codec="ffv1"))
+    assert "60 frames are kept" in caught.value.remedy and not out.exists()
+    assert not list(job_path(out).glob("whole*"))
+    subprocess.run(["mount", "-o", "remount,size=20000000", folder], check=True)
+    document, _ = do(config(source, out, codec="ffv1", resume=True))
+    assert document["frames"] == 0 and media.probe(out).frames == 60
+
+
 def test_two_at_once_do_not_write_the_same_output(clip, tmp_path):
     out = tmp_path / "out.mp4"
     tried: list[str] = []
