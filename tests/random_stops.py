@@ -6,7 +6,7 @@ Each run is a process of its own, ``mirage`` as it is installed, with the shippe
 size; signal, moment and kind of run are drawn from the seed. Prints one JSON document; ends with 1
 when a run broke a rule:
 
-* it ends within 30 seconds, without a traceback;
+* it ends within 90 seconds (a busy machine), without a traceback;
 * an output under its final name decodes without an error, with as many frames as the run says;
 * there is no other file: nothing half written under any name.
 """
@@ -29,7 +29,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 import media  # noqa: E402
 
-LIMIT_SECONDS = 30.0
+LIMIT_SECONDS = 90.0
 MIRAGE = (sys.executable, "-m", "mirage_cli")
 SMALL = ("--size", "96x64", "--json", "--device", "cpu")
 
@@ -42,13 +42,13 @@ def kinds(clip: Path, film: Path, out: Path) -> dict[str, list[str]]:
         "film with subtitles to mkv": ["transform", str(film), *look, f"{out}.mkv"],
         "file to webm": ["transform", str(clip), *look, f"{out}.webm"],
         "file to gif": ["transform", str(clip), *look, f"{out}.gif"],
-        "live to mp4": ["live", "--input", "test", "--duration", "6", *look, f"{out}.mp4"],
+        "live to mp4": ["live", "--input", "test", "--duration", "4", *look, f"{out}.mp4"],
     }
 
 
 def make_clips(folder: Path) -> tuple[Path, Path]:
-    """Twelve seconds with sound, and the same with subtitles and a title."""
-    clip = media.clip(folder / "clip.mp4", seconds=12.0)
+    """Five seconds with sound, and the same with subtitles and a title."""
+    clip = media.clip(folder / "clip.mp4", seconds=5.0)
     text = folder / "s.srt"
     text.write_text("1\n00:00:00,200 --> 00:00:05,000\nHello\n", "utf-8")
     film = folder / "film.mkv"
@@ -119,6 +119,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--times", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # started with &: children would not hear it
     draw = random.Random(options.seed)
     runs: list[dict] = []
     lengths: dict[str, tuple[float, float]] = {}

@@ -21,6 +21,8 @@ import numpy as np
 import pytest
 
 from mirage_cli.config import load_config_file, parse_seconds, parse_size
+from mirage_cli.control.presets import flag_values, load_preset
+from mirage_cli.control.schema import parse_message
 from mirage_cli.errors import MirageError, ModelError
 from mirage_cli.file_tags import FileTags, parse_tags
 from mirage_cli.lsd.checkpoint import load_bundle, read_config
@@ -122,6 +124,28 @@ def test_config_files(tmp_path):
         load_config_file(file, flags)
 
     assert fuzz(5, one, (MirageError,)) > 5
+
+
+def test_presets(tmp_path):
+    whole = b'about = "soft"\nprompt = "ink wash"\nstrength = 0.5\nseed = 3\nblend_seconds = 2\n'
+    file = tmp_path / "p.toml"
+
+    def one(draw: random.Random) -> None:
+        data = bad_inputs.Maker.config(None, draw) if draw.random() < 0.4 else bad_inputs.mutated(whole, draw, whole[::-1])
+        file.write_bytes(data)
+        flag_values(load_preset(str(file)).change)
+
+    assert fuzz(8, one, (MirageError,)) > 5
+
+
+def test_control_messages():
+    whole = {"id": 1, "prompt": "ink wash", "strength": 0.5, "seed": 3, "blend": {"night": 1.0}, "pause": True}
+
+    def one(draw: random.Random) -> None:
+        text = json.dumps(bad_inputs.mutated_json(whole, draw)).encode()
+        parse_message(bad_inputs.mutated(text, draw, b"{}[]") if draw.random() < 0.4 else text)
+
+    assert fuzz(9, one, (MirageError,)) > 5
 
 
 @pytest.fixture(scope="module")
