@@ -39,6 +39,7 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 8.0
 # Enough for every codec to be known; by default ffmpeg looks at five seconds.
 ANALYZE_US = 500_000
 SLICE_SECONDS = 0.25
+SAID_SECONDS = 3.0
 _ERROR = re.compile(r"\[(?:error|fatal)\] ")
 _SCREEN = re.compile(r"screen(?::(\d+)x(\d+)(?:\+(\d+)\+(\d+))?)?")
 
@@ -211,9 +212,18 @@ class _Connection:
         return self._reader
 
     def probe(self) -> MediaProbe:
-        """What ffmpeg said of the stream."""
-        lines = [re.sub(r"^\[info\] ", "", line) for line in self.process.messages()]
-        return parse_probe("\n".join(lines).partition("\nOutput #0")[0])
+        """What ffmpeg said of the stream; nothing is known of one of which it said nothing."""
+        deadline = time.monotonic() + SAID_SECONDS
+        text = ""
+        # It is said before the first picture, but read by a thread of its own.
+        while "\nOutput #0" not in text and time.monotonic() < deadline:
+            lines = [re.sub(r"^\[info\] ", "", line) for line in self.process.messages()]
+            text = "\n".join(lines)
+            time.sleep(0.005)
+        try:
+            return parse_probe(text.partition("\nOutput #0")[0])
+        except StopIteration:
+            return MediaProbe("", None, 0.0, None, ())
 
     def frames(self, timeout_seconds: float) -> Iterator[tuple[float, np.ndarray]]:
         """(seconds, picture) until the stream ends or stalls, which ``stalled`` tells."""
