@@ -254,7 +254,7 @@ class CameraSource:
         self._clock = clock
         self._closed = threading.Event()
         self._index = index = find_camera(str(wanted))
-        _quiet_opencv()
+        quiet_opencv()
         self._camera = cv2.VideoCapture(index)
         if size is not None:
             self._camera.set(cv2.CAP_PROP_FRAME_WIDTH, size[0])
@@ -336,7 +336,7 @@ class ResizedSource:
         self.source.close()
 
 
-def _quiet_opencv() -> None:
+def quiet_opencv() -> None:
     """OpenCV writes its own warnings to stderr, across the dashboard; ours say it better."""
     try:
         cv2.setLogLevel(0)

@@ -16,7 +16,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from mirage_cli.errors import MediaError, UsageProblem
+from mirage_cli.capture import quiet_opencv
+from mirage_cli.errors import MediaError, UsageProblem, plain_text
 from mirage_cli.frames import Frame, StreamInfo
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
@@ -129,7 +130,7 @@ class ImageSource:
             have = (rgb.shape[1], rgb.shape[0])
             if have != self.own_size:
                 raise MediaError(
-                    f"{path} is {have[0]}x{have[1]}, and the first picture is "
+                    f"{plain_text(path)} is {have[0]}x{have[1]}, and the first picture is "
                     f"{self.own_size[0]}x{self.own_size[1]}", "All pictures need the same size.",
                 )  # fmt: skip
             if have != self.size:
@@ -146,14 +147,15 @@ def read_image(path: str) -> np.ndarray:
     Raises:
         MediaError: it cannot be read.
     """
+    quiet_opencv()
     try:
         data = np.fromfile(path, np.uint8)
         bgr = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
     except (OSError, cv2.error) as problem:
         reason = getattr(problem, "strerror", None) or "not a picture"
-        raise MediaError(f"{path} cannot be read: {reason}", "Check the file.") from None
+        raise MediaError(f"{plain_text(path)} cannot be read: {reason}", "Check the file.") from None
     if bgr is None:
-        raise MediaError(f"{path} is not a picture that can be read", "Take the file out or mend it.")
+        raise MediaError(f"{plain_text(path)} is not a picture that can be read", "Take the file out or mend it.")
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
 
 

@@ -73,6 +73,18 @@ def test_files_that_are_no_video(name, make, words, tmp_path, capsys, fakes):
     refused(capsys, 3, words, "transform", tmp_path / name, "-p", "night", "-o", tmp_path / "o.mp4", out=tmp_path)
 
 
+def test_a_vast_picture_takes_no_memory(tmp_path):
+    """Its header asks for 3 GB; OpenCV is told to refuse it."""
+    (tmp_path / "vast.png").write_bytes(vast_png())
+    line = "from mirage_cli.image_frames import read_image; import resource, sys\n" \
+           "try: read_image(sys.argv[1])\n" \
+           "except Exception as e: print(type(e).__name__, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    done = subprocess.run([sys.executable, "-c", line, str(tmp_path / "vast.png")], capture_output=True, text=True,
+                          env=dict(os.environ, PYTHONPATH=str(ROOT)), timeout=60)  # fmt: skip
+    kind, kilobytes = done.stdout.split()
+    assert kind == "MediaError" and int(kilobytes) < 400_000 and "WARN" not in done.stderr
+
+
 def test_a_truncated_file_is_written_as_far_as_it_decodes(tmp_path, capsys, fakes):
     source = media.truncated_clip(tmp_path / "cut.mp4")
     assert main(["transform", str(source), "-p", "night", "-o", str(tmp_path / "o.mp4")]) == 0

@@ -32,8 +32,8 @@ from mirage_cli.models import catalog
 from mirage_cli.nut_pipe import NutError, NutReader, NutWriter
 from mirage_cli.schedule import parse_prompts
 
-SECONDS = 0.4  # for each reader
-CLI_SECONDS = 6.0
+SECONDS = 0.25  # for each reader
+CLI_SECONDS = 3.0
 MOST_CASES = 3000
 
 
