@@ -31,7 +31,7 @@ class Painter:
 
     def __init__(self, paint) -> None:
         self.paint, self.number = paint, 0
-        self.counters = {"frames": 0, "cuts": 0, "guard_events": 0}
+        self.counters = {"frames": 0, "cuts": 0, "guard_events": 0, "guard_opinions": 0}
         self.report = SimpleNamespace(guard_event=None)
         self.device = torch.device("cpu")
         self.history = self.memory = SimpleNamespace(clear=lambda: setattr(self, "hidden", True))

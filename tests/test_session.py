@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save_file
 
 from mirage_cli.errors import GpuError, ModelError, UsageProblem
 from mirage_cli.lsd.checkpoint import ModelBundle, load_bundle
-from mirage_cli.lsd.guard import PATIENCE, DriftGuard
 from mirage_cli.lsd.model import LSDConfig, LSDNet
 from mirage_cli.lsd.stream import Session
 from mirage_cli.models import catalog
@@ -192,18 +191,6 @@ def test_bad_sessions(options):
 def test_ptx_without_a_gpu_fails_with_the_reason():
     with pytest.raises(GpuError):
         Session(tiny_bundle(), width=64, height=48, backend="ptx")
-
-
-def test_guard_finds_a_lasting_grey_out_and_keeps_quiet_otherwise():
-    rng = np.random.default_rng(2)
-    picture = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    grey = (picture.astype(float) * 0.1 + 115).astype(np.uint8)
-    guard = DriftGuard()
-    assert all(guard.check(picture, picture) is None for _ in range(40))
-    assert all(guard.check(p, picture) is None for p in (grey, picture, grey, picture))
-    found = [guard.check(grey, picture) for _ in range(PATIENCE)]
-    assert found[:-1] == [None] * (PATIENCE - 1) and found[-1]
-    assert all(DriftGuard(False).check(grey, picture) is None for _ in range(60))
 
 
 def test_nan_in_the_history_is_mended_at_once():

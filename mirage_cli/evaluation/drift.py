@@ -172,6 +172,7 @@ def _document(numbers: Numbers, session, before: dict, events: list[dict], frame
         "frames_asked": frames,
         "guard_events": session.counters["guard_events"] - before["guard_events"],
         "guard_event_list": events[:20],
+        "guard_opinions": session.counters["guard_opinions"] - before["guard_opinions"],
         "cuts": session.counters["cuts"] - before["cuts"],
     }
     if numbers.count >= ANCHORED + 2 * numbers.period:

@@ -15,6 +15,7 @@ captured graph.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ from mirage_cli.lsd.memory import MemoryBank
 from mirage_cli.lsd.model import FRAME_MULTIPLE, Past, Prediction, screen_channels
 from mirage_cli.lsd.sampling import MAX_STEPS, compose, sample, schedule
 from mirage_cli.lsd.state import State, fit_state, put_state, take_state
+
+_log = logging.getLogger(__name__)
 
 IDENTITY = "identity"
 SMALLEST, LARGEST = 16, 8192  # pixels a side
@@ -71,7 +74,7 @@ class Session:
         seed: of the noise; the same seed, frames and calls give the same pictures on the CPU.
         device, dtype: as given to ``load_bundle``; kept for messages, the bundle has decided.
         backend: "auto", "ptx" or "torch", see ``select_backend``.
-        guard: watch for drift and forget the past when it shows.
+        guard: watch for drift, and forget the past when it is to blame.
 
     Raises:
         UsageProblem: a value out of range; GpuError: backend or memory not to be had.
@@ -102,9 +105,9 @@ class Session:
         self.ops, self.backend_reason = select_backend(self.device, backend)
         self._strict = backend == "ptx"
         self.kernels = self.ops if self.ops.backend == "ptx" else None  # None: the network's own torch
-        self.guard = DriftGuard(guard)
+        self.guard = DriftGuard(guard, every=8 if self.device.type == "cuda" else 1)
         self.report = StepReport()
-        self.counters = {"frames": 0, "cuts": 0, "guard_events": 0}
+        self.counters = {"frames": 0, "cuts": 0, "guard_events": 0, "guard_opinions": 0}
         try:
             self._allocate(seed)
         except torch.cuda.OutOfMemoryError as error:
@@ -288,14 +291,34 @@ class Session:
             self.counters["cuts"] += 1
             self.memory.clear()
             self.guard.anchor()
-        elif event := self.guard.check(generated, rgb):
+        elif self.guard.check(generated, rgb):
+            generated = self._second_opinion(rgb, generated)
+        return generated
+
+    def _second_opinion(self, rgb: np.ndarray, generated: np.ndarray) -> np.ndarray:
+        """The frame again without a past: it takes over where the past had spoilt it, else all stays."""
+        self.counters["guard_opinions"] += 1
+        report = self.report
+        spent = report.prepare_ms, report.denoise_ms, report.compose_ms
+        kept, writes = [tensor.clone() for tensor in self.frame.state], (self.memory.frames, self.memory.writes)
+        self.history.clear()
+        self.memory.clear()
+        fresh, _, finite = self._run(rgb)
+        report.prepare_ms, report.denoise_ms, report.compose_ms = (
+            a + b for a, b in zip(spent, (report.prepare_ms, report.denoise_ms, report.compose_ms))
+        )
+        if finite and (event := self.guard.confirm(generated, fresh, rgb)):
             self._note(event)
-            self.reset()
+            return fresh
+        for tensor, value in zip(self.frame.state, kept):
+            tensor.copy_(value)
+        self.memory.frames, self.memory.writes = writes
         return generated
 
     def _note(self, event: str) -> None:
         self.report.guard_event = event
         self.counters["guard_events"] += 1
+        _log.info("drift guard at frame %d: %s; the past is forgotten", self.counters["frames"] - 1, event)
 
     def _run(self, rgb: np.ndarray) -> tuple[np.ndarray, bool, bool]:
         """One device frame: (generated, cut, finite)."""
