@@ -18,7 +18,7 @@ import torch
 from conftest import ROOT
 from mirage_cli.cli import main
 from mirage_cli.errors import MediaError, ModelError, UsageProblem
-from mirage_cli.evaluation import clips, drift, fidelity, perceptual, pictures, report, run, temporal
+from mirage_cli.evaluation import clips, drift, fidelity, perceptual, pictures, prompts, report, run, temporal
 from mirage_cli.evaluation.clips import Clip, load_clips, longest_shot
 from test_metrics import texture
 from test_session import moving, tiny_bundle
@@ -211,7 +211,14 @@ def test_temporal_tells_a_steady_look_from_a_flickering_one() -> None:
 
 
 @pytest.fixture(scope="module")
-def warps() -> fidelity.KnownWarps:
+def warps():
+    with pytest.MonkeyPatch.context() as patch:  # a quarter of the pixels
+        patch.setattr(fidelity, "WINDOW", 128)
+        patch.setattr(fidelity, "STILL_SIZE", (256, 352))
+        yield small_warps()
+
+
+def small_warps() -> fidelity.KnownWarps:
     bundle = tiny_bundle()
     bundle.net.config = type(bundle.net.config)(**{**vars(bundle.net.config), "looks": ("night", "film-noir", "identity")})
     teachers = fidelity.open_teachers(["night", "film-noir", "gauguin", "identity"], None, "lsd-small", bundle.device)
@@ -222,7 +229,7 @@ def warps() -> fidelity.KnownWarps:
 
 def test_known_warps_return_and_grade_the_teacher_itself_as_perfect(warps, monkeypatch) -> None:
     frames, targets = warps.video("film-noir")  # its vignette stays on the screen
-    assert frames.shape == targets.shape == (56, 1, 3, 256, 256)
+    assert frames.shape == targets.shape == (56, 1, 3, 128, 128)
     assert (frames[0] - frames[28]).abs().mean() > 0.05  # the camera goes away in between
     monkeypatch.setattr(warps, "_roll", lambda rounds, look, steps, history: (targets[i % 56] for i, _ in enumerate(rounds)))
     found = warps.measure("film-noir", 2)
@@ -288,6 +295,50 @@ def test_foreign_perceptual_weights_are_refused(tmp_path: Path) -> None:
             perceptual.PerceptualDistance(tmp_path / name)
     with pytest.raises(ModelError):
         perceptual.find_weights(str(tmp_path / "missing.pth"))
+
+
+# --- prompts ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def judge() -> prompts.PictureJudge:
+    """Five looks' own teachers on two pictures."""
+    teachers = fidelity.open_teachers(["night", "film-noir", "thermal", "cartoon", "charcoal"], None, "lsd-small", torch.device("cpu"))
+    sources = [texture(96, 128, seed=seed, grain=5.0) for seed in (1, 2)]
+    return prompts.PictureJudge(prompts.teacher_pictures(teachers, sources, torch.device("cpu")), sources)
+
+
+def painted_by(judge: prompts.PictureJudge, look: str) -> list[np.ndarray]:
+    """The teacher's pictures as a small network would give them: softer and a little off in tone."""
+    teachers = fidelity.open_teachers([look], None, "lsd-small", torch.device("cpu"))
+    pictures_ = prompts.teacher_pictures(teachers, judge.sources, torch.device("cpu"))[look]
+    return [np.clip(cv2.GaussianBlur(p, (0, 0), 0.7) * 0.95 + 8, 0, 255).astype(np.uint8) for p in pictures_]
+
+
+def test_pictures_are_named_by_their_statistics(judge: prompts.PictureJudge) -> None:
+    for look in judge.looks:
+        ranked = judge.judge(painted_by(judge, look))
+        assert ranked[0][0] == look and ranked[0][1] < 0.7 * ranked[1][1], ranked
+
+
+def test_prompts_are_judged_on_the_picture_not_on_the_text(judge: prompts.PictureJudge) -> None:
+    def match(text: str) -> dict[str, float]:
+        return {text.split()[0]: 1.0}
+
+    unseen = [("night", "night sky"), ("thermal", "thermal camera"), ("charcoal", "cartoon by a slip of the text")]
+
+    def paint(weights: dict[str, float]) -> list[np.ndarray]:
+        return painted_by(judge, next(iter(weights)))
+
+    good = prompts.measure_prompts(judge, paint, match, unseen)
+    assert good["by_name"] == 1.0 and good["share"] == pytest.approx(2 / 3)
+    assert good["wrong"] == [{"prompt": unseen[2][1], "look": "charcoal", "read_as": "cartoon", "picture": "cartoon"}]
+
+    def always_noir(weights: dict[str, float]) -> list[np.ndarray]:  # reads well, paints one thing
+        return painted_by(judge, "film-noir")
+
+    bad = prompts.measure_prompts(judge, always_noir, match, unseen)
+    assert bad["share"] == 0.0 and bad["by_name"] == pytest.approx(1 / 5)
 
 
 # --- the command -----------------------------------------------------------------------------------
