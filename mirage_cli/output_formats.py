@@ -68,6 +68,10 @@ _MP4_SOUND = frozenset({"aac", "mp3", "ac3", "eac3", "opus", "flac", "alac", "mp
 _PCM = frozenset({"pcm_s16le", "pcm_s24le", "pcm_s32le", "pcm_f32le", "pcm_u8", "pcm_s16be"})
 _TS_SOUND = frozenset({"aac", "mp3", "mp2", "ac3", "eac3"})
 _WEBM_CODECS = frozenset({"libvpx-vp9", "libvpx", "libsvtav1", "libaom-av1"})
+# ffmpeg writes others without a word, and nobody can read them.
+_TS_CODECS = frozenset(
+    {"libx264", "libx265", "h264_nvenc", "hevc_nvenc", "mpeg2video", "mpeg1video", "mpeg4"}
+)
 _FAST_START = {"movflags": "+faststart"}
 _MOV_TEXT = {
     "subtitles_copied": frozenset({"mov_text"}), "subtitle_encoder": "mov_text", "keeps_tags": True,
@@ -101,7 +105,9 @@ CONTAINERS: dict[str, Container] = {
         "avi", "mpeg4", frozenset({"mp3", "ac3", "mp2"}) | _PCM, "libmp3lame", {}, None, True,
         keeps_tags=True,
     ),
-    ".ts": Container("mpegts", "libx264", _TS_SOUND, "aac", picture_muxer="mp4"),
+    ".ts": Container(
+        "mpegts", "libx264", _TS_SOUND, "aac", {}, _TS_CODECS, picture_muxer="mp4"
+    ),
     ".m3u8": Container("hls", "libx264", _TS_SOUND, "aac", _HLS, in_place=True),
 }
 PIPE_CONTAINER = Container("matroska", "libx264", None, "aac")
@@ -229,6 +235,10 @@ def choose_codec(tool: FfmpegTool, container: Container, wanted: str | None) -> 
         raise UsageProblem(
             f"ffmpeg {tool.version} has no video encoder {name!r}",
             f"use one of: {', '.join(sorted({*ALIASES} | {'ffv1', 'mpeg4'}))}",
+        )
+    if name == "gif" and container.muxer != "gif":  # in another file it comes out empty
+        raise UsageProblem(
+            f"a {container.muxer} file does not hold gif", "write to .gif, or leave --codec out"
         )
     if container.only_codecs is not None and name not in container.only_codecs:
         raise UsageProblem(

@@ -280,8 +280,11 @@ def test_options_that_are_refused(tmp_path, options, words):
 def test_codec_that_the_container_refuses(tmp_path):
     with pytest.raises(UsageProblem, match="webm file does not hold libx264"):
         open_output(tmp_path / "o.webm", still_info(), codec="h264")
+    for name, codec in (("o.mp4", "gif"), ("o.avi", "gif"), ("o.ts", "prores"), ("o.ts", "ffv1")):
+        with pytest.raises(UsageProblem, match="does not hold"):
+            open_output(tmp_path / name, still_info(), codec=codec)
     with pytest.raises(MediaError, match="ffmpeg could not write"):
-        write_all(tmp_path / "o.mp4", constant(pictures(40)), still_info(), codec="gif")
+        write_all(tmp_path / "o.mp4", constant(pictures(40)), still_info(), codec="prores")
     assert os.listdir(tmp_path) == []
 
 

@@ -91,6 +91,12 @@ def read_looks(path: str | Path) -> list[Look]:
             raise ValueError(f"format {document['format']!r} is not 1")
         looks = [Look(**{key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()})
                  for entry in document["looks"]]
+        for look in looks:
+            single, several = (look.id, look.title, look.description, look.prompt), (look.names, look.train, look.held_out)
+            if not all(isinstance(text, str) for text in single) or not all(
+                isinstance(texts, tuple) and all(isinstance(text, str) for text in texts) for texts in several
+            ):
+                raise ValueError(f"look {look.id!r} holds something that is no text")
         if len({look.id for look in looks}) != len(looks) or not looks:
             raise ValueError("look ids are missing or repeated")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
