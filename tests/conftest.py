@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 # Before torch and OpenCV are imported: the tests share a small machine.
@@ -13,6 +14,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 for _name in [name for name in os.environ if name.startswith("MIRAGE_")]:
     if _name not in ("MIRAGE_FFMPEG", "MIRAGE_BENCH_JSON"):
         del os.environ[_name]
+
+# Started in the background, this process may ignore Ctrl-C; what it starts must not inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
 
