@@ -1,10 +1,10 @@
 """What each part of the model and of its training gives: rows trained alike, measured alike.
 
-    python -m mirage_cli.evaluation.ablation --data DATA --out runs/ablation [--rows full,rollouts] [--minutes 1]
+    python -m mirage_cli.evaluation.ablation --data DATA --out runs/ablation [--rows motion,rollouts] [--minutes 1]
 
 Each row is the one before it with one part more. All rows see the same stills, looks and seed for the same
 time on the same kind of GPU, from random weights, and are measured by ``KnownWarps`` with the same parts
-switched off that they were trained without. ``ablation.json`` in the output folder has a document a row.
+switched off that they were trained without. ``ablation-ROWS.json`` in the output folder has a document a row.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -35,23 +35,21 @@ class Row:
 
     Attributes:
         overrides: of the training config.
-        parts: switches of ``rolling``.
         history: False hides the past when it is measured.
         steps: numbers of sampler steps to measure besides one.
     """
 
     overrides: tuple[str, ...]
-    parts: dict[str, bool] = field(default_factory=dict)
     history: bool = True
     steps: tuple[int, ...] = ()
 
 
 ROWS: dict[str, Row] = {
-    "no-history": Row(("forcing.hidden=1.0",), {"memory": False, "motion": False}, history=False),
-    "history": Row((*NO_DAMAGE, *FORCED, *BARE, *STILL), {"memory": False, "motion": False}),
-    "augmentation": Row((*FORCED, *BARE, *STILL), {"memory": False, "motion": False}),
-    "rollouts": Row((*BARE, *STILL), {"memory": False, "motion": False}),
-    "memory": Row(STILL, {"motion": False}),
+    "no-history": Row(("forcing.hidden=1.0",), history=False),
+    "history": Row((*NO_DAMAGE, *FORCED, *BARE, *STILL)),
+    "augmentation": Row((*FORCED, *BARE, *STILL)),
+    "rollouts": Row((*BARE, *STILL)),
+    "memory": Row(STILL),
     "motion": Row((), steps=(2, 4)),
     "shortcut": Row(("loss.distil=0.3",), steps=(2, 4)),
     "texture": Row(("loss.texture=0.4",)),
@@ -80,17 +78,19 @@ def run_row(
     trainer.net.load_state_dict(trainer.mean.values)
     net = trainer.net.eval().requires_grad_(False).to(torch.float16 if trainer.device.type == "cuda" else torch.float32)
     bundle = ModelBundle(name, out, net, trainer.device, net.stem.weight.dtype, "ablation")
-    document = {"steps_trained": trainer.progress["step"], "minutes": minutes, "looks": measure(bundle, row, data, period)}
+    parts = {"memory": trainer.config.stream.memory, "motion": trainer.config.stream.motion}
+    found = measure(bundle, row, parts, data, period)
+    document = {"steps_trained": trainer.progress["step"], "minutes": minutes, "looks": found}
     keys = {key for found in document["looks"].values() for key, value in found.items() if isinstance(value, float)}
     document["mean"] = {k: float(np.mean([found[k] for found in document["looks"].values()])) for k in sorted(keys)}
     return document
 
 
-def measure(bundle: ModelBundle, row: Row, data: str, period: int = PERIOD) -> dict[str, dict]:
-    """The row's numbers by look."""
+def measure(bundle: ModelBundle, row: Row, parts: dict[str, bool], data: str, period: int = PERIOD) -> dict[str, dict]:
+    """The row's numbers by look; ``parts`` are switches of ``rolling``."""
     teachers = open_teachers(LOOKS, data, "lsd-small", bundle.device)
     warps = KnownWarps(bundle, teachers, choose_stills(data, [], 3), None, period)
-    warps.parts = row.parts
+    warps.parts = parts
     found = {}
     for look in LOOKS:
         found[look] = warps.measure(look, returns=3, history=row.history)

@@ -47,11 +47,6 @@ def _box_weight(height: int, width: int, radius: int) -> Tensor:
     return 1.0 / (count(height)[:, None] * count(width)).float()
 
 
-def _halve(x: Tensor) -> Tensor:
-    """Mean of each 2x2 block: [B, C, H, W] -> [B, C, H/2, W/2]."""
-    return F.avg_pool2d(x, 2)
-
-
 @functools.lru_cache(maxsize=8)
 def _search_vectors(device: torch.device) -> Tensor:
     """Displacements of block matching in cells, x then y, row by row: [(2 SEARCH + 1)^2, 2].

@@ -19,17 +19,12 @@ def channel_norm(x: Tensor, eps: float = 1e-5) -> Tensor:
     return F.layer_norm(x.permute(0, 2, 3, 1), (x.shape[1],), eps=eps).permute(0, 3, 1, 2)
 
 
-def film(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+def film(x: Tensor, scale: Tensor, shift: Tensor, out: Tensor | None = None) -> Tensor:
     """Feature-wise modulation, x * scale + shift (Perez et al., arXiv 1709.07871).
 
-    x [B, C, H, W]; scale and shift [B, C], the scale already around one.
+    x [B, C, H, W]; scale and shift [B, C], the scale already around one; ``out`` may be x.
     """
-    return torch.addcmul(shift[:, :, None, None], x, scale[:, :, None, None])
-
-
-def film_(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """``film`` in place."""
-    return torch.addcmul(shift[:, :, None, None], x, scale[:, :, None, None], out=x)
+    return torch.addcmul(shift[:, :, None, None], x, scale[:, :, None, None], out=out)
 
 
 def fourier_features(values: Tensor, octaves: int = 8) -> Tensor:
@@ -62,14 +57,14 @@ class ResBlock(nn.Module):
             h = ops.channel_norm_film_silu(x, scale1[0], shift1[0])
             h = ops.channel_norm_film_silu(self.conv1(h), scale2[0], shift2[0], normalise=False)
             return ops.residual_add(self.conv2(h), x)
-        if torch.is_grad_enabled():
-            h = F.silu(film(channel_norm(x), 1 + scale1, shift1))
-            h = F.silu(film(self.conv1(h), 1 + scale2, shift2))
-            return x + self.conv2(h)
-        # the same in place: at these sizes memory, not arithmetic, is what a CPU waits for
-        h = F.silu(film_(channel_norm(x), 1 + scale1, shift1), inplace=True)
-        h = F.silu(film_(self.conv1(h), 1 + scale2, shift2), inplace=True)
-        return self.conv2(h).add_(x)
+        inplace = not torch.is_grad_enabled()  # memory, not arithmetic, is what a CPU waits for
+
+        def activated(h: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+            return F.silu(film(h, 1 + scale, shift, out=h if inplace else None), inplace=inplace)
+
+        h = activated(channel_norm(x), scale1, shift1)
+        h = self.conv2(activated(self.conv1(h), scale2, shift2))
+        return h.add_(x) if inplace else h + x
 
 
 FEW_TOKENS = 4096

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mirage_cli.errors import MediaError
+from mirage_cli.lsd.consistency import warp
 
 IDENTITY = "identity"
 MOST_CHANNELS = 4
@@ -208,17 +209,13 @@ def render_clips(
     bank = render_bank([frame for clip in clips for frame in clip], looks, render, height, width, device)
     greys = [cv2.cvtColor(p.permute(1, 2, 0).cpu().numpy(), cv2.COLOR_RGB2GRAY) for p in bank.photos]
     dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    here = torch.stack((x, y), dim=-1).to(device)
-    scale = torch.tensor([2 / (width - 1), 2 / (height - 1)], device=device)
     for frame in range(len(bank)):
         if frame % length == 0:
             continue
-        flow = torch.from_numpy(dis.calc(greys[frame], greys[frame - 1], None)).to(device)
-        grid = ((here + flow) * scale - 1)[None]
+        flow = torch.from_numpy(dis.calc(greys[frame], greys[frame - 1], None)).to(device).permute(2, 0, 1)
 
-        def moved(picture: Tensor, grid: Tensor = grid) -> Tensor:
-            return F.grid_sample(picture.float(), grid.expand(len(picture), -1, -1, -1), padding_mode="border", align_corners=True)
+        def moved(pictures: Tensor, flow: Tensor = flow) -> Tensor:
+            return warp(pictures.float(), flow.expand(len(pictures), -1, -1, -1))
 
         before, now = bank.photos[frame - 1][None], bank.photos[frame][None].float()
         error = (moved(before) - now).abs().mean(dim=1, keepdim=True)
