@@ -54,3 +54,14 @@ def reader():
     from mirage_cli.lsd.text import PromptReader
 
     return PromptReader(ROOT / "models" / "lsd-small", ROOT / "models" / "text-encoder")
+
+
+@pytest.fixture
+def one_thread():
+    """torch on one thread: so small a network is several times faster than on two that wait for each other."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

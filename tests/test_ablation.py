@@ -11,6 +11,8 @@ import pytest
 from mirage_cli.evaluation import ablation
 from mirage_cli.training.config import load_config
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TINY = (
     "streams=6", "size=64", "banks=[[96,128,1.0]]", "device=cpu", "compile=false", "max_steps=2", "loss.features=0",
     'network={"widths":[16,16,64],"middle_blocks":2,"encoder_blocks":[1,1],"decoder_blocks":[1,1]}',
@@ -23,12 +25,6 @@ def test_every_row_is_a_training_config():
 
 
 def test_rows_train_and_are_measured(tmp_path, monkeypatch):
-    class NoNeural:
-        looks: list[str] = []
-
-        def __init__(self, *arguments) -> None: ...
-
-    monkeypatch.setattr("mirage_cli.training.neural_teachers.NeuralTeachers", NoNeural)
     monkeypatch.setattr(ablation, "LOOKS", ("thermal",))
     monkeypatch.setattr("mirage_cli.evaluation.fidelity.WINDOW", 64)
     monkeypatch.setattr("mirage_cli.evaluation.fidelity.STILL_SIZE", (96, 128))

@@ -18,6 +18,9 @@ from mirage_cli.training import loop
 from mirage_cli.training.config import load_config
 from mirage_cli.training.data import fit, read_manifest
 from mirage_cli.training.forcing import ForcingConfig, force
+from mirage_cli.training.state import load_streams
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 SMALL = [
     "streams=16", "stream.weak=0", "size=64", "banks=[[96,128,0.5],[80,112,0.5]]", "log_every=2", "validate=false", "loss.features=0",
@@ -44,15 +47,23 @@ def data(tmp_path) -> Path:
 
 
 @pytest.fixture
-def arguments(data, tmp_path, monkeypatch) -> list[str]:
-    """Overrides of a run without neural teachers, whose networks do not ship."""
+def film_clips(data) -> list[str]:
+    """A film in the data folder and the overrides that take clips from it."""
+    (data / "film").mkdir()
+    writer = cv2.VideoWriter(str(data / "film" / "f.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 12, (160, 120))
+    plane = cv2.resize(np.random.default_rng(7).integers(0, 256, (14, 30, 3), dtype=np.uint8), (240, 120))
+    for i in range(8):
+        writer.write(plane[:, 3 * i : 3 * i + 160])
+    writer.release()
+    (data / "film" / "shots.csv").write_text("start_frame,end_frame\n0,7\n")
+    with (data / "MANIFEST.csv").open("a", newline="") as file:
+        csv.writer(file).writerow(["film/f.mp4", "film", "train", "yes"])
+    return ["film=0", "clips=[1,0,6]", "clip_share=0.2"]
 
-    class NoNeural:
-        looks: list[str] = []
 
-        def __init__(self, *arguments) -> None: ...
-
-    monkeypatch.setattr("mirage_cli.training.neural_teachers.NeuralTeachers", NoNeural)
+@pytest.fixture
+def arguments(data, tmp_path) -> list[str]:
+    """Overrides of a run whose looks are painted by filters: style networks do not ship."""
     return [*SMALL, f"data={data}", f"run={tmp_path / 'run'}", f"looks_file={tmp_path / 'looks.json'}"]
 
 
@@ -69,6 +80,45 @@ def test_the_loss_falls_and_a_run_resumes(arguments, tmp_path):
     assert any("resumed at step 40" in line for line in said)
     last = json.loads((tmp_path / "run" / "log.0.jsonl").read_text().splitlines()[-1])
     assert last["step"] == 42 and last["loss"] < losses[0]
+
+
+def losses(run: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (run / "log.0.jsonl").read_text().splitlines()]
+
+
+def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(arguments, tmp_path, film_clips):
+    def config(name: str):
+        more = [f"run={tmp_path / name}", "minutes=0", "max_steps=9", "log_every=1", "loss.distil=0.2", "distil_every=2",
+                "stream.mean_frames=4", "checkpointing=true", *film_clips]  # fmt: skip
+        return load_config(None, [*arguments, *more])
+
+    whole = loop.Trainer(config("whole"), lambda line: None)
+    assert whole.train() and whole.progress["step"] == 9
+    asked = iter([False] * 3 + [True])
+    first = loop.Trainer(config("parts"), lambda line: None)
+    assert not first.train(stop=lambda: next(asked)) and first.progress["step"] == 4
+    said: list[str] = []
+    second = loop.Trainer(config("parts"), said.append)
+    assert second.same_streams and any("go on where they were" in line for line in said)
+    torch.testing.assert_close(second.pool.history.last, first.pool.history.last, rtol=0, atol=0)
+    assert second.train(until=6) is False
+    third = loop.Trainer(config("parts"), lambda line: None)
+    assert third.train() and not third.streams_file.exists()
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    for name, value in whole.mean.values.items():
+        assert torch.equal(third.mean.values[name], value), name
+
+
+def test_streams_of_another_step_or_another_pool_are_not_taken(arguments, tmp_path):
+    more = ["minutes=0", "max_steps=9"]
+    first = loop.Trainer(load_config(None, [*arguments, *more]), lambda line: None)
+    first.train(until=2)
+    assert loop.Trainer(load_config(None, [*arguments, *more]), lambda line: None).same_streams
+    other = loop.Trainer(load_config(None, [*arguments, *more, "streams=12"]), lambda line: None)
+    assert not other.same_streams and other.pool.history.last.shape[0] == 12
+    assert not load_streams(first.streams_file, first.pool, first.generators, 3)
+    first.streams_file.write_bytes(b"no safetensors")
+    assert not loop.Trainer(load_config(None, [*arguments, *more]), lambda line: None).same_streams
 
 
 @pytest.mark.parametrize("part", ["rollout", "memory", "motion"])
@@ -97,6 +147,8 @@ def test_bad_runs(tmp_path, arguments):
         load_config(None, ["minutes"])
     with pytest.raises(UsageProblem):
         load_config(tmp_path / "missing.toml")
+    with pytest.raises(UsageProblem, match="never end"):
+        loop.main(None, [*arguments, "minutes=0"])
     with pytest.raises(MediaError, match="MANIFEST"):
         loop.main(None, [*arguments, f"data={tmp_path}"])
 

@@ -20,6 +20,9 @@ from mirage_cli.training.loop import Trainer
 from mirage_cli.training.state import RunningMean
 
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
 def test_two_half_steps_of_a_sure_teacher_are_its_answer():
     """A teacher that always sees the same frame goes straight there: one step must say that frame."""
     frame, x = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)

@@ -22,13 +22,11 @@ from mirage_cli.evaluation.perceptual import PerceptualDistance
 from mirage_cli.lsd.checkpoint import ModelBundle
 from mirage_cli.metrics import FlowWarper, edges_kept, moved_gap
 from mirage_cli.models import catalog
-from mirage_cli.training.camera import CameraWalk, WalkConfig
-from mirage_cli.training.data import IDENTITY, load_stills, render_bank, shuffled
+from mirage_cli.training.data import IDENTITY, load_stills, shuffled
+from mirage_cli.training.known_warps import FIRST, error_summary, known_warp, ratio, rolling
 from mirage_cli.training.teachers import Teachers, filter_looks
-from mirage_cli.training.validate import known_warp, rolling
 
 PERIOD = 100
-FIRST = 5  # frames at the start and at each return that count
 STILL_SIZE = (512, 704)  # height, width; the camera's window is WINDOW pixels a side
 WINDOW = 256
 WARP_PAIRS = range(10, 34)  # neighbours whose warped error is taken
@@ -117,13 +115,8 @@ class KnownWarps:
     def video(self, look: str) -> tuple[Tensor, Tensor]:
         """Frames and targets of one round, [period, B, 3, h, w] in [-1, 1]."""
         if self._video is None or self._video[0] != look:
-            device, teachers = self.bundle.device, self.teachers.teachers
-            bank = render_bank(self.stills, [look], teachers.scene, *STILL_SIZE, device, batch=2)
-            walk = CameraWalk(
-                len(bank), (WINDOW, WINDOW), STILL_SIZE, WalkConfig(), device, torch.Generator(device).manual_seed(3)
-            )
-            number = teachers.looks.index(look)
-            self._video = look, *known_warp(bank, teachers, number, 0, walk, self.period)
+            teachers, device = self.teachers.teachers, self.bundle.device
+            self._video = look, *known_warp(teachers, look, self.stills, STILL_SIZE, WINDOW, self.period, device)
         return self._video[1:]
 
     def _roll(self, frames: Iterable[Tensor], look: str, steps: int, history: bool) -> Iterable[Tensor]:
@@ -156,27 +149,10 @@ class KnownWarps:
                 errors[-1] = errors[-1].cpu()  # let the device catch up before the clock is read
                 if clock() > deadline:
                     break
-        done = (len(errors) - FIRST) // period  # whole rounds, each with its return
         error = [float(e) for e in errors]
         alone = list(self._roll(iter(frames), look, steps, False))
         off = torch.stack([(out - target).abs().mean() for out, target in zip(alone, targets)]).tolist()
-        result = {
-            "stills": len(self.stills),
-            "returns": done,
-            "first_5": float(np.mean(error[:FIRST])),
-            "first_round": float(np.mean(error[:period])),
-            "history_off_first_5": float(np.mean(off[:FIRST])),
-            "history_off_round": float(np.mean(off)),
-        }
-        if done >= 1:
-            at = [float(np.mean(error[k * period : k * period + FIRST])) for k in range(1, done + 1)]
-            result |= {
-                "at_returns": [round(v, 5) for v in at],
-                "first_return": at[0],
-                "last_return": at[-1],
-                "last_over_first_return": _over(at[-1], at[0]),
-                "last_return_over_history_off": _over(at[-1], result["history_off_first_5"]),
-            }
+        result = {"stills": len(self.stills), **error_summary(error, off, period)}
         if len(last_round) == FIRST and returns > 1:
             apart = [(a - b).abs().mean() for a, b in zip(first_round, last_round)]
             result["return_difference"] = float(torch.stack(apart).mean())
@@ -205,8 +181,8 @@ class KnownWarps:
                 "warped_error": error["model"],
                 "warped_error_history_off": error["off"],
                 "warped_error_teacher": error["teacher"],
-                "warped_error_over_history_off": _over(error["model"], error["off"]),
-                "warped_error_over_teacher": _over(error["model"], error["teacher"]),
+                "warped_error_over_history_off": ratio(error["model"], error["off"]),
+                "warped_error_over_teacher": ratio(error["model"], error["teacher"]),
                 "edges_kept": _edges(inputs, {i: levels(kept[i]) for i in places}),
                 "edges_kept_teacher": _edges(inputs, {i: levels(targets[i]) for i in places}),
             }
@@ -233,7 +209,7 @@ class KnownWarps:
                 result[f"perceptual_{steps}"] = self._distance(out, targets, STEP_JUDGED)
         for name in ("l1", "perceptual"):
             if f"{name}_{against}" in result:
-                result[f"{name}_1_over_{against}"] = _over(result[f"{name}_1"], result[f"{name}_{against}"])
+                result[f"{name}_1_over_{against}"] = ratio(result[f"{name}_1"], result[f"{name}_{against}"])
         return result
 
 
@@ -241,11 +217,6 @@ def levels(pictures: Tensor) -> np.ndarray:
     """[B, 3, H, W] in [-1, 1] -> uint8 [B, H, W, 3] on the host."""
     shown = (pictures.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
     return shown.permute(0, 2, 3, 1).contiguous().cpu().numpy()
-
-
-def _over(one: float, other: float) -> float | None:
-    """A ratio, None where there is none."""
-    return one / other if other else None
 
 
 def _edges(inputs: dict[int, np.ndarray], shown: dict[int, np.ndarray]) -> float:

@@ -63,7 +63,7 @@ def choose_device(wanted: str) -> torch.device:
     return device
 
 
-def _cpu_has_bf16() -> bool:
+def cpu_has_bf16() -> bool:
     """Whether this CPU multiplies bf16 natively (AVX512-BF16 or AMX); without, bf16 is slower than fp32."""
     names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, name, lambda: False)() for name in names)
@@ -77,7 +77,7 @@ def choose_dtype(wanted: str, device: torch.device) -> tuple[torch.dtype, str]:
         return DTYPES[wanted], "asked for"
     if device.type == "cuda":
         return torch.float16, "auto: fp16 on CUDA"
-    if _cpu_has_bf16():
+    if cpu_has_bf16():
         return torch.bfloat16, "auto: this CPU multiplies bf16"
     return torch.float32, "auto: this CPU has no bf16 arithmetic"
 

@@ -25,6 +25,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from mirage_cli.lsd.layers import MemoryAttention, ResBlock, fourier_features
 
@@ -150,11 +151,18 @@ def _double_beside(layer: nn.Conv2d, x: Tensor, skip: Tensor, ops=None) -> Tenso
 
 
 class LSDNet(nn.Module):
-    """The denoiser. ``modulation`` once a prompt, ``forward`` once a step and frame."""
+    """The denoiser. ``modulation`` once a prompt, ``forward`` once a step and frame.
+
+    Attributes:
+        recompute: True keeps only the input of each residual block for the backward pass and computes
+            the block again there: less memory for more time (gradient checkpointing, Chen et al.,
+            arXiv 1604.06174). Without gradients it changes nothing.
+    """
 
     def __init__(self, config: LSDConfig) -> None:
         super().__init__()
         self.config = config
+        self.recompute = False
         c0, c1, c2 = config.widths
         pixels = 3 * UNSHUFFLE**2
         self.look_table = nn.Embedding(len(config.looks), config.look_width)
@@ -246,10 +254,14 @@ class LSDNet(nn.Module):
         if constant is None:
             constant = self.stem_constant(x_t, screen)
         films = iter(modulation.split([b.film_width for b in self.blocks()], dim=1))
+        again = self.recompute and torch.is_grad_enabled()
 
         def run(stage: nn.ModuleList, x: Tensor) -> Tensor:
             for block in stage:
-                x = block(x, next(films), ops)
+                if again:
+                    x = checkpoint(block, x, next(films), ops, use_reentrant=False, preserve_rng_state=False)
+                else:
+                    x = block(x, next(films), ops)
             return x
 
         pictures = torch.cat([x.to(dtype) for x in (frame, past.last, past.input_luma)], dim=1)

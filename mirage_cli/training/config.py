@@ -24,7 +24,9 @@ class TrainConfig:
 
     Attributes:
         data: the data folder; run: where checkpoints and the log go; looks_file: names of the looks.
-        minutes: wall clock of the training proper; the learning rate follows it down.
+        minutes: wall clock of the training proper; the learning rate follows it down. 0: only
+            ``max_steps`` ends the run, which then gives the same numbers each time.
+        max_steps: end after so many steps, whatever the clock says.
         streams: streams a process, over all banks; size: side of their frames.
         banks: (height, width, share of the streams) of each picture bank.
         film, game_each: stills taken from the film and from each game clip; max_stills: 0 for all.
@@ -36,6 +38,10 @@ class TrainConfig:
         widths ... middle_blocks: the network, see LSDConfig; empty means its default.
         keep_bias: added to the keep mask's logit in the saved weights: how much steadier than trained.
         compile: use torch.compile on the denoiser (CUDA only).
+        mixed_precision: bf16 where the device multiplies it; weights and their moments stay fp32.
+        checkpointing: compute residual blocks again in the backward pass instead of keeping what is inside
+            them: less memory, about a third more time (gradient checkpointing).
+        tensorboard: folder for TensorBoard's event files; empty writes none.
         init: a safetensors file to start the weights from.
     """
 
@@ -63,6 +69,9 @@ class TrainConfig:
     keep_bias: float = 0.0
     device: str = "auto"
     compile: bool = True
+    mixed_precision: bool = True
+    checkpointing: bool = False
+    tensorboard: str = ""
     network: dict = field(default_factory=dict)
     init: str = ""
     save_minutes: float = 1.0

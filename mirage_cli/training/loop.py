@@ -1,7 +1,7 @@
 """``mirage train``: one process a GPU, one TOML file a run, resumable at any time.
 
-Several GPUs: ``torchrun --nproc-per-node N -m mirage_cli.training.loop CONFIG``. Each process holds its
-own share of the stills and its own streams; gradients are averaged.
+Several GPUs: ``torchrun --nproc-per-node N -m mirage_cli train CONFIG``. Each process holds its own
+share of the looks and its own streams; gradients are averaged.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mirage_cli.errors import ModelError, UsageProblem
+from mirage_cli.errors import Interrupted, ModelError, UsageProblem
+from mirage_cli.lsd.checkpoint import cpu_has_bf16
 from mirage_cli.lsd.model import UNSHUFFLE, LSDConfig, LSDNet, Past, screen_channels
 from mirage_cli.lsd.sampling import compose
 from mirage_cli.training.config import TrainConfig, load_config
@@ -28,12 +30,34 @@ from mirage_cli.training.data import load_clips, load_stills, render_bank, rende
 from mirage_cli.training.distill import two_half_steps
 from mirage_cli.training.forcing import force
 from mirage_cli.training.losses import frame_loss
-from mirage_cli.training.state import RunningMean, load_state, save_state
+from mirage_cli.training.progress import Meter, RunLog, TrainStats, check_tensorboard
+from mirage_cli.training.state import RunningMean, load_state, load_streams, save_state, save_streams
 from mirage_cli.training.streams import StreamPool, Task
 from mirage_cli.training.teachers import Teachers
 
 STATE = "state.safetensors"
 WEIGHTS = "model.safetensors"
+AGREE_EVERY = 20  # steps between two looks at the clock and at signals where several processes must agree
+MANY_STEPS = 10**9  # a config's max_steps from here on is no limit
+
+
+def join_processes(device: str) -> tuple[int, int]:
+    """This process's number and their count, as torchrun tells; they are joined on the first call."""
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if world > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if device == "cuda" else "gloo")
+    return rank, world
+
+
+def device_kind(config: TrainConfig) -> str:
+    """cpu or cuda."""
+    return config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def done_share(progress: dict, config: TrainConfig) -> float:
+    """How much of the run is over, by its clock or its steps, whichever is ahead: 0 to 1."""
+    by_time = progress["seconds"] / (60 * config.minutes) if config.minutes else 0.0
+    return min(1.0, max(by_time, progress["step"] / config.max_steps))
 
 
 def learning_rate(step: int, progress: float, config: TrainConfig) -> float:
@@ -59,19 +83,19 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, say: Callable[[str], None]) -> None:
         self.config, self.say = config, say
-        self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-        kind = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        kind = device_kind(config)
         self.device = torch.device(kind, int(os.environ.get("LOCAL_RANK", 0))) if kind == "cuda" else torch.device(kind)
         if kind == "cuda":
             torch.cuda.set_device(self.device)
             torch.backends.cudnn.benchmark = True
             torch.set_float32_matmul_precision("high")
-        if self.world > 1:
-            dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+        self.rank, self.world = join_processes(kind)
+        self.mixed = config.mixed_precision and (kind == "cuda" or cpu_has_bf16())
         torch.manual_seed(config.seed)
         looks = tuple(look["id"] for look in json.loads(Path(config.looks_file).read_text())["looks"])
         self.net = LSDNet(LSDConfig.from_dict({"looks": looks, **config.network})).to(self.device)
         self.net.to(memory_format=torch.channels_last)
+        self.net.recompute = config.checkpointing
         if config.init:
             self._start_from(Path(config.init))
         self.mean = RunningMean(self.net, config.mean_decay)
@@ -87,6 +111,12 @@ class Trainer:
         self.forward = torch.compile(self.net) if config.compile and kind == "cuda" else self.net
         self.generator = torch.Generator(self.device).manual_seed(config.seed + 977 * self.rank + self.progress["step"])
         self._load_pool(looks)
+        self.generators = {"forcing": self.generator, "streams": self.pool.generator}
+        self.streams_file = self.run / f"streams.{self.rank}.safetensors"
+        self.same_streams = load_streams(self.streams_file, self.pool, self.generators, self.progress["step"])
+        if self.progress["step"]:
+            say("the streams go on where they were" if self.same_streams else "the streams begin anew")
+        self.meter = Meter()
         self.screen = screen_channels(config.size, config.size, self.device)
 
     def _start_from(self, path: Path) -> None:
@@ -112,6 +142,11 @@ class Trainer:
         bound = [i for i in range(len(looks)) if i in self.teachers.screen_bound]
         dealt = bound + [i for i in range(len(looks)) if i not in bound]  # the costly ones evenly
         self.own = sorted(dealt[self.rank :: self.world])
+        if not self.own:
+            raise UsageProblem(
+                f"{self.world} processes for {len(looks)} looks; each needs one at least",
+                f"start no more than {len(looks)}: torchrun --nproc-per-node {len(looks)} ...",
+            )
         stills = shuffled(load_stills(root, "train", c.shippable_only, c.film, c.game_each), c.seed)
         stills = stills[: c.max_stills or None]
         began = time.perf_counter()
@@ -135,19 +170,19 @@ class Trainer:
     def step(self) -> dict[str, Tensor]:
         """One optimiser step over all streams; returns the loss's terms as tensors."""
         c = self.config
-        rate = learning_rate(self.progress["step"], self.progress["seconds"] / (60 * c.minutes), c)
+        rate = learning_rate(self.progress["step"], done_share(self.progress, c), c)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         task = self.pool.next(self.net)
         seen, kept, levels = force(task.past, c.forcing, self.generator)
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed):
             modulation = self.net.modulation(
                 self.net.look_vector(task.look), task.t, task.d, levels, task.strength
             )
             prediction = self.forward(task.x_t, task.frame, seen, self.screen, modulation)
         clean, keep = prediction.frame.float(), prediction.keep.float()
         generated = clean + keep * (kept.last - clean)
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed):
             loss, terms = frame_loss(generated, clean, task.target, self.features, c.loss, self.progress["step"])
             if c.loss.distil and self.progress["step"] % c.distil_every == 0:
                 terms["distil"] = self._distil(task, seen, levels)
@@ -196,12 +231,27 @@ class Trainer:
         record = {"model": self.net.config.to_dict(), "train": asdict(self.config), "progress": self.progress}
         (self.run / "run.json").write_text(json.dumps(record, indent=1))
 
-    def train(self) -> None:
-        """Run until the config's minutes or steps are over."""
+    def train(
+        self, until: int | None = None, stop: Callable[[], bool] = lambda: False,
+        tick: Callable[[Callable[[], TrainStats]], None] = lambda stats: None,
+    ) -> bool:  # fmt: skip
+        """Run until the config's minutes or steps are over.
+
+        Args:
+            until: pause at this step, as a signal would.
+            stop: asked after every step (every AGREE_EVERY-th where several processes train): pause now?
+            tick: called after every step with a function that gives the numbers to show.
+
+        Returns:
+            Whether the run is over. A paused run goes on from its folder as if there had been no pause.
+        """
         c, last, saved = self.config, time.perf_counter(), time.perf_counter()
         compiled_at = self.progress["step"] + 3  # compiling is not training time
-        with (self.run / f"log.{self.rank}.jsonl").open("a") as log:
-            while self.progress["seconds"] < 60 * c.minutes and self.progress["step"] < c.max_steps:
+        limit = c.max_steps if until is None else min(until, c.max_steps)
+        self.meter.pause()
+        over = paused = False
+        with RunLog(self.run / f"log.{self.rank}.jsonl", "" if self.rank else c.tensorboard) as log:
+            while not (over or paused or self.progress["step"] >= limit):
                 terms = self.step()
                 if self.progress["step"] % 10 == 0 and self.device.type == "cuda":
                     torch.cuda.synchronize()
@@ -209,52 +259,123 @@ class Trainer:
                 if self.progress["step"] > compiled_at:
                     self.progress["seconds"] += now - last
                 last = now
-                self._agree_on_time()
+                self.meter.took(now, terms)
+                save, paused, over = self._agree(now - saved > 60 * c.save_minutes, stop())
                 if self.progress["step"] % c.log_every == 0:
-                    values = {k: round(v.item(), 5) for k, v in terms.items()}
-                    if not math.isfinite(values["loss"]):
-                        raise ModelError(f"the loss is {values['loss']} at step {self.progress['step']}", "lower learning_rate")
-                    record = {**self.progress, "seconds": round(self.progress["seconds"], 1), **values}
-                    log.write(json.dumps(record) + "\n")
-                    log.flush()
-                    self.say(json.dumps(record))
-                if now - saved > 60 * c.save_minutes:
+                    log.write(self._record(terms))
+                tick(self.stats)
+                if save:
                     self.save()
                     saved = last = time.perf_counter()
+                    self.meter.pause()
+        over = over or self.progress["step"] >= c.max_steps
         self.save()
+        if over:
+            self.streams_file.unlink(missing_ok=True)
+        else:
+            save_streams(self.streams_file, self.pool, self.generators, self.progress["step"])
+        return over
 
-    def _agree_on_time(self) -> None:
-        """All processes must stop at the same step: the first one's clock counts."""
-        if self.world > 1 and self.progress["step"] % 20 == 0:
-            clock = torch.tensor([self.progress["seconds"]], device=self.device, dtype=torch.float64)
-            dist.broadcast(clock, 0)
-            self.progress["seconds"] = clock.item()
+    def _record(self, terms: dict[str, Tensor]) -> dict:
+        """The line that a step leaves in the log."""
+        values = {k: round(v.item(), 5) for k, v in terms.items()}
+        if not math.isfinite(values["loss"]):
+            raise ModelError(f"the loss is {values['loss']} at step {self.progress['step']}", "lower learning_rate")
+        stats = self.stats()
+        return {
+            **self.progress, "seconds": round(self.progress["seconds"], 1), **values,
+            "learning_rate": stats.learning_rate, "images_per_second": round(stats.images_per_second, 1),
+            "memory_mib": round(stats.memory_mib, 1),
+        }  # fmt: skip
+
+    def stats(self) -> TrainStats:
+        """The numbers of this moment; waits for the device."""
+        c, p, pace = self.config, self.progress, self.meter.step_seconds()
+        left = [60 * c.minutes - p["seconds"]] if c.minutes else []
+        if c.max_steps < MANY_STEPS and pace:
+            left.append((c.max_steps - p["step"]) * pace)
+        return TrainStats(
+            run=str(self.run), device=str(self.device), processes=self.world,
+            parameters=sum(x.numel() for x in self.net.parameters()), step=p["step"],
+            steps_total=c.max_steps if c.max_steps < MANY_STEPS else None, seconds=p["seconds"], minutes=c.minutes,
+            terms=self.meter.terms(), images_per_second=self.world * self.pool.streams / pace if pace else 0.0,
+            learning_rate=self.optimizer.param_groups[0]["lr"], left_seconds=max(0.0, min(left)) if left else None,
+            memory_mib=self.meter.memory_mib(self.device),
+        )  # fmt: skip
+
+    def _agree(self, save: bool, stop: bool) -> tuple[bool, bool, bool]:
+        """(save now, pause now, the time is over), alike in all processes: else one would wait for ever.
+
+        The first process's clock counts, and a signal to any of them.
+        """
+        minutes, seconds = self.config.minutes, self.progress["seconds"]
+        if self.world == 1:
+            return save, stop, bool(minutes) and seconds >= 60 * minutes
+        if self.progress["step"] % AGREE_EVERY:
+            return False, False, False
+        words = [seconds, float(save), float(stop)] if self.rank == 0 else [0.0, 0.0, float(stop)]
+        told = torch.tensor(words, device=self.device, dtype=torch.float64)
+        dist.all_reduce(told, dist.ReduceOp.MAX)
+        self.progress["seconds"], save, stop = told.tolist()
+        return bool(save), bool(stop), bool(minutes) and self.progress["seconds"] >= 60 * minutes
 
 
-def main(config_path: str | None, overrides: list[str] = (), say: Callable[[str], None] | None = None) -> dict:
+def check_config(config: TrainConfig) -> None:
+    """What would fail only after the data are loaded.
+
+    Raises:
+        UsageProblem: no looks file, no end, TensorBoard without its package.
+    """
+    if not Path(config.looks_file).is_file():
+        raise UsageProblem(f"no looks file at {config.looks_file}", "run from the project's folder or set looks_file")
+    if not config.minutes and config.max_steps >= MANY_STEPS:
+        raise UsageProblem("minutes is 0 and max_steps is not set: the run would never end", "as in: minutes=10")
+    if config.tensorboard:
+        check_tensorboard()
+
+
+def main(
+    config_path: str | None, overrides: list[str] = (), say: Callable[[str], None] | None = None,
+    tick: Callable[[Callable[[], TrainStats]], None] | None = None, stop: Any = None,
+) -> dict:  # fmt: skip
     """Train a model; returns the run's record.
 
     Args:
         config_path: TOML file, None for the defaults; overrides: ``key=value``, see ``load_config``.
-        say: gets progress lines; by default they go to stderr.
+        say: gets lines about what happens; by default they go to stderr.
+        tick: gets a function that gives the numbers to show, after every step; by default they are not shown.
+        stop: a ``styler.StopSwitch`` that takes signals, or None.
 
     Raises:
         UsageProblem, MediaError, ModelError: bad config, data or checkpoint.
+        Interrupted: a signal came; the run is saved and goes on with the same command.
     """
     config = load_config(config_path, list(overrides))
-    if not Path(config.looks_file).is_file():
-        raise UsageProblem(f"no looks file at {config.looks_file}", "run from the project's folder or set looks_file")
+    check_config(config)
     speak = say or (lambda line: print(line, file=sys.stderr, flush=True))
     rank = int(os.environ.get("RANK", 0))
     trainer = Trainer(config, speak if rank == 0 else lambda line: None)
-    trainer.train()
-    if config.validate:
-        from mirage_cli.training.validate import validate
+    more = {} if tick is None else {"tick": tick}
+    if stop is not None:
+        more["stop"] = stop.event.is_set
+        stop.graceful = True  # from here on there is something to save
+    over = trainer.train(**more)
+    if stop is not None:
+        stop.graceful = False
+    try:
+        if not over:
+            raise Interrupted(
+                f"interrupted at step {trainer.progress['step']}: saved in {config.run}; the same command goes on from there"
+            )
+        if config.validate:
+            from mirage_cli.training.validate import validate
 
-        validate(trainer)
-    if trainer.world > 1:
-        dist.barrier()
-        dist.destroy_process_group()
+            validate(trainer)
+        if trainer.world > 1:
+            dist.barrier()
+    finally:
+        if trainer.world > 1:
+            dist.destroy_process_group()
     return json.loads((Path(config.run) / "run.json").read_text())
 
 

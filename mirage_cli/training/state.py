@@ -1,10 +1,15 @@
-"""What a training run keeps on disk: weights, their running mean, Adam's moments, the step. No pickle."""
+"""What a training run keeps on disk: weights, their running mean, Adam's moments, the step. No pickle.
+
+A run that is stopped keeps its streams as well, and goes on as if nothing had happened.
+"""
 
 from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -12,6 +17,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mirage_cli.errors import ModelError
+from mirage_cli.lsd.history import History
+from mirage_cli.training.playing import ClipPlayer, StillWalk
+from mirage_cli.training.streams import StreamPool
 
 
 class RunningMean:
@@ -29,7 +37,6 @@ class RunningMean:
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
         own = list(self.values.values())
         torch._foreach_lerp_(own, [v.detach().float() for v in net.state_dict().values()], 1 - decay)
-
 
     def network(self, net: nn.Module) -> nn.Module:
         """A network that runs with the mean weights and follows them; ``net`` gives its structure."""
@@ -79,3 +86,51 @@ def load_state(path: Path, net: nn.Module, mean: RunningMean, optimizer: torch.o
                 k: v.to(parameter.device) if k != "step" else v for k, v in moments.items()
             }
     return progress
+
+
+Generators = Mapping[str, torch.Generator]
+
+
+def _holders(pool: StreamPool) -> Iterator[tuple[str, Any]]:
+    """The pool and all parts of it whose tensors change from frame to frame, by name."""
+    yield "pool", pool
+    for name, value in vars(pool).items():
+        parts = value if isinstance(value, (list, tuple)) else [value]
+        for number, part in enumerate(parts):
+            if isinstance(part, (History, StillWalk, ClipPlayer)):
+                yield f"{name}{number}", part
+
+
+def save_streams(path: Path, pool: StreamPool, generators: Generators, step: int) -> None:
+    """Write where every stream of this process is, and the state of its chance; whole or not at all."""
+    tensors = {f"chance.{name}": generator.get_state() for name, generator in generators.items()}
+    for holder, part in _holders(pool):
+        tensors |= {f"{holder}.{name}": value for name, value in vars(part).items() if isinstance(value, Tensor)}
+    # clones: some tensors share memory, which safetensors refuses
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    part = path.with_name(path.name + ".part")
+    save_file(tensors, str(part), metadata={"step": str(step)})
+    part.replace(path)
+
+
+def load_streams(path: Path, pool: StreamPool, generators: Generators, step: int) -> bool:
+    """Put the streams where they were at this step; False where the file tells of other streams or is none."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            if (file.metadata() or {}).get("step") != str(step):
+                return False
+            tensors = {k: file.get_tensor(k) for k in file.keys()}
+    except (SafetensorError, OSError):
+        return False
+    places = [(part, name, f"{holder}.{name}") for holder, part in _holders(pool)
+              for name, value in vars(part).items() if isinstance(value, Tensor)]  # fmt: skip
+    wanted = {key: getattr(part, name) for part, name, key in places}
+    if tensors.keys() != wanted.keys() | {f"chance.{name}" for name in generators}:
+        return False
+    if any(tensors[key].shape != value.shape or tensors[key].dtype != value.dtype for key, value in wanted.items()):
+        return False
+    for part, name, key in places:
+        setattr(part, name, tensors[key].to(wanted[key].device))
+    for name, generator in generators.items():
+        generator.set_state(tensors[f"chance.{name}"])
+    return True

@@ -23,8 +23,8 @@ class Teachers:
     """Renders looks: ``scene`` once a still, ``screen`` on each view of it.
 
     Args:
-        root: the data folder, with ``teachers/`` and ``styles/``; None does without the style
-            networks, and only ``filter_looks`` can be painted.
+        root: the data folder, with ``teachers/`` and ``styles/`` where a look is painted by a network;
+            None does without, and only ``filter_looks`` can be painted.
         looks: the model's looks, in order.
         prefer_filters: looks that both kinds of teacher know and the filters paint better.
     """
@@ -32,13 +32,12 @@ class Teachers:
     def __init__(self, root: Path | None, looks: Iterable[str], prefer_filters: Iterable[str], device: torch.device) -> None:
         self.looks = list(looks)
         self.by_filter = filter_looks(prefer_filters)
-        painted: set[str] = set()
-        if root is not None:
+        missing = set(self.looks) - self.by_filter - {IDENTITY}
+        if missing and root is not None:
             from mirage_cli.training.neural_teachers import NeuralTeachers
 
             self.neural = NeuralTeachers(root / "teachers", root / "styles", device)
-            painted = set(self.neural.looks)
-        missing = set(self.looks) - self.by_filter - painted - {IDENTITY}
+            missing -= set(self.neural.looks)
         if missing:
             raise UsageProblem(f"no teacher knows the looks {sorted(missing)}", "take them out of the config's looks")
         self.screen_bound = [

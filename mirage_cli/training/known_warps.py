@@ -1,0 +1,139 @@
+"""Known warps: a camera walks a closed path over stills, and the teacher's pictures take the same path.
+
+So every frame has an exact target, and the same view comes back after each round: a model that
+accumulates errors is worse at a later return than at the first. ``mirage eval`` and the check at the end
+of a training run both measure this way.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mirage_cli.lsd.history import History
+from mirage_cli.lsd.memory import MemoryBank
+from mirage_cli.lsd.model import LSDNet, screen_channels
+from mirage_cli.lsd.sampling import compose, sample, schedule
+from mirage_cli.training.camera import CameraWalk, WalkConfig
+from mirage_cli.training.data import render_bank
+from mirage_cli.training.teachers import Teachers
+
+FIRST = 5  # frames at the start and at each return that count
+PATH_SEED = 3  # of the walk's object and flips; the path itself has no chance in it
+
+
+@torch.inference_mode()
+def rolling(
+    net: LSDNet, frames: Iterable[Tensor], look: Tensor, noise: Tensor, steps: int, use_past: bool = True,
+    strength: float = 1.0, memory: bool = True, motion: bool = True,
+) -> Iterator[Tensor]:  # fmt: skip
+    """Generate a video from a given one, a frame at a time: each [B, 3, H, W] in [-1, 1] -> the same shape.
+
+    Args:
+        look: mixtures [B, L]; noise: [B, 3, H, W], the same for all frames.
+        use_past: False hides history and memory, frame by frame translation.
+        strength: 0 to 1, of all streams.
+        memory, motion: False leaves the memory bank empty, or the past where it was.
+    """
+    batch, _, height, width = noise.shape
+    device = noise.device
+    screen = screen_channels(height, width, device)
+    one, vector = torch.ones(batch, device=device), net.look_vector(look)
+    told = {v: torch.full((batch, 3), 0.0 if v else 1.0, device=device) for v in (True, False)}
+    modulations = {
+        v: [net.modulation(vector, one * t, one * d, told[v], one * strength) for t, d in schedule(steps)]
+        for v in (True, False)
+    }
+    constant = net.stem_constant(noise, screen)
+    history, bank = History.empty(batch, height, width, device), MemoryBank(net, batch)
+    for number, frame in enumerate(frames):
+        if not use_past:
+            history.clear()
+            bank.clear()
+        past, _ = history.moved_to(frame, bank.tokens, bank.null, motion)
+        told_of = modulations[number > 0 and use_past]
+        prediction = sample(net, noise, frame, past, screen, told_of, constant=constant)
+        out = compose(prediction, past.last)
+        history.advance(past, frame, out)
+        if memory:
+            bank.offer(prediction.tokens)
+        yield out
+
+
+def closed_path(walk: CameraWalk, frame: int, period: int) -> None:
+    """Put the camera where it is at this frame of a loop: an ellipse with a slow turn and zoom."""
+    phase = 2 * math.pi * frame / period
+    limits = walk._limits()
+    walk.pose.zero_()
+    walk.pose[:, 0] = 0.8 * limits[0] * math.sin(phase)
+    walk.pose[:, 1] = 0.8 * limits[1] * (1 - math.cos(phase)) / 2
+    walk.pose[:, 2] = 0.06 * math.sin(phase)
+    walk.pose[:, 3] = 0.06 * math.sin(phase)
+    walk.has_object.zero_()
+    walk.flip.fill_(1.0)
+
+
+@torch.inference_mode()
+def known_warp(
+    teachers: Teachers, look: str, stills: Sequence[np.ndarray], still_size: tuple[int, int], window: int, period: int,
+    device: torch.device,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """One round along the closed path over every still, and its target in a look, exactly coherent.
+
+    Args:
+        stills: uint8 [H, W, 3] each; they are cut to ``still_size``, (height, width).
+        window: side of the camera's square window in pixels; period: frames of a round.
+
+    Returns:
+        (frames, targets), [period, B, 3, window, window] in [-1, 1].
+    """
+    bank = render_bank(stills, [look], teachers.scene, *still_size, device, batch=2)
+    generator = torch.Generator(device).manual_seed(PATH_SEED)
+    walk = CameraWalk(len(bank), (window, window), still_size, WalkConfig(), device, generator)
+    index = torch.arange(len(bank), device=device)
+    pairs = bank.gather(index, torch.zeros_like(index))
+    number, frames, targets = teachers.looks.index(look), [], []
+    for i in range(period):
+        closed_path(walk, i, period)
+        view = walk.look(pairs, pairs)
+        frames.append(view[:, :3].clamp(-1, 1))
+        scene = view[:, 3 : 3 + bank.channels[0]]
+        if number in teachers.screen_bound:
+            scene = teachers.screen(number, scene * 0.5 + 0.5) * 2 - 1
+        targets.append(scene)
+    return torch.stack(frames), torch.stack(targets)
+
+
+def error_summary(errors: Sequence[float], alone: Sequence[float], period: int) -> dict:
+    """What errors say of a stream that returns to its start every ``period`` frames.
+
+    Args:
+        errors: mean absolute differences to the teacher of successive frames.
+        alone: those of one round with the past hidden.
+    """
+    result = {
+        "first_5": float(np.mean(errors[:FIRST])),
+        "first_round": float(np.mean(errors[:period])),
+        "history_off_first_5": float(np.mean(alone[:FIRST])),
+        "history_off_round": float(np.mean(alone)),
+    }
+    done = (len(errors) - FIRST) // period  # whole rounds, each with its return
+    if done >= 1:
+        at = [float(np.mean(errors[k * period : k * period + FIRST])) for k in range(1, done + 1)]
+        result |= {
+            "at_returns": [round(v, 5) for v in at],
+            "first_return": at[0],
+            "last_return": at[-1],
+            "last_over_first_return": ratio(at[-1], at[0]),
+            "last_return_over_history_off": ratio(at[-1], result["history_off_first_5"]),
+        }
+    return {"returns": done, **result}
+
+
+def ratio(one: float, other: float) -> float | None:
+    """One over the other, None where there is none."""
+    return one / other if other else None

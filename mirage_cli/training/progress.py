@@ -1,0 +1,149 @@
+"""What a run says of itself while it trains: numbers for the table, JSON lines, TensorBoard."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mirage_cli.errors import MediaError, UsageProblem
+from mirage_cli.measure import PeakMemory
+
+SMOOTHING = 0.03  # weight of the newest step in the terms that are shown
+SPEED_STEPS = 20  # steps that the speed is taken over
+
+
+@dataclass(frozen=True)
+class TrainStats:
+    """One look at a training run.
+
+    Attributes:
+        run: its folder; device: where it computes; processes: how many take part.
+        parameters: of the network.
+        step: done so far; steps_total: the config's ``max_steps``, None where time alone ends the run.
+        seconds: trained so far; minutes: the config's, 0 for no limit.
+        terms: running means of the loss and its terms.
+        images_per_second: graded frames of all processes; 0 before there is a speed.
+        left_seconds: until the end, None if unknown.
+        memory_mib: peak, of the GPU's tensors or of the process on a CPU.
+        message: the last thing worth telling.
+    """
+
+    run: str
+    device: str
+    processes: int
+    parameters: int
+    step: int
+    steps_total: int | None
+    seconds: float
+    minutes: float
+    terms: Mapping[str, float]
+    images_per_second: float
+    learning_rate: float
+    left_seconds: float | None
+    memory_mib: float
+    message: str = ""
+    command: str = "train"
+
+    @property
+    def share(self) -> float:
+        """How much of the run is done, 0 to 1."""
+        by_time = self.seconds / (60 * self.minutes) if self.minutes else 0.0
+        by_steps = self.step / self.steps_total if self.steps_total else 0.0
+        return min(1.0, max(by_time, by_steps))
+
+
+class Meter:
+    """Speed and running means; nothing here waits for the device before it is asked for numbers."""
+
+    def __init__(self) -> None:
+        self._ends: deque[float] = deque(maxlen=SPEED_STEPS + 1)
+        self._means: dict[str, Tensor] = {}
+        self._seen: dict[str, int] = {}
+        self._memory = PeakMemory()
+
+    def took(self, now: float, terms: Mapping[str, Tensor]) -> None:
+        """A step ended at ``now`` (seconds of any clock) with these terms, each a scalar."""
+        self._ends.append(now)
+        for name, value in terms.items():
+            value, count = value.detach().float(), self._seen.get(name, 0) + 1
+            self._seen[name] = count
+            self._means[name] = torch.lerp(self._means[name], value, max(SMOOTHING, 1 / count)) if count > 1 else value
+
+    def pause(self) -> None:
+        """What comes now is no training: the speed is taken anew."""
+        self._ends.clear()
+
+    def step_seconds(self) -> float:
+        """Of the last steps; 0 before there are two."""
+        return (self._ends[-1] - self._ends[0]) / (len(self._ends) - 1) if len(self._ends) > 1 else 0.0
+
+    def terms(self) -> dict[str, float]:
+        """Running means, the loss first."""
+        values = {name: value.item() for name, value in self._means.items()}
+        return {name: values[name] for name in sorted(values, key=lambda name: name != "loss")}
+
+    def memory_mib(self, device: torch.device) -> float:
+        """Peak of the GPU's tensors, or of the process on a CPU."""
+        if device.type == "cuda":
+            return torch.cuda.max_memory_allocated(device) / 2**20
+        return self._memory.megabytes()["process"]
+
+
+class RunLog:
+    """A run's records: one JSON line each in a file, and scalars for TensorBoard where it is asked for.
+
+    Raises:
+        UsageProblem: TensorBoard's package is missing; MediaError: the folder cannot be written.
+    """
+
+    def __init__(self, path: Path, tensorboard: str = "") -> None:
+        self._board = _board(tensorboard) if tensorboard else None
+        self._file = path.open("a", encoding="utf-8")
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """A record with its ``step``; every number in it becomes a curve."""
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+        if self._board is not None:
+            for name, value in record.items():
+                if name != "step" and isinstance(value, (int, float)):
+                    self._board.add_scalar(f"train/{name}", value, record["step"])
+
+
+def check_tensorboard() -> None:
+    """UsageProblem where TensorBoard's package is missing; before an hour is spent on data."""
+    _writer()
+
+
+def _writer() -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UsageProblem(
+            f"TensorBoard is asked for and its package cannot be imported: {error}".splitlines()[0],
+            "pip install -c constraints.txt -e '.[tensorboard]', or leave --tensorboard away: "
+            "log.0.jsonl has the same numbers",
+        ) from error  # fmt: skip
+    return SummaryWriter
+
+
+def _board(folder: str) -> Any:
+    try:
+        return _writer()(log_dir=folder)
+    except OSError as error:
+        raise MediaError(f"--tensorboard {folder!r} cannot be written: {error.strerror or error}", "give another folder") from error
