@@ -135,6 +135,18 @@ def test_parts_switched_off_for_ablations(arguments, part):
         assert not torch.equal(pool.memory, null)
 
 
+def test_tasks_tell_how_their_targets_changed(arguments):
+    """Along the motion the target's change is small; the first frame and a new look have nothing to compare with."""
+    trainer = loop.Trainer(load_config(None, [*arguments, "stream.switch=0", "stream.noise=0"]), lambda line: None)
+    first = trainer.pool.next(trainer.net)
+    assert not first.trusted.any()
+    trainer.pool.feed(first, first.target, trainer.net.empty_memory(len(first.t))[:, :48])
+    later = trainer.pool.next(trainer.net)
+    held = later.trusted.expand_as(later.change).bool()
+    assert held.float().mean() > 0.3
+    assert later.change[held].abs().mean() < 0.5 * (later.target - first.target)[held].abs().mean() + 0.02
+
+
 def test_only_shippable_media_unless_asked(data):
     assert len(read_manifest(data, "photo", "train", shippable_only=True)) == 2
     assert len(read_manifest(data, "photo", "train", shippable_only=False)) == 3

@@ -14,7 +14,7 @@ from mirage_cli.lsd.model import LSDConfig, LSDNet
 from mirage_cli.training import filters
 from mirage_cli.training.data import PictureBank, VideoBank, load_clips, render_clips
 from mirage_cli.training.distill import two_half_steps
-from mirage_cli.training.losses import texture_difference
+from mirage_cli.training.losses import temporal_difference, texture_difference
 from mirage_cli.training.playing import ClipPlayer
 from mirage_cli.training.loop import Trainer
 from mirage_cli.training.state import RunningMean
@@ -131,3 +131,15 @@ def test_the_mean_network_follows_the_mean():
     mean.update(net)
     torch.testing.assert_close(teacher.out.bias, mean.values["out.bias"])
     assert 0 < teacher.out.bias[0] < 1 and mean.network(net) is teacher
+
+
+def test_temporal_difference_wants_the_change_of_the_target_and_no_other():
+    torch.manual_seed(3)
+    last, change = torch.rand(2, 3, 16, 16), 0.1 * torch.rand(2, 3, 16, 16)
+    trusted = torch.ones(2, 1, 16, 16)
+    assert temporal_difference(last + change, last, change, trusted) < 1e-6
+    # a stroke painted in another place than the target's may stay where it is
+    assert temporal_difference(last + 0.3 + change, last + 0.3, change, trusted) < 1e-6
+    jumped = temporal_difference(last + change + 0.2, last, change, trusted)
+    assert abs(float(jumped) - 0.2) < 1e-5
+    assert temporal_difference(last + change + 0.2, last, change, trusted * 0) == 0

@@ -53,6 +53,7 @@ ROWS: dict[str, Row] = {
     "motion": Row((), steps=(2, 4)),
     "shortcut": Row(("loss.distil=0.3",), steps=(2, 4)),
     "texture": Row(("loss.texture=0.4",)),
+    "temporal": Row(("loss.texture=0.4", "loss.temporal=0.5")),
 }
 
 

@@ -42,22 +42,27 @@ class History:
             zeros(batch),
         )
 
-    def moved_to(self, frame: Tensor, memory: Tensor, null: Tensor, motion: bool = True) -> tuple[Past, Tensor]:
+    def motion_to(self, frame: Tensor) -> Tensor:
+        """Where the things of the incoming frame [B, 3, H, W] were in the last one: flow [B, 2, H/2, W/2]."""
+        return estimate_motion(self.input_luma, luma(frame))
+
+    def moved_to(
+        self, frame: Tensor, memory: Tensor, null: Tensor, flow: Tensor | None = None
+    ) -> tuple[Past, Tensor]:
         """The past where its things are in the incoming frame, and whether that frame cuts.
 
         Args:
             frame: I(i+1), [B, 3, H, W].
             memory: the bank's tokens [B, M, C]; null: the empty token [1, 1, C]. After a cut the past
                 is all zero, invalid, and the memory null, without a branch on the host.
-            motion: False leaves the past where it was, to measure what moving it gives.
+            flow: ``motion_to(frame)``, where the caller has it or wants another.
 
         Returns:
             The past and the cut flags [B] (0 or 1).
         """
         following = luma(frame)
-        flow = estimate_motion(self.input_luma, following)
-        if not motion:
-            flow = torch.zeros_like(flow)
+        if flow is None:
+            flow = self.motion_to(frame)
         pictures = warp(torch.cat((self.last, self.input_luma), dim=1), resize_flow(flow, 2))
         older = warp(self.older, flow)
         cut = (cut_score(pictures[:, 3:], following) > CUT_THRESHOLD).to(frame.dtype) * self.valid

@@ -54,7 +54,8 @@ def rolling(
         if not use_past:
             history.clear()
             bank.clear()
-        past, _ = history.moved_to(frame, bank.tokens, bank.null, motion)
+        flow = None if motion else frame.new_zeros(batch, 2, height // 2, width // 2)
+        past, _ = history.moved_to(frame, bank.tokens, bank.null, flow)
         told_of = modulations[number > 0 and use_past]
         prediction = sample(net, noise, frame, past, screen, told_of, constant=constant)
         out = compose(prediction, past.last)

@@ -29,7 +29,7 @@ from mirage_cli.training.config import TrainConfig, load_config
 from mirage_cli.training.data import load_clips, load_stills, render_bank, render_clips, shuffled
 from mirage_cli.training.distill import two_half_steps
 from mirage_cli.training.forcing import force
-from mirage_cli.training.losses import frame_loss
+from mirage_cli.training.losses import frame_loss, temporal_difference
 from mirage_cli.training.progress import Meter, RunLog, TrainStats, check_tensorboard
 from mirage_cli.training.state import RunningMean, load_state, load_streams, save_state, save_streams
 from mirage_cli.training.streams import StreamPool, Task
@@ -184,6 +184,10 @@ class Trainer:
         generated = clean + keep * (kept.last - clean)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed):
             loss, terms = frame_loss(generated, clean, task.target, self.features, c.loss, self.progress["step"])
+            if c.loss.temporal:
+                terms["temporal"] = temporal_difference(generated, task.past.last, task.change, task.trusted)
+                loss = loss + c.loss.temporal * terms["temporal"]
+                terms["temporal"] = terms["temporal"].detach()
             if c.loss.distil and self.progress["step"] % c.distil_every == 0:
                 terms["distil"] = self._distil(task, seen, levels)
                 loss = loss + c.loss.distil * terms["distil"]

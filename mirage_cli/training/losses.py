@@ -11,13 +11,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Weights of the terms; see ``frame_loss``."""
+    """Weights of the terms; see ``frame_loss``, ``temporal_difference`` and ``distill``."""
 
     clean: float = 0.5
     features: float = 0.2
     edges: float = 0.5
     texture: float = 0.0
     distil: float = 0.0
+    temporal: float = 0.0
 
 
 def edge_difference(a: Tensor, b: Tensor) -> Tensor:
@@ -43,6 +44,21 @@ def texture_difference(a: Tensor, b: Tensor, cell: int = 8) -> Tensor:
         return F.avg_pool2d(across + down, cell, ceil_mode=True)
 
     return (strength(a) - strength(b)).abs().mean()
+
+
+def temporal_difference(generated: Tensor, last: Tensor, change: Tensor, trusted: Tensor) -> Tensor:
+    """How unlike its target the generated frame changed since the last one, along the motion. -> scalar.
+
+    In the manner of the temporal loss of blind video consistency (Lai et al., ECCV 2018, arXiv 1808.00449,
+    eq. 5), but the target's own change is no error. Where the target can be known from the frame the other
+    terms weigh more; where it cannot (a stroke's exact place), this one asks to stay with what was painted.
+
+    Args:
+        generated: [B, 3, H, W]; last: the last generated frame, moved to where things are now.
+        change: the target less the last target moved likewise; 0 asks for no change at all.
+        trusted: [B, 1, H, W], 0 where motion failed or nothing was there to compare with.
+    """
+    return ((generated - last - change).abs() * trusted).mean()
 
 
 def frame_loss(

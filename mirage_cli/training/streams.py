@@ -14,13 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mirage_cli.lsd.consistency import resize_flow, warp
 from mirage_cli.lsd.history import History
-from mirage_cli.lsd.model import LSDNet, Past
+from mirage_cli.lsd.model import LSDNet, Past, luma
 from mirage_cli.training.camera import WalkConfig
 from mirage_cli.training.data import PictureBank, VideoBank
 from mirage_cli.training.playing import ClipPlayer, StillWalk
 
 MEMORY_EVERY = 4  # frames between two writes of the memory bank; streams are shorter than at run time
+MOVED_WITHIN = 0.1  # luma in [-1, 1]: nearer to the last incoming frame, moved, motion is taken to be right
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ class Task:
         x_t: noised targets; t, d: flow time and step [B].
         look: mixture [B, L]; strength [B].
         past: before forcing.
+        change: the target less the last target, moved [B, 3, H, W]; trusted: where that can be said
+            [B, 1, H, W], else 0.
     """
 
     frame: Tensor
@@ -69,6 +73,8 @@ class Task:
     look: Tensor
     strength: Tensor
     past: Past
+    change: Tensor
+    trusted: Tensor
 
 
 class StreamPool:
@@ -105,6 +111,7 @@ class StreamPool:
         self.history = History.empty(streams, size, size, device)
         self.slots, self.anchors = net.config.memory_slots, net.config.memory_anchors
         self.memory = net.empty_memory(streams).detach().clone()
+        self.last_target = torch.zeros_like(self.history.last)
         self.age = torch.zeros(streams, dtype=torch.long, device=device)
         self.writes = torch.zeros(streams, dtype=torch.long, device=device)
         self.index = torch.zeros(2, streams, dtype=torch.long, device=device)
@@ -170,10 +177,17 @@ class StreamPool:
         steps = torch.where(self._rand(n) < c.many_steps, self._pick(3, n) + 2, 1)
         t = (self._rand(n) * steps).floor() / steps
         x_t = torch.lerp(self.noise, target, t[:, None, None, None])
-        past, _ = self.history.moved_to(frame, self.memory, net.memory_null.detach(), c.motion)
+        flow = self.history.motion_to(frame)
+        if not c.motion:
+            flow = torch.zeros_like(flow)
+        past, _ = self.history.moved_to(frame, self.memory, net.memory_null.detach(), flow)
+        change = target - warp(self.last_target, resize_flow(flow, 2))
+        found = (luma(frame) - past.input_luma).abs() < MOVED_WITHIN
+        trusted = found * (past.valid * ~switched)[:, None, None, None]
+        self.last_target = target
         one_hot = F.one_hot(self.own_index[torch.stack((self.look, self.other))], self.looks).float()
         look = torch.lerp(one_hot[0], one_hot[1], self.other_weight[:, None])
-        return Task(frame, target, x_t, t, 1.0 / steps, look, self.strength, past)
+        return Task(frame, target, x_t, t, 1.0 / steps, look, self.strength, past, change, trusted)
 
     def _views(self) -> tuple[Tensor, Tensor]:
         """Move the cameras on: what they show of the stills and of the finished looks, [B, 3, H, W] each."""
