@@ -32,6 +32,7 @@ from mirage_cli.cli_terminal import (
     print_rich,
     say,
 )
+from mirage_cli.cli_train import train
 from mirage_cli.config import BenchConfig, LiveConfig, TransformConfig
 from mirage_cli.errors import Interrupted, MediaError, MirageError, UsageProblem
 
@@ -298,6 +299,7 @@ def doctor(as_json: bool) -> int:
 cli.add_command(devices)
 cli.add_command(evaluate)
 cli.add_command(presets)
+cli.add_command(train)
 
 
 @cli.command(cls=SectionCommand)
@@ -315,31 +317,6 @@ def models(as_json: bool) -> int:
         from mirage_cli.dashboard import models_table
 
         print_rich(models_table(entries))
-    return 0
-
-
-@cli.command(cls=SectionCommand)
-@click.argument("recipe", metavar="[RECIPE]", required=False)
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@flags.config_options
-def train(recipe: str | None, overrides: tuple[str, ...]) -> int:
-    """Train a model by a RECIPE.
-
-    RECIPE is a TOML file; without one the defaults are taken. KEY=VALUE changes an entry of it.
-    The record of the run is printed as JSON at the end. Needs: pip install mirage-cli[train]
-
-    \b
-    mirage train recipe.toml minutes=20 stream.length=8
-    mirage train data=path/to/data run=runs/trial
-    """
-    if recipe is not None and "=" in recipe and not os.path.exists(recipe):
-        recipe, overrides = None, (recipe, *overrides)
-    bad = next((item for item in overrides if "=" not in item), None)
-    if bad is not None:
-        raise UsageProblem(f"{bad!r} is not KEY=VALUE", "As in: mirage train recipe.toml minutes=20")
-    from mirage_cli.training import loop
-
-    print_json(loop.main(recipe, list(overrides)))
     return 0
 
 

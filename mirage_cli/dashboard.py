@@ -17,7 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from mirage_cli.measure import Stats
+from mirage_cli.measure import Stats, TrainStats
 
 
 def clock_text(seconds: float | None) -> str:
@@ -45,8 +45,10 @@ def looks_text(looks: dict[str, float]) -> str:
     return " + ".join(f"{look} {weight:.0%}" for look, weight in order)
 
 
-def plain_line(stats: Stats) -> str:
+def plain_line(stats: Stats | TrainStats) -> str:
     """One line for logs and pipes: no colour, no cursor movement."""
+    if isinstance(stats, TrainStats):
+        return _training_line(stats)
     total = f"/{stats.frames_total}" if stats.frames_total else ""
     parts = [f"frame {stats.frames_out}{total}", f"{stats.fps_out:.1f} frames/s"]
     if stats.command == "live":
@@ -65,8 +67,10 @@ def plain_line(stats: Stats) -> str:
     return "  ".join(parts)
 
 
-def render(stats: Stats) -> RenderableType:
+def render(stats: Stats | TrainStats) -> RenderableType:
     """The dashboard: what runs, how fast, how late, and what happened."""
+    if isinstance(stats, TrainStats):
+        return _training(stats)
     live = stats.command == "live"
     rows: list[RenderableType] = []
     if not live:
@@ -161,6 +165,46 @@ def _events(stats: Stats, live: bool) -> Text:
     if stats.last_event:
         text += f"  (last: {stats.last_event})"
     return Text(text, overflow="ellipsis", no_wrap=True)
+
+
+def _training_line(stats: TrainStats) -> str:
+    total = f"/{stats.steps_total}" if stats.steps_total else ""
+    parts = [f"step {stats.step}{total}", *(f"{name} {value:.4g}" for name, value in stats.terms.items())]
+    parts.append(f"{stats.images_per_second:.0f} images/s")
+    parts.append(f"learning rate {stats.learning_rate:.2e}")
+    parts.append(f"memory {stats.memory_mib:.0f} MiB")
+    parts.append(f"ETA {clock_text(stats.left_seconds)}")
+    return "  ".join(parts)
+
+
+def _training(stats: TrainStats) -> RenderableType:
+    """A training run: how far, how fast, and the loss by terms."""
+    line = Table.grid(padding=(0, 2))
+    line.add_column(width=44)
+    line.add_column(no_wrap=True)
+    total = f"/{stats.steps_total}" if stats.steps_total else ""
+    line.add_row(
+        ProgressBar(total=1.0, completed=stats.share, width=44),
+        f"{stats.share:4.0%}  step {stats.step}{total}  ETA {clock_text(stats.left_seconds)}",
+    )
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="dim", no_wrap=True, min_width=7)
+    facts.add_column(overflow="ellipsis", no_wrap=True)
+    images = Text(f"{stats.images_per_second:.0f} images/s", style="bold green")
+    facts.add_row("speed", images.append(f"  trained {clock_text(stats.seconds)}", style="not bold default"))
+    facts.add_row("rate", f"{stats.learning_rate:.2e}")
+    facts.add_row("memory", f"{stats.memory_mib:.0f} MiB at most")
+    processes = f", {stats.processes} processes" if stats.processes > 1 else ""
+    facts.add_row("model", f"{stats.parameters / 1e6:.2f} M parameters  {stats.device}{processes}")
+    losses = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    losses.add_column("term", style="cyan", no_wrap=True)
+    losses.add_column("running mean", justify="right")
+    losses.add_column("first step", justify="right", style="dim")
+    for name, value in stats.terms.items():
+        first = stats.first_terms.get(name)
+        losses.add_row(name, f"{value:.4g}", "-" if first is None else f"{first:.4g}", style="bold" if name == "loss" else "")
+    title = Text(f" mirage train  {stats.run} ", overflow="ellipsis")
+    return Panel(Group(line, facts, Text(""), losses), title=title, title_align="left", border_style="cyan", width=88)
 
 
 _STATUS_STYLE = {"ok": "green", "warn": "yellow", "fail": "bold red"}

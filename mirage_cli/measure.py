@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 STAGES = ("read", "prepare", "denoise", "compose", "model", "write", "end_to_end")
@@ -296,3 +296,41 @@ class Stats:
     paused: bool = False
     recording: str | None = None
     control: str = ""
+
+
+@dataclass(frozen=True)
+class TrainStats:
+    """One look at a training run.
+
+    Attributes:
+        run: its folder; device: where it computes; processes: how many take part.
+        parameters: of the network.
+        step: done so far; steps_total: the config's ``max_steps``, None where time alone ends the run.
+        seconds: trained so far; minutes: the config's, 0 for no limit.
+        terms: running means of the loss and its terms; first_terms: as they were at the first step.
+        images_per_second: graded frames of all processes; 0 before there is a speed.
+        left_seconds: until the end, None if unknown.
+        memory_mib: peak, of the GPU's tensors or of the process on a CPU.
+    """
+
+    run: str
+    device: str
+    processes: int
+    parameters: int
+    step: int
+    steps_total: int | None
+    seconds: float
+    minutes: float
+    terms: Mapping[str, float]
+    first_terms: Mapping[str, float]
+    images_per_second: float
+    learning_rate: float
+    left_seconds: float | None
+    memory_mib: float
+
+    @property
+    def share(self) -> float:
+        """How much of the run is done, 0 to 1."""
+        by_time = self.seconds / (60 * self.minutes) if self.minutes else 0.0
+        by_steps = self.step / self.steps_total if self.steps_total else 0.0
+        return min(1.0, max(by_time, by_steps))

@@ -723,11 +723,15 @@ def test_train_passes_recipe_and_overrides_on(monkeypatch, capsys, tmp_path):
     from mirage_cli.training import loop
 
     seen = []
-    monkeypatch.setattr(loop, "main", lambda path, overrides: seen.append((path, overrides)) or {})
+    record = {"progress": {"step": 3, "seconds": 6.0}, "run": "runs/x"}
+    monkeypatch.setattr(loop, "main", lambda path, overrides, *_: seen.append((path, overrides)) or record)
     assert main(["train", "recipe.toml", "minutes=2", "seed=1"]) == 0
-    assert main(["train", "minutes=2"]) == 0
-    assert seen == [("recipe.toml", ["minutes=2", "seed=1"]), (None, ["minutes=2"])]
-    assert capsys.readouterr().out.count("{}") == 2
+    assert capsys.readouterr().out == "trained 3 steps in 0.1 min: runs/x\n"
+    assert main(["train", "minutes=2", "--tensorboard", "curves", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == record
+    assert seen == [("recipe.toml", ["minutes=2", "seed=1"]), (None, ["minutes=2", "tensorboard=curves"])]
+    monkeypatch.setenv("RANK", "1")  # of torchrun: the first process speaks
+    assert main(["train", "minutes=2", "--json"]) == 0 and capsys.readouterr().out == ""
 
 
 def test_models_lists_looks_with_prompts(capsys, monkeypatch):

@@ -91,7 +91,7 @@ def test_metadata(wheel: Path) -> None:
     assert metadata["Requires-Python"] == ">=3.10"
     needs = {re.split(r"[^\w-]", need)[0] for need in metadata.get_all("Requires-Dist")}
     assert {"torch", "numpy", "click", "rich", "ffmpeg-python", "imageio-ffmpeg"} <= needs
-    assert set(metadata.get_all("Provides-Extra")) == {"gpu", "gpu-cuda12", "control", "camera", "train", "eval", "test"}
+    assert set(metadata.get_all("Provides-Extra")) == {"gpu", "gpu-cuda12", "control", "camera", "train", "tensorboard", "eval", "test"}
 
 
 def test_main_job_from_another_folder(installed: Path, example_clip: Path, tmp_path: Path) -> None:

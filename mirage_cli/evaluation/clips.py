@@ -18,11 +18,10 @@ import torch
 from mirage_cli.errors import MediaError, MirageError
 from mirage_cli.lsd.consistency import CUT_THRESHOLD, cut_score, estimate_motion, resize_flow, warp
 from mirage_cli.lsd.model import FRAME_MULTIPLE, luma
-from mirage_cli.training.data import fit
+from mirage_cli.training.data import EXAMPLE_CLIP, fit
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 VIDEOS = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v")
-EXAMPLE_CLIP = Path(__file__).resolve().parents[2] / "examples" / "bunny.mp4"
 MOST_FRAMES = 600  # of a clip; more would only fill memory
 FEWEST_FRAMES = 8  # of a shot
 

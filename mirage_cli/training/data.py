@@ -22,6 +22,7 @@ from torch import Tensor
 from mirage_cli.errors import MediaError
 from mirage_cli.lsd.consistency import warp
 
+EXAMPLE_CLIP = Path(__file__).resolve().parents[2] / "examples" / "bunny.mp4"  # in a clone
 IDENTITY = "identity"
 MOST_CHANNELS = 4
 

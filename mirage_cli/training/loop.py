@@ -25,12 +25,14 @@ from mirage_cli.errors import Interrupted, ModelError, UsageProblem
 from mirage_cli.lsd.checkpoint import cpu_has_bf16
 from mirage_cli.lsd.model import UNSHUFFLE, LSDConfig, LSDNet, Past, screen_channels
 from mirage_cli.lsd.sampling import compose
+from mirage_cli.lsd.text import read_looks
+from mirage_cli.measure import TrainStats
 from mirage_cli.training.config import TrainConfig, load_config
 from mirage_cli.training.data import load_clips, load_stills, render_bank, render_clips, shuffled
 from mirage_cli.training.distill import two_half_steps
 from mirage_cli.training.forcing import force
 from mirage_cli.training.losses import frame_loss, temporal_difference
-from mirage_cli.training.progress import Meter, RunLog, TrainStats, check_tensorboard
+from mirage_cli.training.progress import Meter, RunLog, check_tensorboard
 from mirage_cli.training.state import RunningMean, load_state, load_streams, save_state, save_streams
 from mirage_cli.training.streams import StreamPool, Task
 from mirage_cli.training.teachers import Teachers
@@ -278,6 +280,8 @@ class Trainer:
             self.streams_file.unlink(missing_ok=True)
         else:
             save_streams(self.streams_file, self.pool, self.generators, self.progress["step"])
+        if self.world > 1:
+            dist.barrier()  # whoever goes on from the folder finds all of it
         return over
 
     def _record(self, terms: dict[str, Tensor]) -> dict:
@@ -295,6 +299,7 @@ class Trainer:
     def stats(self) -> TrainStats:
         """The numbers of this moment; waits for the device."""
         c, p, pace = self.config, self.progress, self.meter.step_seconds()
+        terms, first_terms = self.meter.terms()
         left = [60 * c.minutes - p["seconds"]] if c.minutes else []
         if c.max_steps < MANY_STEPS and pace:
             left.append((c.max_steps - p["step"]) * pace)
@@ -302,7 +307,7 @@ class Trainer:
             run=str(self.run), device=str(self.device), processes=self.world,
             parameters=sum(x.numel() for x in self.net.parameters()), step=p["step"],
             steps_total=c.max_steps if c.max_steps < MANY_STEPS else None, seconds=p["seconds"], minutes=c.minutes,
-            terms=self.meter.terms(), images_per_second=self.world * self.pool.streams / pace if pace else 0.0,
+            terms=terms, first_terms=first_terms, images_per_second=self.world * self.pool.streams / pace if pace else 0.0,
             learning_rate=self.optimizer.param_groups[0]["lr"], left_seconds=max(0.0, min(left)) if left else None,
             memory_mib=self.meter.memory_mib(self.device),
         )  # fmt: skip
@@ -342,7 +347,7 @@ def main(
     config_path: str | None, overrides: list[str] = (), say: Callable[[str], None] | None = None,
     tick: Callable[[Callable[[], TrainStats]], None] | None = None, stop: Any = None,
 ) -> dict:  # fmt: skip
-    """Train a model; returns the run's record.
+    """Train a model; returns the run's record (of the first process; else nothing).
 
     Args:
         config_path: TOML file, None for the defaults; overrides: ``key=value``, see ``load_config``.
@@ -375,12 +380,27 @@ def main(
             from mirage_cli.training.validate import validate
 
             validate(trainer)
+        record = export(trainer) if rank == 0 else {}
         if trainer.world > 1:
             dist.barrier()
     finally:
         if trainer.world > 1:
             dist.destroy_process_group()
-    return json.loads((Path(config.run) / "run.json").read_text())
+    return record
+
+
+def export(trainer: Trainer, note: str = "") -> dict:
+    """Make the model's folder of a run, where its looks file allows; returns the run's record."""
+    from mirage_cli.training.export import export_model
+
+    run, config = trainer.run, trainer.config
+    record = {**json.loads((run / "run.json").read_text()), "run": str(run)}
+    try:
+        folder = export_model(config, record["model"], run / WEIGHTS, trainer.progress, note)
+        record |= {"model_folder": str(folder), "prompt": read_looks(folder)[0].prompt}
+    except ModelError as error:  # the weights are there all the same
+        trainer.say(f"no model folder: {error.message}; the weights are in {run / WEIGHTS}")
+    return record
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,52 +18,13 @@ SMOOTHING = 0.03  # weight of the newest step in the terms that are shown
 SPEED_STEPS = 20  # steps that the speed is taken over
 
 
-@dataclass(frozen=True)
-class TrainStats:
-    """One look at a training run.
-
-    Attributes:
-        run: its folder; device: where it computes; processes: how many take part.
-        parameters: of the network.
-        step: done so far; steps_total: the config's ``max_steps``, None where time alone ends the run.
-        seconds: trained so far; minutes: the config's, 0 for no limit.
-        terms: running means of the loss and its terms.
-        images_per_second: graded frames of all processes; 0 before there is a speed.
-        left_seconds: until the end, None if unknown.
-        memory_mib: peak, of the GPU's tensors or of the process on a CPU.
-        message: the last thing worth telling.
-    """
-
-    run: str
-    device: str
-    processes: int
-    parameters: int
-    step: int
-    steps_total: int | None
-    seconds: float
-    minutes: float
-    terms: Mapping[str, float]
-    images_per_second: float
-    learning_rate: float
-    left_seconds: float | None
-    memory_mib: float
-    message: str = ""
-    command: str = "train"
-
-    @property
-    def share(self) -> float:
-        """How much of the run is done, 0 to 1."""
-        by_time = self.seconds / (60 * self.minutes) if self.minutes else 0.0
-        by_steps = self.step / self.steps_total if self.steps_total else 0.0
-        return min(1.0, max(by_time, by_steps))
-
-
 class Meter:
     """Speed and running means; nothing here waits for the device before it is asked for numbers."""
 
     def __init__(self) -> None:
         self._ends: deque[float] = deque(maxlen=SPEED_STEPS + 1)
         self._means: dict[str, Tensor] = {}
+        self._first: dict[str, Tensor] = {}
         self._seen: dict[str, int] = {}
         self._memory = PeakMemory()
 
@@ -74,6 +34,7 @@ class Meter:
         for name, value in terms.items():
             value, count = value.detach().float(), self._seen.get(name, 0) + 1
             self._seen[name] = count
+            self._first.setdefault(name, value)
             self._means[name] = torch.lerp(self._means[name], value, max(SMOOTHING, 1 / count)) if count > 1 else value
 
     def pause(self) -> None:
@@ -84,10 +45,11 @@ class Meter:
         """Of the last steps; 0 before there are two."""
         return (self._ends[-1] - self._ends[0]) / (len(self._ends) - 1) if len(self._ends) > 1 else 0.0
 
-    def terms(self) -> dict[str, float]:
-        """Running means, the loss first."""
-        values = {name: value.item() for name, value in self._means.items()}
-        return {name: values[name] for name in sorted(values, key=lambda name: name != "loss")}
+    def terms(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Running means, and values at the first step that had them; the loss first."""
+        names = sorted(self._means, key=lambda name: name != "loss")
+        now, first = ({name: values[name].item() for name in names} for values in (self._means, self._first))
+        return now, first
 
     def memory_mib(self, device: torch.device) -> float:
         """Peak of the GPU's tensors, or of the process on a CPU."""

@@ -50,9 +50,11 @@ def validate(trainer, period: int = 60, returns: int = 2) -> dict:
     sheet = ((torch.cat(rows, dim=-2) * 0.5 + 0.5).clamp(0, 1) * 255).byte().permute(1, 2, 0).cpu().numpy()
     name = trainer.run / f"sheet{trainer.rank}.jpg"
     cv2.imwrite(str(name), np.ascontiguousarray(sheet[:, :, ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 88])
-    numbers = [key for key, value in next(iter(report.values())).items() if isinstance(value, float)]
-    mean = {key: float(np.mean([found[key] for found in report.values()])) for key in numbers}
+    mean = {}
+    for key in (key for key, value in next(iter(report.values())).items() if not isinstance(value, list)):
+        values = [found[key] for found in report.values() if found[key] is not None]  # identity may have no error at all
+        mean[key] = float(np.mean(values)) if values else None
     record = {"mean": mean, "looks": report}
     (trainer.run / f"validation{trainer.rank}.json").write_text(json.dumps(record, indent=1))
-    trainer.say("validation " + json.dumps({key: round(value, 4) for key, value in mean.items()}))
+    trainer.say("validation " + json.dumps({key: value and round(value, 4) for key, value in mean.items()}))
     return record
