@@ -10,7 +10,7 @@ import click
 from mirage_cli import cli_options as flags
 from mirage_cli.cli_options import OUTPUT, SectionCommand, option
 from mirage_cli.cli_terminal import make_ui, print_json
-from mirage_cli.errors import UsageProblem, plain_text
+from mirage_cli.errors import Interrupted, UsageProblem, plain_text
 
 SIGNALS_TOGETHER_SECONDS = 60.0
 """torchrun passes a signal on once more; among several processes a second one so soon is no insisting."""
@@ -55,17 +55,22 @@ def train(recipe: str | None, overrides: tuple[str, ...], smoke: bool, tensorboa
     switch = StopSwitch()
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         switch.TOGETHER_SECONDS = SIGNALS_TOGETHER_SECONDS
-    with switch.signals() as stop, ui:
-        if smoke:
-            from mirage_cli.training import smoke as job
+    try:
+        with switch.signals() as stop, ui:
+            if smoke:
+                from mirage_cli.training import smoke as job
 
-            record = job.run(settings, ui.note, ui.tick, stop)
-            lines = job.summary(record) if first else []
-        else:
-            from mirage_cli.training import loop
+                record = job.run(settings, ui.note, ui.tick, stop)
+                lines = job.summary(record) if first else []
+            else:
+                from mirage_cli.training import loop
 
-            record = loop.main(recipe, settings, ui.note, ui.tick, stop)
-            lines = summary(record) if first else []
+                record = loop.main(recipe, settings, ui.note, ui.tick, stop)
+                lines = summary(record) if first else []
+    except Interrupted as error:
+        if first:
+            raise
+        return error.exit_code
     if as_json and first:
         print_json(record)
     elif first and not ui.quiet:

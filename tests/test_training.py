@@ -10,10 +10,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from mirage_cli.errors import MediaError, UsageProblem
+from mirage_cli.errors import MediaError, ModelError, UsageProblem
 from mirage_cli.lsd.history import History
-from mirage_cli.lsd.model import Past
+from mirage_cli.lsd.model import LSDConfig, LSDNet, Past
 from mirage_cli.training import loop
 from mirage_cli.training.config import load_config
 from mirage_cli.training.data import fit, read_manifest
@@ -152,17 +153,37 @@ def test_only_shippable_media_unless_asked(data):
     assert len(read_manifest(data, "photo", "train", shippable_only=False)) == 3
 
 
-def test_bad_runs(tmp_path, arguments):
-    with pytest.raises(UsageProblem, match="unknown keys"):
-        load_config(None, ["no_such_key=1"])
-    with pytest.raises(UsageProblem, match="key=value"):
-        load_config(None, ["minutes"])
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("no_such_key=1", "unknown keys"), ("minutes", "key=value"), ("minutes=soon", "minutes is 'soon'; it must be a number"),
+        ("streams=2.5", "a whole number"), ("compile=1", "true or false"), ("stream=3", "it must be a table"),
+        ("minutes.x=1", "minutes"), ("minutes=0", "never end"), ("size=100", "multiple of 16"), ("streams=0", "1 at least"),
+        ("banks=[[100,100]]", "[height, width, share]"), ('network={"widths":[8,8,8]}', "head width"),
+        ('network={"depth":3}', "unknown keys"), ("looks_file=README.md", "no looks file"),
+        ("device=tpu", "auto, cpu or cuda"),
+    ],
+)  # fmt: skip
+def test_bad_settings_are_told_in_a_line(arguments, setting, told):
+    with pytest.raises(UsageProblem) as caught:
+        loop.main(None, [*arguments, "max_steps=1000000000", setting])
+    assert told in caught.value.message and "\n" not in caught.value.message and caught.value.remedy
+
+
+def test_bad_files(tmp_path, arguments):
     with pytest.raises(UsageProblem):
         load_config(tmp_path / "missing.toml")
-    with pytest.raises(UsageProblem, match="never end"):
-        loop.main(None, [*arguments, "minutes=0"])
+    (tmp_path / "no.json").write_text("[]")
+    with pytest.raises(UsageProblem, match="no looks file"):
+        loop.main(None, [*arguments, f"looks_file={tmp_path / 'no.json'}"])
     with pytest.raises(MediaError, match="MANIFEST"):
         loop.main(None, [*arguments, f"data={tmp_path}"])
+    with pytest.raises(ModelError, match="cannot be read"):
+        loop.main(None, [*arguments, f"init={tmp_path / 'no.json'}"])
+    weights = LSDNet(LSDConfig(looks=("a", "b"), widths=(8, 8, 64))).state_dict()
+    save_file(weights, str(tmp_path / "other.safetensors"))
+    with pytest.raises(ModelError, match="another network"):
+        loop.main(None, [*arguments, f"init={tmp_path / 'other.safetensors'}"])
 
 
 def test_forcing_tells_the_levels_and_hides_the_past():

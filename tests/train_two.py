@@ -13,13 +13,14 @@ import torch
 from mirage_cli.cli import main as mirage
 from mirage_cli.training import loop, smoke
 from mirage_cli.training.config import load_config
+from mirage_cli.training.processes import join_processes
 
 SHORT = ("max_steps=24", "streams=8")
 
 
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
-    rank, world = loop.join_processes("cpu")
+    rank, world = join_processes("cpu")
     data = folder / "data"
     if rank == 0:
         smoke.make_data(data)

@@ -82,6 +82,17 @@ class TrainConfig:
     loss: LossConfig = field(default_factory=LossConfig)
 
 
+_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", tuple: "a list", dict: "a table"}
+
+
+def _of_kind(value: object, present: object) -> bool:
+    """Is a value of TOML or JSON of the same kind as the default?"""
+    kind = type(present)
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
+    return isinstance(value, list) if kind is tuple else type(value) is kind
+
+
 def _build(kind: type, data: dict, where: str):
     names = {f.name: f for f in fields(kind)}
     if unknown := sorted(set(data) - set(names)):
@@ -90,7 +101,14 @@ def _build(kind: type, data: dict, where: str):
     for name, value in data.items():
         present = getattr(default, name)
         if hasattr(present, "__dataclass_fields__"):
+            if not isinstance(value, dict):
+                raise UsageProblem(f"{where}: {name} is {value!r}; it must be a table", f"as in: {name}.KEY=VALUE")
             value = _build(type(present), value, f"{where}.{name}")
+        elif not _of_kind(value, present):
+            raise UsageProblem(
+                f"{where}: {name} is {value!r}; it must be {_WORDS[type(present)]}",
+                f"its default: {name} = {json.dumps(present)}",
+            )
         elif isinstance(present, tuple):
             value = tuple(tuple(v) if isinstance(v, list) else v for v in value)
         elif isinstance(present, float) and isinstance(value, int):
@@ -123,5 +141,7 @@ def load_config(path: str | Path | None, overrides: list[str] = ()) -> TrainConf
         *parents, last = key.strip().split(".")
         for parent in parents:
             section = section.setdefault(parent, {})
+            if not isinstance(section, dict):
+                raise UsageProblem(f"override {override!r}: {parent} is no section", "as in: stream.mean_frames=40")
         section[last] = value
     return _build(TrainConfig, data, str(path or "overrides"))

@@ -18,21 +18,24 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mirage_cli.errors import Interrupted, ModelError, UsageProblem
 from mirage_cli.lsd.checkpoint import cpu_has_bf16
-from mirage_cli.lsd.model import UNSHUFFLE, LSDConfig, LSDNet, Past, screen_channels
+from mirage_cli.lsd.model import UNSHUFFLE, Past, screen_channels
 from mirage_cli.lsd.sampling import compose
 from mirage_cli.lsd.text import read_looks
 from mirage_cli.measure import TrainStats
+from mirage_cli.training.checks import MANY_STEPS, check_config, done_share, learning_rate, look_names, new_network
 from mirage_cli.training.config import TrainConfig, load_config
 from mirage_cli.training.data import load_clips, load_stills, render_bank, render_clips, shuffled
 from mirage_cli.training.distill import two_half_steps
 from mirage_cli.training.forcing import force
 from mirage_cli.training.losses import frame_loss, temporal_difference
-from mirage_cli.training.progress import Meter, RunLog, check_tensorboard
+from mirage_cli.training.processes import average_gradients, device_kind, join_processes
+from mirage_cli.training.progress import Meter, RunLog
 from mirage_cli.training.state import RunningMean, load_state, load_streams, save_state, save_streams
 from mirage_cli.training.streams import StreamPool, Task
 from mirage_cli.training.teachers import Teachers
@@ -40,44 +43,6 @@ from mirage_cli.training.teachers import Teachers
 STATE = "state.safetensors"
 WEIGHTS = "model.safetensors"
 AGREE_EVERY = 20  # steps between two looks at the clock and at signals where several processes must agree
-MANY_STEPS = 10**9  # a config's max_steps from here on is no limit
-
-
-def join_processes(device: str) -> tuple[int, int]:
-    """This process's number and their count, as torchrun tells; they are joined on the first call."""
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    if world > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if device == "cuda" else "gloo")
-    return rank, world
-
-
-def device_kind(config: TrainConfig) -> str:
-    """cpu or cuda."""
-    return config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def done_share(progress: dict, config: TrainConfig) -> float:
-    """How much of the run is over, by its clock or its steps, whichever is ahead: 0 to 1."""
-    by_time = progress["seconds"] / (60 * config.minutes) if config.minutes else 0.0
-    return min(1.0, max(by_time, progress["step"] / config.max_steps))
-
-
-def learning_rate(step: int, progress: float, config: TrainConfig) -> float:
-    """Linear warm-up in steps, then a cosine down to 2% over the run's time (progress 0 to 1)."""
-    warm = min(1.0, (step + 1) / config.warmup_steps)
-    return config.learning_rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
-
-
-def average_gradients(net: torch.nn.Module, world: int) -> None:
-    """Mean of all processes' gradients, as one flat all-reduce."""
-    if world == 1:
-        return
-    gradients = [p.grad for p in net.parameters() if p.grad is not None]
-    flat = torch.cat([g.flatten() for g in gradients])
-    dist.all_reduce(flat)
-    flat /= world
-    for gradient, piece in zip(gradients, flat.split([g.numel() for g in gradients])):
-        gradient.copy_(piece.view_as(gradient))
 
 
 class Trainer:
@@ -94,8 +59,8 @@ class Trainer:
         self.rank, self.world = join_processes(kind)
         self.mixed = config.mixed_precision and (kind == "cuda" or cpu_has_bf16())
         torch.manual_seed(config.seed)
-        looks = tuple(look["id"] for look in json.loads(Path(config.looks_file).read_text())["looks"])
-        self.net = LSDNet(LSDConfig.from_dict({"looks": looks, **config.network})).to(self.device)
+        looks = look_names(config)
+        self.net = new_network(looks, config).to(self.device)
         self.net.to(memory_format=torch.channels_last)
         self.net.recompute = config.checkpointing
         if config.init:
@@ -123,13 +88,22 @@ class Trainer:
 
     def _start_from(self, path: Path) -> None:
         """Take over weights; a model with fewer looks gives the first rows of the look table."""
-        given = {k: v.float() for k, v in load_file(path).items()}
+        try:
+            given = {k: v.float() for k, v in load_file(path).items()}
+        except (OSError, SafetensorError) as error:
+            raise ModelError(f"init={path} cannot be read: {error}".splitlines()[0], "give a model.safetensors") from error
         table = self.net.look_table.weight.detach().clone().cpu()
-        known = given["look_table.weight"]
+        known = given.get("look_table.weight", table)
         if len(known) < len(table):  # the identity look stays last
             table[: len(known) - 1], table[-1] = known[:-1], known[-1]
             given["look_table.weight"] = table
-        self.net.load_state_dict(given)
+        try:
+            self.net.load_state_dict(given)
+        except RuntimeError as error:
+            raise ModelError(
+                f"init={path} belongs to another network: {str(error).splitlines()[-1].strip()}",
+                "give the network's sizes, as in: network.widths=[64,128,256]",
+            ) from error
 
     def _load_pool(self, looks: tuple[str, ...]) -> None:
         c = self.config
@@ -327,20 +301,6 @@ class Trainer:
         dist.all_reduce(told, dist.ReduceOp.MAX)
         self.progress["seconds"], save, stop = told.tolist()
         return bool(save), bool(stop), bool(minutes) and self.progress["seconds"] >= 60 * minutes
-
-
-def check_config(config: TrainConfig) -> None:
-    """What would fail only after the data are loaded.
-
-    Raises:
-        UsageProblem: no looks file, no end, TensorBoard without its package.
-    """
-    if not Path(config.looks_file).is_file():
-        raise UsageProblem(f"no looks file at {config.looks_file}", "run from the project's folder or set looks_file")
-    if not config.minutes and config.max_steps >= MANY_STEPS:
-        raise UsageProblem("minutes is 0 and max_steps is not set: the run would never end", "as in: minutes=10")
-    if config.tensorboard:
-        check_tensorboard()
 
 
 def main(

@@ -108,4 +108,6 @@ def _board(folder: str) -> Any:
     try:
         return _writer()(log_dir=folder)
     except OSError as error:
-        raise MediaError(f"--tensorboard {folder!r} cannot be written: {error.strerror or error}", "give another folder") from error
+        raise MediaError(
+            f"--tensorboard {folder!r} cannot be written: {error.strerror or error}", "give another folder"
+        ) from error

@@ -30,9 +30,11 @@ from mirage_cli.lsd.checkpoint import load_bundle
 from mirage_cli.lsd.stream import Session
 from mirage_cli.lsd.text import PromptReader
 from mirage_cli.models import catalog
+from mirage_cli.training.checks import check_config
 from mirage_cli.training.config import TrainConfig, load_config
 from mirage_cli.training.data import EXAMPLE_CLIP
-from mirage_cli.training.loop import Trainer, check_config, device_kind, export, join_processes
+from mirage_cli.training.loop import Trainer, export
+from mirage_cli.training.processes import device_kind, join_processes
 from mirage_cli.training.validate import validate
 
 LOOKS = ("thermal", "film-noir", "comic-halftone", "identity")  # the third has dots that stay on the screen
@@ -122,7 +124,7 @@ def run(overrides: list[str], say: Callable[[str], None], tick: Callable | None 
         check_config(config)
         document = _train(config, origin, say, tick, stop)
         if rank == 0:
-            document = {**document, "processes": world, **_use(config, Path(document["model_folder"])), "kept": kept is not None}
+            document |= {"processes": world, "kept": kept is not None, **_use(config, Path(document["model_folder"]))}
         _shared(None, world)  # nobody takes the folder away while another still reads it
         if world > 1:
             dist.destroy_process_group()
@@ -170,7 +172,7 @@ def _train(config: TrainConfig, origin: str, say: Callable[[str], None], tick: C
         torch.equal(a, b) for a, b in zip(first.net.state_dict().values(), second.net.state_dict().values())
     )
     if not same:
-        raise ModelError(f"the run did not go on as it was at step {half}", "please report it, with your versions: mirage doctor")
+        raise ModelError(f"the run did not go on as it was at step {half}", "please report it, with mirage doctor's findings")
     if not second.train(**more):
         raise Interrupted("interrupted: the smoke run was not finished")
     trained = time.perf_counter()
@@ -191,7 +193,7 @@ def _train(config: TrainConfig, origin: str, say: Callable[[str], None], tick: C
         )
     record = export(second, "It comes from a smoke run: it shows that training works, and is no model to use.")
     if "model_folder" not in record:
-        raise ModelError("the run made no model folder", "please report it, with your versions: mirage doctor")
+        raise ModelError("the run made no model folder", "please report it, with mirage doctor's findings")
     images = [line["images_per_second"] for line in lines if line["images_per_second"]]
     return {
         "command": "train --smoke",
@@ -245,7 +247,8 @@ def summary(document: dict[str, Any]) -> list[str]:
          f"{document['train_seconds']} s, {document['images_per_second']:g} images/s, "
          f"{'bf16' if document['mixed_precision'] else 'fp32'}, {count} process{'es' if count > 1 else ''}"),
         *((name, f"{first:g} at first, {last:g} at the end") for name, (first, last) in falls.items()),
-        *(("parts" if not i else "", f"{name}: {'on' if value is True else value}") for i, (name, value) in enumerate(parts.items())),
+        *(("" if i else "parts", f"{name}: {'on' if value is True else value}")
+          for i, (name, value) in enumerate(parts.items())),
         ("validation", f"L1 to the teacher {document['validation_l1']:g} on pictures that were not trained on"),
         ("the model", f"styled {styled['frames']} frames as {styled['look']}, {styled['mean_change_levels']:g} levels of 255 "
          "from the input"),

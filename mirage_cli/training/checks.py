@@ -1,0 +1,77 @@
+"""A run's settings before it starts: what would fail only after the data are loaded, and its learning rate."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+from mirage_cli.errors import UsageProblem
+from mirage_cli.lsd.checkpoint import choose_device
+from mirage_cli.lsd.model import FRAME_MULTIPLE, LSDConfig, LSDNet
+from mirage_cli.training.config import TrainConfig
+from mirage_cli.training.progress import check_tensorboard
+
+MANY_STEPS = 10**9  # a config's max_steps from here on is no limit
+
+
+def done_share(progress: dict, config: TrainConfig) -> float:
+    """How much of the run is over, by its clock or its steps, whichever is ahead: 0 to 1."""
+    by_time = progress["seconds"] / (60 * config.minutes) if config.minutes else 0.0
+    return min(1.0, max(by_time, progress["step"] / config.max_steps))
+
+
+def learning_rate(step: int, progress: float, config: TrainConfig) -> float:
+    """Linear warm-up in steps, then a cosine down to 2% over the run's time (progress 0 to 1)."""
+    warm = min(1.0, (step + 1) / config.warmup_steps)
+    return config.learning_rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
+
+
+def look_names(config: TrainConfig) -> tuple[str, ...]:
+    """Ids of the looks to train, in the looks file's order; UsageProblem where it is none."""
+    path = Path(config.looks_file)
+    if not path.is_file():
+        raise UsageProblem(f"no looks file at {path}", "run from the project's folder or set looks_file")
+    try:
+        return tuple(look["id"] for look in json.loads(path.read_text(encoding="utf-8"))["looks"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageProblem(
+            f"{path} is no looks file: {type(error).__name__}: {error}", "see models/lsd-small/looks.json"
+        ) from error
+
+
+def new_network(looks: tuple[str, ...], config: TrainConfig) -> LSDNet:
+    """A network of the config's sizes; UsageProblem where they do not go together."""
+    try:
+        return LSDNet(LSDConfig.from_dict({"looks": looks, **config.network}))
+    except (ValueError, TypeError, RuntimeError, IndexError, ZeroDivisionError) as error:
+        raise UsageProblem(
+            f"network={config.network} is none: {error}".splitlines()[0], "mirage_cli/lsd/model.py explains the sizes"
+        ) from error
+
+
+def check_config(config: TrainConfig) -> None:
+    """What would fail only after the data are loaded.
+
+    Raises:
+        UsageProblem: no looks, no end, impossible sizes, TensorBoard without its package.
+        GpuError: a GPU is asked for and there is none.
+    """
+    new_network(look_names(config), config)
+    if config.device not in ("auto", "cpu", "cuda"):
+        raise UsageProblem(f"device={config.device}; it must be auto, cpu or cuda", "CUDA_VISIBLE_DEVICES=1 chooses a GPU")
+    choose_device(config.device)
+    if config.size % FRAME_MULTIPLE or config.size <= 0:
+        raise UsageProblem(f"size={config.size}; it must be a multiple of {FRAME_MULTIPLE}", "as in: size=256")
+    if not config.banks or any(len(bank) != 3 or bank[0] % 8 or bank[1] % 8 or min(bank) <= 0 for bank in config.banks):
+        raise UsageProblem(
+            f"banks={json.dumps(config.banks)}; each is [height, width, share], sides multiples of 8",
+            "as in: banks=[[512,704,1.0]]",
+        )
+    for name in ("streams", "max_steps", "warmup_steps", "log_every", "distil_every"):
+        if getattr(config, name) < 1:
+            raise UsageProblem(f"{name}={getattr(config, name)}; it must be 1 at least", f"as in: {name}=4")
+    if not config.minutes and config.max_steps >= MANY_STEPS:
+        raise UsageProblem("minutes is 0 and max_steps is not set: the run would never end", "as in: minutes=10")
+    if config.tensorboard:
+        check_tensorboard()
