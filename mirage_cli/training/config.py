@@ -132,7 +132,7 @@ def load_config(path: str | Path | None, overrides: list[str] = ()) -> TrainConf
     for override in overrides:
         key, sign, text = override.partition("=")
         if not sign:
-            raise UsageProblem(f"override {override!r} is not key=value", "for example --set minutes=5")
+            raise UsageProblem(f"override {override!r} is not key=value", "as in: minutes=5")
         try:
             value = json.loads(text)
         except ValueError:

@@ -71,7 +71,7 @@ def read_manifest(root: Path, kind: str, split: str, shippable_only: bool) -> li
     """
     manifest = root / "MANIFEST.csv"
     if not manifest.is_file():
-        raise MediaError(f"no training data: {manifest} is missing", "give the data folder: --set data=DIR")
+        raise MediaError(f"no training data: {manifest} is missing", "give the data folder: data=DIR")
     with manifest.open(newline="") as file:
         rows = [r for r in csv.DictReader(file) if r["kind"] == kind and r["split"] == split]
     files = [root / r["file"] for r in rows if r["ship_ok"] == "yes" or not shippable_only]

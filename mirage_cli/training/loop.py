@@ -213,14 +213,15 @@ class Trainer:
 
     def train(
         self, until: int | None = None, stop: Callable[[], bool] = lambda: False,
-        tick: Callable[[Callable[[], TrainStats]], None] = lambda stats: None,
+        tick: Callable[[Callable[[], TrainStats]], None] | None = None,
     ) -> bool:  # fmt: skip
         """Run until the config's minutes or steps are over.
 
         Args:
             until: pause at this step, as a signal would.
             stop: asked after every step (every AGREE_EVERY-th where several processes train): pause now?
-            tick: called after every step with a function that gives the numbers to show.
+            tick: called after every step with a function that gives the numbers to show; None: the log's lines
+                are said instead.
 
         Returns:
             Whether the run is over. A paused run goes on from its folder as if there had been no pause.
@@ -242,8 +243,12 @@ class Trainer:
                 self.meter.took(now, terms)
                 save, paused, over = self._agree(now - saved > 60 * c.save_minutes, stop())
                 if self.progress["step"] % c.log_every == 0:
-                    log.write(self._record(terms))
-                tick(self.stats)
+                    record = self._record(terms)
+                    log.write(record)
+                    if tick is None:
+                        self.say(json.dumps(record))
+                if tick is not None:
+                    tick(self.stats)
                 if save:
                     self.save()
                     saved = last = time.perf_counter()
@@ -312,7 +317,7 @@ def main(
     Args:
         config_path: TOML file, None for the defaults; overrides: ``key=value``, see ``load_config``.
         say: gets lines about what happens; by default they go to stderr.
-        tick: gets a function that gives the numbers to show, after every step; by default they are not shown.
+        tick: gets a function that gives the numbers to show, after every step; by default the log's lines are said.
         stop: a ``styler.StopSwitch`` that takes signals, or None.
 
     Raises:
@@ -324,7 +329,7 @@ def main(
     speak = say or (lambda line: print(line, file=sys.stderr, flush=True))
     rank = int(os.environ.get("RANK", 0))
     trainer = Trainer(config, speak if rank == 0 else lambda line: None)
-    more = {} if tick is None else {"tick": tick}
+    more: dict[str, Any] = {"tick": tick}
     if stop is not None:
         more["stop"] = stop.event.is_set
         stop.graceful = True  # from here on there is something to save

@@ -155,7 +155,7 @@ def _prepare(folder: Path, named: bool) -> str:
 
 def _train(config: TrainConfig, origin: str, say: Callable[[str], None], tick: Callable | None, stop: Any) -> dict:
     """Half the run, a new trainer that takes it up, the other half; validation and the model's folder."""
-    more: dict[str, Any] = {} if tick is None else {"tick": tick}
+    more: dict[str, Any] = {"tick": tick}
     if stop is not None:
         more["stop"] = stop.event.is_set
         stop.graceful = True

@@ -77,7 +77,7 @@ def load_state(path: Path, net: nn.Module, mean: RunningMean, optimizer: torch.o
         mean.steps = int(metadata["mean_steps"])
     except (SafetensorError, KeyError, RuntimeError, OSError, ValueError) as error:
         raise ModelError(
-            f"cannot resume from {path}: {error}".splitlines()[0], "start anew with another --set run=DIR"
+            f"cannot resume from {path}: {error}".splitlines()[0], "start anew in another folder: run=DIR"
         ) from error
     for index, parameter in enumerate(net.parameters()):
         moments = {k.split(".", 2)[2]: v for k, v in tensors.items() if k.startswith(f"adam.{index}.")}
