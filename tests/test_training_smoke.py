@@ -154,6 +154,22 @@ def test_ctrl_c_saves_the_run_and_the_same_command_goes_on(tmp_path, monkeypatch
     assert "resumed at step 3" in told.err and "the streams go on where they were" in told.err
     assert "trained 5 steps" in told.out and f"--model {tmp_path / 'run' / 'model'}" in told.out
 
+    def late(trainer):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr("mirage_cli.training.validate.validate", late)
+    assert main([*words, "validate=true"]) == 130
+    told = capsys.readouterr().err
+    assert f"interrupted after training: the weights are in {tmp_path / 'run' / 'model.safetensors'}" in told
+
+
+def test_a_run_whose_time_is_over_takes_no_more_steps(tmp_path):
+    smoke.make_data(tmp_path / "data")
+    words = [*smoke.SETTINGS, f"data={tmp_path / 'data'}", f"looks_file={tmp_path / 'data' / 'looks.json'}",
+             f"run={tmp_path / 'run'}", "max_steps=1000", "validate=false", "minutes=0.002"]  # fmt: skip
+    done = [loop.main(None, words, lambda line: None)["progress"]["step"] for _ in range(2)]
+    assert 3 < done[0] < 50 and done[1] == done[0]
+
 
 # ---- what a run says of itself --------------------------------------------------------------------
 

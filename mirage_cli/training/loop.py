@@ -230,7 +230,7 @@ class Trainer:
         compiled_at = self.progress["step"] + 3  # compiling is not training time
         limit = c.max_steps if until is None else min(until, c.max_steps)
         self.meter.pause()
-        over = paused = False
+        over, paused = done_share(self.progress, c) >= 1, False
         with RunLog(self.run / f"log.{self.rank}.jsonl", "" if self.rank else c.tensorboard) as log:
             while not (over or paused or self.progress["step"] >= limit):
                 terms = self.step()
@@ -348,6 +348,8 @@ def main(
         record = export(trainer) if rank == 0 else {}
         if trainer.world > 1:
             dist.barrier()
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted after training: the weights are in {trainer.run / WEIGHTS}") from None
     finally:
         if trainer.world > 1:
             dist.destroy_process_group()
