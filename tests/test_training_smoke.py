@@ -95,6 +95,9 @@ def test_a_smoke_run_leaves_a_user_s_folder_alone(tmp_path, capsys):
     (tmp_path / "thesis.txt").write_text("mine")
     assert main(["train", "--smoke", f"run={tmp_path}"]) == 2
     assert "holds something else" in capsys.readouterr().err and (tmp_path / "thesis.txt").read_text() == "mine"
+    (tmp_path / "smoke.json").write_text("{}")  # a smoke run's folder, to which something was added
+    assert main(["train", "--smoke", f"run={tmp_path}"]) == 2
+    assert "thesis.txt" in capsys.readouterr().err and (tmp_path / "thesis.txt").exists()
     assert main(["train", "recipe.toml", "--smoke"]) == 2
 
 

@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,8 @@ FRAMES, PHOTOS, CLIP = 96, 8, 10  # frames of the source; every so many of them 
 STEPS, SHOWN = 48, 6  # steps of the run; frames that the finished model styles
 FALL = 0.85  # the loss of the last steps must be below this much of the first ones'
 MARK = "smoke.json"
+OWN = (MARK, "data", "model", "run.json", "*.safetensors", "*.part", "log.*.jsonl", "sheet*.jpg", "validation*.json")
+"""What a smoke run leaves in its folder, and the next one may take away."""
 
 SETTINGS = (
     "device=cpu", "compile=false", "minutes=0", f"max_steps={STEPS}", "log_every=1", "streams=12", "size=64",
@@ -144,10 +147,15 @@ def _shared(value: Any, world: int) -> Any:
 
 def _prepare(folder: Path, named: bool) -> str:
     """Data in a folder that is empty or left by a smoke before."""
-    if named and folder.is_dir() and any(folder.iterdir()) and not (folder / MARK).is_file():
-        raise UsageProblem(f"run={folder} holds something else than a smoke run", "give a new folder, or leave run= away")
-    if (folder / MARK).is_file():
-        shutil.rmtree(folder)
+    found = list(folder.iterdir()) if named and folder.is_dir() else []
+    other = [path.name for path in found if not any(fnmatch(path.name, own) for own in OWN)]
+    if other or (found and not (folder / MARK).is_file()):
+        raise UsageProblem(
+            f"run={folder} holds something else than a smoke run: {(other or [found[0].name])[0]}",
+            "give a new folder, or leave run= away",
+        )
+    for path in found:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MARK).write_text("{}")
     return make_data(folder / "data")
@@ -182,10 +190,10 @@ def _train(config: TrainConfig, origin: str, say: Callable[[str], None], tick: C
     if rank:
         return {}
     lines = [json.loads(line) for line in (second.run / "log.0.jsonl").read_text().splitlines()]
-    falls = {}
+    falls, sixth = {}, max(1, len(lines) // 6)
     for name in ("loss", "l1"):
         values = [line[name] for line in lines]
-        falls[name] = [round(float(np.mean(part)), 4) for part in (values[: len(values) // 6], values[-len(values) // 6 :])]
+        falls[name] = [round(float(np.mean(part)), 4) for part in (values[:sixth], values[-sixth:])]
     if not falls["loss"][1] < FALL * falls["loss"][0]:
         raise ModelError(
             f"the loss did not fall: {falls['loss'][0]} at first, {falls['loss'][1]} at the end",
@@ -203,7 +211,7 @@ def _train(config: TrainConfig, origin: str, say: Callable[[str], None], tick: C
         "parameters": sum(p.numel() for p in second.net.parameters()),
         "mixed_precision": second.mixed,
         "first_and_last_sixth": falls,
-        "images_per_second": round(float(np.median(images)), 1),
+        "images_per_second": round(float(np.median(images)), 1) if images else 0.0,
         "teacher_seconds": round(ready - begun, 1),
         "train_seconds": round(trained - ready, 1),
         "parts": {
