@@ -1,4 +1,4 @@
-"""Live sources: cameras, the moving test picture, and files played at their own pace."""
+"""Live sources that need no device: the moving test picture, and files played at their own pace."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
-from mirage_cli.devices import find_camera
-from mirage_cli.errors import MediaError
 from mirage_cli.frames import Frame, FrameSource, StreamInfo
 
 Clock = Callable[[], float]
@@ -226,85 +224,6 @@ class PacedSource:
         self._closed.set()
         with self._swap:
             self._source.close()
-
-
-class CameraSource:
-    """A camera, newest frames at the camera's own pace.
-
-    Args:
-        wanted: its number (0 is the first camera), a part of its name, or its /dev path.
-        size: width and height to ask of the camera; frames are scaled when it gives others.
-        fps: rate to ask of it.
-
-    Raises:
-        MediaError: there is no such camera, it is in use, or it gives no picture.
-    """
-
-    live = True
-
-    def __init__(
-        self,
-        wanted: int | str,
-        size: tuple[int, int] | None = None,
-        fps: float | None = None,
-        *,
-        clock: Clock = time.perf_counter,
-    ) -> None:
-        self.warnings: list[str] = []
-        self._clock = clock
-        self._closed = threading.Event()
-        self._index = index = find_camera(str(wanted))
-        quiet_opencv()
-        self._camera = cv2.VideoCapture(index)
-        if size is not None:
-            self._camera.set(cv2.CAP_PROP_FRAME_WIDTH, size[0])
-            self._camera.set(cv2.CAP_PROP_FRAME_HEIGHT, size[1])
-        if fps is not None:
-            self._camera.set(cv2.CAP_PROP_FPS, fps)
-        good, first = self._camera.read() if self._camera.isOpened() else (False, None)
-        if not good or first is None:
-            self._camera.release()
-            raise MediaError(
-                f"camera {index} cannot be opened or gives no picture",
-                "Close other programs that use it and check the permissions of "
-                f"/dev/video{index}; without a camera try: mirage live --input test",
-            )
-        self._size = size or (first.shape[1], first.shape[0])
-        rate = float(self._camera.get(cv2.CAP_PROP_FPS) or 0.0)
-        self.info = StreamInfo(
-            width=self._size[0],
-            height=self._size[1],
-            fps=rate if 1.0 <= rate <= 1000.0 else 30.0,
-            variable_rate=True,
-            name=f"camera {index}",
-        )
-
-    def __iter__(self) -> Iterator[Frame]:
-        begin: float | None = None
-        index = 0
-        try:
-            while not self._closed.is_set():
-                good, bgr = self._camera.read()
-                if self._closed.is_set():
-                    return
-                if not good or bgr is None:
-                    raise MediaError(
-                        f"camera {self._index} stopped giving pictures after {index} frames",
-                        "Check its cable, then start again.",
-                    )
-                now = self._clock()
-                begin = now if begin is None else begin
-                rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
-                if (rgb.shape[1], rgb.shape[0]) != self._size:
-                    rgb = cv2.resize(rgb, self._size, interpolation=cv2.INTER_AREA)
-                yield Frame(rgb, now - begin, index)
-                index += 1
-        finally:
-            self._camera.release()
-
-    def close(self) -> None:
-        # Only the reading thread may release the device: a release during a read crashes drivers.
-        self._closed.set()
 
 
 class ResizedSource:

@@ -230,7 +230,7 @@ patience_options = stack(
            help="A source or output that gives or takes nothing for so long is lost."),
     option("--reconnect", type=click.IntRange(0, 1000), default=10, show_default=True,
            section=SOURCE, metavar="N",
-           help="Attempts in a row to open a lost stream again; 0 ends at the first loss."),
+           help="Attempts in a row to open a lost stream again; 0 ends at the first loss, of a camera too."),
 )  # fmt: skip
 
 

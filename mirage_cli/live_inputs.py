@@ -8,7 +8,8 @@ import sys
 import time
 from collections.abc import Callable
 
-from mirage_cli.capture import CameraSource, PacedSource, TestPicture
+from mirage_cli.camera import CameraSource
+from mirage_cli.capture import PacedSource, TestPicture
 from mirage_cli.config import LiveConfig, Size
 from mirage_cli.errors import MediaError
 from mirage_cli.frames import FrameSource
@@ -49,7 +50,10 @@ def open_source(
         size = wanted or TEST_SIZE
         return TestPicture(*size, fps=config.fps or 30.0, clock=clock), size
     if config.camera is not None:
-        camera = CameraSource(config.camera, wanted, config.fps, clock=clock)
+        camera = CameraSource(
+            config.camera, wanted, config.fps, tell=ui.note, clock=clock,
+            timeout_seconds=config.timeout_seconds if config.reconnect else 0.0,
+        )  # fmt: skip
         return fit_source(camera, config.size, cpu, CPU_LIMIT, ui, None)
     if is_screen(name) or is_broadcast(name) or is_playlist(name) or is_endless(name):
         return _open_stream(config, name, cpu, ui, clock)

@@ -2,6 +2,9 @@
 
     python tests/bad_inputs.py --count 1000 --seed 0
 
+in pieces, to be joined into one account: ``--first 0 --count 250 > a.json``, ``--first 250 ...``, and
+``--join a.json b.json ...``.
+
 Damaged and foreign media files under all suffixes, playlists that point elsewhere, random flags,
 prompts, config files and environment, and model folders whose JSON and safetensors were tampered with.
 Every case is drawn from the seed and its own number, so ``--only N`` repeats one alone. All run in this
@@ -409,16 +412,24 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--first", type=int, default=0, help="number of the first case")
     parser.add_argument("--only", type=int, help="this case alone")
+    parser.add_argument("--join", nargs="+", metavar="JSON", help="make one account of several and run nothing")
     parser.add_argument("--limit", type=float, default=60.0, metavar="SECONDS")
     options = parser.parse_args(arguments)
-    numbers = range(options.count) if options.only is None else range(options.only, options.only + 1)
+    if options.join:
+        account = joined([json.loads(Path(name).read_text("utf-8")) for name in options.join])
+        print(json.dumps(account, indent=1))
+        return 1 if account["broken"] else 0
+    numbers = range(options.first, options.first + options.count)
+    if options.only is not None:
+        numbers = range(options.only, options.only + 1)
     begin = time.monotonic()
     results = run_cases(numbers, options.seed, options.limit)
     broken = [case for case in results if case["wrong"]]
     print(json.dumps({
         "command": " ".join(["python", "tests/bad_inputs.py", *(arguments or sys.argv[1:])]),
-        "cases": len(results), "seconds": round(time.monotonic() - begin, 1),
+        "seed": options.seed, "first": numbers.start, "cases": len(results), "seconds": round(time.monotonic() - begin, 1),
         "kinds": Counter(case["kind"] for case in results), "exit_codes": Counter(case["code"] for case in results),
         "tracebacks": sum("traceback or fault" in case["wrong"] for case in results),
         "hangs": sum("hang" in case["wrong"] for case in results),
@@ -426,6 +437,26 @@ def main(arguments: list[str] | None = None) -> int:
         "slowest_seconds": max((case["seconds"] for case in results), default=0), "broken": broken,
     }, indent=1))  # fmt: skip
     return 1 if broken else 0
+
+
+def joined(pieces: list[dict[str, Any]]) -> dict[str, Any]:
+    """One account of the pieces of a run, which must follow one another and share a seed."""
+    pieces = sorted(pieces, key=lambda piece: piece["first"])
+    for before, after in zip(pieces, pieces[1:]):
+        if after["seed"] != before["seed"] or after["first"] != before["first"] + before["cases"]:
+            raise SystemExit(f"these do not follow one another: {before['command']!r}, {after['command']!r}")
+    whole: dict[str, Any] = {
+        "command": f"python tests/bad_inputs.py --seed {pieces[0]['seed']} --first {pieces[0]['first']} "
+        f"--count {sum(piece['cases'] for piece in pieces)}, in {len(pieces)} pieces",
+        "seed": pieces[0]["seed"], "first": pieces[0]["first"],
+    }
+    for key in ("cases", "seconds", "tracebacks", "hangs", "half_written"):
+        whole[key] = round(sum(piece[key] for piece in pieces), 1)
+    for key in ("kinds", "exit_codes"):
+        whole[key] = dict(sum((Counter(piece[key]) for piece in pieces), Counter()))
+    whole["slowest_seconds"] = max(piece["slowest_seconds"] for piece in pieces)
+    whole["broken"] = [case for piece in pieces for case in piece["broken"]]
+    return whole
 
 
 if __name__ == "__main__":

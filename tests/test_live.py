@@ -13,7 +13,6 @@ from cli_fakes import FakeEngine, RecordingUi
 from media import probe
 
 from mirage_cli import live
-from mirage_cli.capture import CameraSource
 from mirage_cli.config import LiveConfig, ModelOptions
 from mirage_cli.display import NullSink, WindowSink
 from mirage_cli.errors import MediaError, UsageProblem
@@ -132,60 +131,6 @@ def test_a_camera_that_is_not_there():
     with pytest.raises(MediaError, match="no camera 7; cameras found") as caught:
         live.run(config(camera=7, input=None), RecordingUi(), engine=FakeEngine())
     assert "--input test" in caught.value.remedy and caught.value.exit_code == 3
-
-
-class Camera:
-    """Stands in for cv2.VideoCapture: five pictures, then it is pulled out."""
-
-    def __init__(self, index):
-        import numpy as np
-
-        self.left, self.released = 6, False
-        self.picture = np.zeros((40, 60, 3), np.uint8)
-        self.picture[..., 0] = 200  # blue, in OpenCV's order
-
-    def isOpened(self):
-        return True
-
-    def set(self, *_):
-        return False
-
-    def get(self, _):
-        return 0.0
-
-    def read(self):
-        self.left -= 1
-        return (True, self.picture) if self.left >= 0 else (False, None)
-
-    def release(self):
-        self.released = True
-
-
-def test_a_camera_gives_rgb_and_says_when_it_stops(monkeypatch):
-    monkeypatch.setattr("mirage_cli.capture.find_camera", int)
-    monkeypatch.setattr("mirage_cli.capture.cv2.VideoCapture", Camera)
-    camera = CameraSource(0, size=(30, 20))
-    assert (camera.info.width, camera.info.height, camera.info.fps) == (30, 20, 30.0)
-    frames = []
-    with pytest.raises(MediaError, match="camera 0 stopped giving pictures after 5 frames"):
-        for frame in camera:
-            frames.append(frame)
-    assert len(frames) == 5 and frames[0].rgb.shape == (20, 30, 3)
-    assert tuple(frames[0].rgb[0, 0]) == (0, 0, 200) and frames[0].pts_seconds == 0.0
-    assert camera._camera.released
-
-
-def test_a_camera_that_is_pulled_out_spoils_nothing(monkeypatch, tmp_path):
-    monkeypatch.setattr("mirage_cli.capture.find_camera", int)
-    monkeypatch.setattr("mirage_cli.capture.cv2.VideoCapture", Camera)
-    out, ui = tmp_path / "out.mp4", RecordingUi()
-    with pytest.raises(MediaError, match="stopped giving pictures"):
-        live.run(
-            config(camera=0, input=None, size=None, output=str(out)), ui, engine=FakeEngine(),
-            keys=False,
-        )  # fmt: skip
-    assert probe(out).size == (60, 40) and probe(out).frames >= 1
-    assert any(str(out) in note for note in ui.notes)
 
 
 def test_a_window_without_a_display(monkeypatch):

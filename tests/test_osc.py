@@ -7,12 +7,14 @@ import sys
 import time
 
 import pytest
-from pythonosc.osc_bundle_builder import OscBundleBuilder
-from pythonosc.osc_message import OscMessage
-from pythonosc.osc_message_builder import OscMessageBuilder, build_msg
 from test_control import running
 
 from mirage_cli.errors import MediaError, UsageProblem
+
+pytest.importorskip("pythonosc", reason="OSC needs python-osc")
+from pythonosc.osc_bundle_builder import OscBundleBuilder  # noqa: E402
+from pythonosc.osc_message import OscMessage  # noqa: E402
+from pythonosc.osc_message_builder import OscMessageBuilder, build_msg  # noqa: E402
 
 TOKEN = "a-long-token_0123456789"
 
