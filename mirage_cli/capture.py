@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from mirage_cli.frames import Frame, FrameSource, StreamInfo
+from mirage_cli.sound_line import SoundLine
 
 Clock = Callable[[], float]
 
@@ -171,6 +172,7 @@ class PacedSource:
         self._source, self._reopen, self._clock = source, reopen, clock
         self._closed = threading.Event()
         self._swap = threading.Lock()
+        self.sound = SoundLine() if getattr(source, "sound", None) is not None else None
         endless = {"frame_count": None, "duration_seconds": None} if reopen else {}
         self.info = replace(source.info, **endless)
         self._old_warnings: list[str] = []
@@ -208,9 +210,13 @@ class PacedSource:
                 if self._closed.wait(max(0.0, -late)):
                     return
                 self._waiting = False
+                self._pass_sound(shift)
                 yield Frame(frame.rgb, pts, index)
                 index += 1
+            self._pass_sound(shift)
             if self._reopen is None or empty or self._closed.is_set():
+                if self.sound is not None:
+                    self.sound.finished = not self._closed.is_set()
                 return
             self._source.close()
             shift = last + 1.0 / max(self.info.fps, 1e-3)
@@ -219,6 +225,11 @@ class PacedSource:
                     return
                 self._old_warnings += self._source.warnings
                 self._source = self._reopen()
+
+    def _pass_sound(self, shift_seconds: float) -> None:
+        line = getattr(self._source, "sound", None)
+        if self.sound is not None and line is not None:
+            self.sound.move_from(line, shift_seconds)
 
     def close(self) -> None:
         self._closed.set()
@@ -246,6 +257,10 @@ class ResizedSource:
     def state(self) -> str:
         return getattr(self.source, "state", "")
 
+    @property
+    def sound(self) -> SoundLine | None:
+        return getattr(self.source, "sound", None)
+
     def __iter__(self) -> Iterator[Frame]:
         for frame in self.source:
             rgb = cv2.resize(frame.rgb, self._size, interpolation=cv2.INTER_AREA)
@@ -257,7 +272,7 @@ class ResizedSource:
 
 def quiet_opencv() -> None:
     """OpenCV writes its own warnings to stderr, across the dashboard; ours say it better."""
-    try:
-        cv2.setLogLevel(0)
-    except AttributeError:
-        pass
+    for place in (getattr(cv2.utils, "logging", None), cv2):  # OpenCV 5, and those before
+        if hasattr(place, "setLogLevel"):
+            place.setLogLevel(0)
+            return

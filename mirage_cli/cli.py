@@ -77,7 +77,9 @@ def cli(context: click.Context) -> int:
         help="Go on with a job that was killed; skip what is done.")  # fmt: skip
 @option("--timeout", "timeout_seconds", type=flags.SecondsType(positive=True), section=SOURCE,
         envvar="MIRAGE_TIMEOUT", metavar="SECONDS",
-        help="A source or output that hangs for so long is lost. Default: 120, with a pipe never.")  # fmt: skip
+        help="A source or output that hangs for so long is lost. Default: 120, with a pipe never, "
+        "of an output's connection 10.")  # fmt: skip
+@flags.reconnect_option
 @option("--size", type=flags.SizeType(), section=OUTPUT, metavar="WxH|native",
         help="Pixels of the output, 16 to 8192 a side. Default: the input's own; on a CPU no more "
         "pixels than 768x432.")  # fmt: skip

@@ -224,13 +224,18 @@ look_options = stack(
 )  # fmt: skip
 
 
+reconnect_option = option(
+    "--reconnect", type=click.IntRange(0, 1000), default=10, show_default=True, section=SOURCE,
+    metavar="N", help="Attempts in a row to open a lost stream again, in or out; 0 ends at the first loss, "
+    "of a camera too.",
+)  # fmt: skip
+
+
 patience_options = stack(
     option("--timeout", "timeout_seconds", type=SecondsType(positive=True), default=10.0,
            show_default=True, section=SOURCE, envvar="MIRAGE_TIMEOUT", metavar="SECONDS",
            help="A source or output that gives or takes nothing for so long is lost."),
-    option("--reconnect", type=click.IntRange(0, 1000), default=10, show_default=True,
-           section=SOURCE, metavar="N",
-           help="Attempts in a row to open a lost stream again; 0 ends at the first loss, of a camera too."),
+    reconnect_option,
 )  # fmt: skip
 
 
@@ -304,7 +309,7 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def encode_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """--codec, --crf, --compare, -y/-n."""
+    """--codec, --crf, --format, --sound, --compare, -y/-n."""
     return stack(
         option("--codec", section=OUTPUT, metavar="NAME",
                help="Video codec, as ffmpeg names it (libx264, libx265, libvpx-vp9, ffv1)."),
@@ -312,6 +317,8 @@ def encode_options(command: Callable[..., Any]) -> Callable[..., Any]:
                help="Quality: lower is better and bigger; libx264 takes 0..51."),
         option("--format", type=click.Choice(("matroska", "mpegts", "y4m", "rawvideo")), section=OUTPUT,
                help="What goes through -o -; matroska by default, rawvideo is RGB24."),
+        option("--sound/--no-sound", default=True, section=OUTPUT,
+               help="Take the sound along where the input has any."),
         option("--compare/--no-compare", default=False, section=OUTPUT,
                help="Write input and output side by side."),
         option("-y/-n", "--overwrite/--no-overwrite", default=None, section=OUTPUT,

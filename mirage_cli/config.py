@@ -71,6 +71,8 @@ class TransformConfig:
         timeout_seconds: a source or sink that hangs for so long is lost; None takes the default.
         piece_frames: frames between two points at which a job can go on.
         format: what goes through ``-``; None for matroska.
+        reconnect: attempts in a row to reach a lost output again; 0 ends the job at the first loss.
+        sound: take the sound along.
     """
 
     input: str
@@ -91,6 +93,8 @@ class TransformConfig:
     timeout_seconds: float | None = None
     piece_frames: int = 250
     format: str | None = None
+    reconnect: int = 10
+    sound: bool = True
 
 
 @dataclass(frozen=True)
@@ -146,6 +150,7 @@ class LiveConfig:
     record: bool = False
     target_fps: float | None = None
     skip_similar: float = 0.0
+    sound: bool = True
 
 
 @dataclass(frozen=True)

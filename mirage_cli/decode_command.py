@@ -7,6 +7,7 @@ import ffmpeg
 from mirage_cli.ffmpeg_tools import FfmpegTool, filter_names, rational_rate
 from mirage_cli.media_probe import MediaProbe, VideoTrack, seek_plan
 from mirage_cli.output_formats import is_hd
+from mirage_cli.sound_line import CHANNELS, RATE
 
 TICKS_PER_SECOND = 1_000_000
 # NUT holds no negative times, and files may begin before zero; the shift is taken off again here.
@@ -23,9 +24,14 @@ def decode_arguments(
     tool: FfmpegTool, probe: MediaProbe, video: VideoTrack, url: str, *,
     size: tuple[int, int] | None, start_seconds: float, duration_seconds: float | None,
     fps: float | None, threads: int, warnings: list[str], sound_to: str | None,
-    probe_bytes: int = 0,
+    probe_bytes: int = 0, with_line: bool = False,
 ) -> list[str]:
-    """The command that decodes ``url`` to RGB24 in NUT on standard output."""
+    """The command that decodes ``url`` to RGB24 in NUT on standard output.
+
+    Args:
+        sound_to: a file to copy all sound to.
+        with_line: decode the first track of sound as well, into the same NUT.
+    """
     options, filters = seek_plan(
         probe, start_seconds, duration_seconds, seekable=url != "pipe:0"
     )
@@ -54,14 +60,18 @@ def decode_arguments(
     if url == "pipe:0":
         options.update(probesize=probe_bytes)  # start as soon as a slow sender allows
     source = ffmpeg.input(url, reinit_filter=0, **options)
+    tracks, sound_options = [source["V:0"]], {}
+    if with_line and probe.sound_tracks:
+        tracks.append(source[f"a:{probe.sound_tracks[0][0]}"])
+        cuts = ["a" + cut for cut in filters if cut.startswith("trim=")]
+        sound_options = {**line_options(), **({"af": ",".join(cuts)} if cuts else {})}
     picture = ffmpeg.output(
-        source["V:0"], "pipe:1", f="nut", vf=",".join(filters), pix_fmt="rgb24",
-        fps_mode="passthrough", enc_time_base=f"1/{TICKS_PER_SECOND}",
+        *tracks, "pipe:1", f="nut", vf=",".join(filters), pix_fmt="rgb24", fps_mode="passthrough",
         output_ts_offset=NUT_SHIFT_SECONDS, avoid_negative_ts="disabled", write_index=0,
         syncpoints="none", strict="experimental",  # of a sync point it would remember each one
         flush_packets=1, map_metadata=-1, map_chapters=-1,
         threads=1,  # in threads the rawvideo encoder holds a frame back
-        **{"c:v": "rawvideo"},
+        **{"c:v": "rawvideo", "enc_time_base:v": f"1/{TICKS_PER_SECOND}"}, **sound_options,
     )
     if sound_to is None:
         return picture.get_args()
@@ -71,6 +81,18 @@ def decode_arguments(
         output_ts_offset=NUT_SHIFT_SECONDS, avoid_negative_ts="disabled", flush_packets=1,
     )
     return ffmpeg.merge_outputs(picture, sound).get_args()
+
+
+def line_options(most_wait_seconds: float = 0.5) -> dict[str, object]:
+    """Output options that send sound along as a ``SoundLine`` takes it.
+
+    Args:
+        most_wait_seconds: a picture waits no longer for the sound that belongs before it.
+    """
+    return {
+        "c:a": "pcm_s16le", "ar": RATE, "ac": CHANNELS,
+        "max_interleave_delta": max(1, round(most_wait_seconds * 1e6)),
+    }
 
 
 def _is_yuv(pixel_format: str) -> bool:

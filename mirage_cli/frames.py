@@ -29,6 +29,19 @@ class Frame:
 
 
 @dataclass(frozen=True, slots=True)
+class Sound:
+    """Some sound with its time.
+
+    Attributes:
+        samples: int16 [samples, 2], 48,000 a second.
+        pts_seconds: of the first sample, on the clock of the same source's frames.
+    """
+
+    samples: np.ndarray
+    pts_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class StreamInfo:
     """What is known of a source before its first frame.
 
@@ -60,8 +73,9 @@ class FrameSource(Protocol):
 
     ``warnings`` collects plain sentences for the user (a truncated file, say); read it at the end.
     ``live`` is True when frames come at their own pace and may be dropped (cameras, streams).
-    A source may have ``pausing``, True while it waits on purpose or watches its own time limits, and
-    ``state``, a few words for the user about its connection.
+    A source may have ``pausing``, True while it waits on purpose or watches its own time limits,
+    ``state``, a few words for the user about its connection, and ``sound``, a ``sound_line.SoundLine``
+    that it fills while it is iterated.
     """
 
     info: StreamInfo
@@ -81,7 +95,8 @@ class FrameSink(Protocol):
     ``commit=False`` it is discarded and nothing is left behind. Idempotent.
 
     ``warnings`` collects plain sentences for the user (sound that could not be kept, say); read it
-    after ``close``.
+    after ``close``. A sink that takes sound beside the frames has ``write_sound(sound: Sound)``; one
+    that may have a connection to wait for has ``pausing`` and ``state`` as a source does.
     """
 
     warnings: list[str]

@@ -12,6 +12,7 @@ from mirage_cli.control.steering import Doors, Steering, check_doors
 from mirage_cli.control.taps import TapSink
 from mirage_cli.display import NullSink, WindowSink
 from mirage_cli.errors import Interrupted, UsageProblem
+from mirage_cli.ffmpeg_tools import is_url
 from mirage_cli.frames import FrameSink, FrameSource
 from mirage_cli.live_inputs import open_source
 from mirage_cli.measure import Meter, PeakMemory, Stats
@@ -25,6 +26,7 @@ from mirage_cli.outputs import (
 )
 from mirage_cli.pipeline import RunResult, run as run_pipeline
 from mirage_cli.schedule import parse_prompts
+from mirage_cli.sound_line import SoundCarrier
 from mirage_cli.styler import (
     Engine,
     StopSwitch,
@@ -102,7 +104,7 @@ def run(
         if stop.by_signal and not styler.meter.frames_out:
             raise Interrupted("interrupted before the first frame")
         live.memory.sample()
-        sink.close(commit=styler.meter.frames_out > 0)
+        live.outlet.close(commit=styler.meter.frames_out > 0)
         finished = True
     except Exception as error:
         # A camera that is pulled out or a stream that breaks spoils nothing of what was written.
@@ -132,16 +134,20 @@ def _open_sinks(
     number_of: Callable[[int], int],
 ) -> TapSink:
     info = live_info(source.info, size)
+    with_line = getattr(source, "sound", None) is not None
     sinks: list[tuple[str, FrameSink]] = []
 
     def open_recording(path: str, **options: Any) -> FrameSink:
         from mirage_cli.video_out import open_output
 
-        return open_output(path, info, crf=config.crf, **options)
+        return open_output(path, info, crf=config.crf, with_line=with_line, **options)
 
     try:
         for target in targets_of(config):
-            sinks.append((shown_target(target), open_live_output(target, config, info, ui.warn)))
+            sink = open_live_output(target, config, info, ui.warn, with_line=with_line)
+            sinks.append((shown_target(target), sink))
+        if config.sound and not with_line and any(map(is_url, targets_of(config))):
+            ui.note(f"{source.info.name} gives no sound: what is sent is silent")
         if window is not None:
             sinks.append(("window", window))
         inner = FanOut(sinks, ui.warn) if sinks else NullSink()
@@ -181,6 +187,8 @@ class _Live:
         self.prompts: list[dict[str, Any]] = []
         self.steering = Steering(doors, config, styler, engine, sink, stop, ui, prompt)
         self.steering.hub.stats = self._stats
+        sound = getattr(source, "sound", None)
+        self.outlet = sink if sound is None else SoundCarrier(sink, sound)
         self.keys = LineReader(self.line)
         self.flow_begin = 0.0
         self._next_sample = 0.0
@@ -196,7 +204,7 @@ class _Live:
             return run_pipeline(
                 self.source,
                 self.styler.step,
-                self.sink,
+                self.outlet,
                 meter=self.styler.meter,
                 newest_wins=True,
                 stop=self.stop.event,
@@ -248,8 +256,8 @@ class _Live:
         return " + ".join(names) or "nowhere"
 
     def _connection(self) -> str:
-        state = getattr(self.source, "state", "")
-        return "" if state == "connected" else state
+        states = (getattr(self.source, "state", ""), self.sink.state)
+        return "; ".join(state for state in states if state not in ("", "connected"))
 
     def _stats(self) -> Stats:
         return stats_of(
@@ -278,6 +286,7 @@ class _Live:
             "output": self.config.output,
             "more_outputs": list(self.config.more_outputs),
             "window": self.window.toolkit_name if self.window else None,
+            "sound": self.outlet is not self.sink,
             "prompts": self.prompts,
             "changes": list(self.styler.applied),
             "control_changes": {"applied": self.steering.hub.changes, "refused": self.steering.hub.refused},

@@ -67,8 +67,9 @@ def open_source(
     from mirage_cli.video_in import open_file
 
     return _open_paced(
-        config, cpu, ui, clock, lambda at: open_file(name, size=at, fps=config.fps), name != PIPE
-    )
+        config, cpu, ui, clock,
+        lambda at: open_file(name, size=at, fps=config.fps, with_line=config.sound), name != PIPE,
+    )  # fmt: skip
 
 
 def _open_stream(
@@ -83,6 +84,7 @@ def _open_stream(
         timeout_seconds=config.timeout_seconds,
         attempts=0 if screen else config.reconnect,
         tell=ui.note,
+        with_line=config.sound and not screen,
         clock=clock,
     )
     # A playlist gives seconds of video at once: it is shown at the pace of its times.

@@ -1,11 +1,9 @@
-"""Raw pictures with exact timestamps through a pipe, in the NUT container.
+"""Raw pictures, and sound, with exact timestamps through a pipe, in the NUT container.
 
 ffmpeg's bare ``rawvideo`` pipe loses the time of each picture, and Matroska rounds it to 1 ms.
 NUT carries any time base and costs about 40 bytes a frame, so it is used in both directions:
 ffmpeg writes it and ``NutReader`` reads it, ``NutWriter`` writes it and ffmpeg reads it.
-Only what a single RGB24 stream needs is here.
-
-Format: the NUT specification, versions 3 and 4 (https://ffmpeg.org/~michael/nut.txt).
+Only what one RGB24 stream and one of 16-bit PCM beside it need is here.
 """
 
 from __future__ import annotations
@@ -18,136 +16,77 @@ from typing import BinaryIO
 
 import numpy as np
 
-FILE_ID = b"nut/multimedia container\0"
-MAIN = bytes.fromhex("4e4d7a561f5f04ad")
-STREAM = bytes.fromhex("4e5311405bf2f9db")
-SYNCPOINT = bytes.fromhex("4e4be4adeeca4569")
-INDEX = bytes.fromhex("4e58dd672f23e64e")
-INFO = bytes.fromhex("4e49ab68b596ba78")
-
-FLAG_KEY, FLAG_CODED_PTS, FLAG_STREAM_ID, FLAG_SIZE_MSB = 1, 8, 16, 32
-FLAG_CHECKSUM, FLAG_RESERVED, FLAG_SIDE_DATA = 64, 128, 256
-FLAG_HEADER_IDX, FLAG_MATCH_TIME, FLAG_CODED, FLAG_INVALID = 1024, 2048, 4096, 8192
-
-# Version 4 knows streams that nobody seeks in: no sync points, of which ffmpeg would remember each one,
-# 100 bytes a frame for as long as the stream lasts.
-PIPE_VERSION = 4
-FLAG_PIPE = 2
-PTS_SHIFT = 7  # msb_pts_shift of the streams written here
-MAX_HEADER_BYTES = 1 << 20
-MAX_SIDE = 65535
-RGB24_TAG = b"RGB\x18"
-
-
-class NutError(Exception):
-    """The bytes are not NUT, or NUT of a kind that this module does not read."""
-
-
-def _make_crc_table() -> list[int]:
-    table = []
-    for byte in range(256):
-        crc = byte << 24
-        for _ in range(8):
-            crc = (crc << 1) ^ 0x04C11DB7 if crc & 0x80000000 else crc << 1
-        table.append(crc & 0xFFFFFFFF)
-    return table
-
-
-_CRC_TABLE = _make_crc_table()
-
-
-def crc32_nut(data: bytes) -> int:
-    """CRC-32 with polynomial 0x04C11DB7, most significant bit first, start value 0."""
-    crc = 0
-    for byte in data:
-        crc = ((crc << 8) & 0xFFFFFFFF) ^ _CRC_TABLE[(crc >> 24) ^ byte]
-    return crc
+from mirage_cli.nut_format import (
+    FILE_ID,
+    FLAG_CHECKSUM,
+    FLAG_CODED,
+    FLAG_CODED_PTS,
+    FLAG_HEADER_IDX,
+    FLAG_INVALID,
+    FLAG_KEY,
+    FLAG_MATCH_TIME,
+    FLAG_PIPE,
+    FLAG_RESERVED,
+    FLAG_SIDE_DATA,
+    FLAG_SIZE_MSB,
+    FLAG_STREAM_ID,
+    INDEX,
+    INFO,
+    MAIN,
+    MAX_HEADER_BYTES,
+    MAX_SIDE,
+    MAX_SOUND_BYTES,
+    PCM_TAG,
+    PIPE_VERSION,
+    PTS_SHIFT,
+    RGB24_TAG,
+    STREAM,
+    SYNCPOINT,
+    Cursor,
+    FrameCode,
+    NutError,
+    crc32_nut,
+    cursor_over,
+    put_s,
+    put_v,
+    put_vb,
+)
 
 
-def _v(value: int) -> bytes:
-    """Unsigned variable-length integer: 7 bits a byte, most significant first."""
-    out = [value & 0x7F]
-    value >>= 7
-    while value:
-        out.append(0x80 | (value & 0x7F))
-        value >>= 7
-    return bytes(reversed(out))
+@dataclass
+class _Track:
+    """One stream: of pictures, or of sound."""
+
+    time_base: Fraction = Fraction(1)
+    pts_shift: int = PTS_SHIFT
+    last_pts: int = 0
+    channels: int = 0  # 0 is a track of pictures
+    rate: int = 0
+
+    def full_pts(self, coded: int) -> int:
+        """Restores a timestamp of which only the low bits were written."""
+        if coded >= 1 << self.pts_shift:
+            return coded - (1 << self.pts_shift)
+        mask = (1 << self.pts_shift) - 1
+        delta = self.last_pts - mask // 2
+        return ((coded - delta) & mask) + delta
 
 
-def _s(value: int) -> bytes:
-    return _v(2 * value - 1 if value > 0 else -2 * value)
-
-
-def _vb(data: bytes) -> bytes:
-    return _v(len(data)) + data
-
-
-class _Cursor:
-    """Reads NUT's number formats from a buffered file or from bytes already read."""
-
-    def __init__(self, read: Callable[[int], bytes]) -> None:
-        self._read = read
-
-    def bytes(self, count: int) -> bytes:
-        data = self._read(count)
-        if len(data) != count:
-            raise EOFError
-        return data
-
-    def byte(self) -> int:
-        return self.bytes(1)[0]
-
-    def v(self) -> int:
-        value = 0
-        for _ in range(10):
-            byte = self.byte()
-            value = (value << 7) | (byte & 0x7F)
-            if not byte & 0x80:
-                return value
-        raise NutError("number longer than 64 bits")
-
-    def s(self) -> int:
-        value = self.v() + 1
-        return -(value >> 1) if value & 1 else value >> 1
-
-    def vb(self) -> bytes:
-        count = self.v()
-        if count > MAX_HEADER_BYTES:
-            raise NutError("string longer than 1 MiB")
-        return self.bytes(count)
-
-
-def _cursor_over(data: bytes) -> _Cursor:
-    position = 0
-
-    def read(count: int) -> bytes:
-        nonlocal position
-        chunk = data[position : position + count]
-        position += count
-        return chunk
-
-    return _Cursor(read)
-
-
-@dataclass(frozen=True, slots=True)
-class _FrameCode:
-    flags: int
-    size_mul: int
-    size_lsb: int
-    pts_delta: int
-    reserved: int
-    header_idx: int
+TakeSound = Callable[[Fraction, np.ndarray], None]
+"""(time of the first sample in seconds, int16 [samples, channels])"""
 
 
 class NutReader:
-    """Reads one RGB24 stream.
+    """Reads one RGB24 stream, and one of sound where there is one.
 
     Args:
         file: binary, blocking, buffered (its ``readinto`` must fill the whole buffer or meet
             the end of file).
+        on_sound: gets the sound, in the thread that reads, before the picture that follows it.
 
     Attributes, known once the constructor returns:
         width, height: pixels.
+        sound_rate: samples a second; 0 where there is no sound.
         sample_aspect: (num, den); (1, 1) where the stream does not say.
         frame_rate: average frames a second as written by ffmpeg, None where unknown.
 
@@ -156,17 +95,16 @@ class NutReader:
         NutError: not NUT, or not RGB24.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, on_sound: TakeSound | None = None) -> None:
         self._file = file
-        self._cursor = _Cursor(file.read)
-        self._codes: list[_FrameCode] = []
+        self.on_sound = on_sound
+        self._cursor = Cursor(file.read)
+        self._codes: list[FrameCode] = []
         self._elided: list[bytes] = [b""]
         self._time_bases: list[Fraction] = []
-        self._time_base = Fraction(1)
-        self._pts_shift = PTS_SHIFT
-        self._last_pts = 0
+        self._tracks: dict[int, _Track] = {}
         self._pending_code: int | None = None
-        self.width = self.height = 0
+        self.width = self.height = self.sound_rate = 0
         self.sample_aspect = (1, 1)
         self.frame_rate: Fraction | None = None
         self.frames_read = 0
@@ -178,11 +116,14 @@ class NutReader:
         A frame cut off by the end of the stream counts as the end.
         """
         try:
-            code = self._pending_code
-            self._pending_code = None
-            while code is None:
-                code = self._next_code()
-            return self._read_picture(code)
+            while True:
+                code = self._pending_code
+                self._pending_code = None
+                while code is None:
+                    code = self._next_code()
+                picture = self._read_packet(code)
+                if picture is not None:
+                    return picture
         except EOFError:
             return None
 
@@ -210,7 +151,7 @@ class NutReader:
             raise NutError("header larger than 1 MiB")
         if size > 4096:
             self._cursor.bytes(4)  # checksum of the packet header
-        body = _cursor_over(self._cursor.bytes(size)[:-4])
+        body = cursor_over(self._cursor.bytes(size)[:-4])
         take = {
             MAIN: self._take_main, STREAM: self._take_stream, SYNCPOINT: self._take_syncpoint,
             INFO: self._take_info,
@@ -222,7 +163,7 @@ class NutReader:
             raise NutError(f"a header makes no sense ({error})") from error
         return None
 
-    def _take_main(self, body: _Cursor) -> None:
+    def _take_main(self, body: Cursor) -> None:
         version = body.v()
         if version not in (3, PIPE_VERSION):
             raise NutError(f"version {version}, wanted 3 or {PIPE_VERSION}")
@@ -232,9 +173,9 @@ class NutReader:
         body.v()  # max distance
         count = body.v()
         self._time_bases = [Fraction(body.v(), body.v()) for _ in range(count)]
-        codes: list[_FrameCode] = []
-        invalid = _FrameCode(FLAG_INVALID, 0, 0, 0, 0, 0)
-        pts_delta, size_mul, header_idx = 0, 1, 0
+        codes: list[FrameCode] = []
+        invalid = FrameCode(FLAG_INVALID, 0, 0, 0, 0, 0)
+        pts_delta, size_mul, header_idx, stream = 0, 1, 0, 0
         while len(codes) < 256:
             flags, fields = body.v(), body.v()
             if fields > 0:
@@ -242,7 +183,7 @@ class NutReader:
             if fields > 1:
                 size_mul = body.v()
             if fields > 2:
-                body.v()  # stream id: there is one stream
+                stream = body.v()
             size = body.v() if fields > 3 else 0
             reserved = body.v() if fields > 4 else 0
             run = body.v() if fields > 5 else size_mul - size
@@ -258,23 +199,29 @@ class NutReader:
                     codes.append(invalid)
                     continue
                 codes.append(
-                    _FrameCode(flags, size_mul, size + step, pts_delta, reserved, header_idx)
+                    FrameCode(flags, size_mul, size + step, pts_delta, reserved, header_idx, stream)
                 )
                 step += 1
         self._codes = codes
         self._elided = [b""] + [body.vb() for _ in range(body.v())]
 
-    def _take_stream(self, body: _Cursor) -> None:
-        body.v()  # stream id
-        stream_class, tag = body.v(), body.vb()
-        if stream_class != 0 or tag != RGB24_TAG:
+    def _take_stream(self, body: Cursor) -> None:
+        number, stream_class, tag = body.v(), body.v(), body.vb()
+        if (stream_class, tag) not in ((0, RGB24_TAG), (1, PCM_TAG)):
             raise NutError(f"stream of kind {tag!r}, wanted RGB24")
-        self._time_base = self._time_bases[body.v()]
-        self._pts_shift = body.v()
+        track = _Track(self._time_bases[body.v()], body.v())
         body.v()  # max pts distance
         body.v()  # decode delay
         body.v()  # stream flags
         body.vb()  # codec specific data
+        self._tracks[number] = track
+        if stream_class == 1:
+            track.rate = body.v() // max(1, body.v())
+            track.channels = body.v()
+            if not (1 <= track.channels <= 64 and track.rate):
+                raise NutError(f"sound of {track.channels} channels")
+            self.sound_rate = track.rate
+            return
         self.width, self.height = body.v(), body.v()
         if not (0 < self.width <= MAX_SIDE and 0 < self.height <= MAX_SIDE):
             raise NutError(f"pictures of {self.width}x{self.height}")
@@ -282,13 +229,14 @@ class NutReader:
         if all(aspect):
             self.sample_aspect = aspect
 
-    def _take_syncpoint(self, body: _Cursor) -> None:
+    def _take_syncpoint(self, body: Cursor) -> None:
         coded = body.v()
         base = self._time_bases[coded % len(self._time_bases)]
-        ticks = (coded // len(self._time_bases)) * base / self._time_base
-        self._last_pts = ticks.numerator // ticks.denominator
+        for track in self._tracks.values():
+            ticks = (coded // len(self._time_bases)) * base / track.time_base
+            track.last_pts = ticks.numerator // ticks.denominator
 
-    def _take_info(self, body: _Cursor) -> None:
+    def _take_info(self, body: Cursor) -> None:
         body.v(), body.s(), body.v(), body.v()  # stream, chapter, its start and length
         for _ in range(body.v()):
             name, kind = body.vb(), body.s()
@@ -316,7 +264,8 @@ class NutReader:
 
     # Frames
 
-    def _read_picture(self, code_byte: int) -> tuple[Fraction, np.ndarray]:
+    def _read_packet(self, code_byte: int) -> tuple[Fraction, np.ndarray] | None:
+        """A picture; None where it was sound."""
         cursor = self._cursor
         code = self._codes[code_byte]
         flags, size, header_idx, reserved = code.flags, code.size_lsb, code.header_idx, code.reserved
@@ -324,12 +273,14 @@ class NutReader:
             raise NutError(f"frame code {code_byte} is not in use")
         if flags & FLAG_CODED:
             flags ^= cursor.v()
-        if flags & FLAG_STREAM_ID:
-            cursor.v()
+        number = cursor.v() if flags & FLAG_STREAM_ID else code.stream
+        track = self._tracks.get(number)
+        if track is None:
+            raise NutError(f"a packet of stream {number}, which has no header")
         if flags & FLAG_CODED_PTS:
-            pts = self._full_pts(cursor.v())
+            pts = track.full_pts(cursor.v())
         else:
-            pts = self._last_pts + code.pts_delta
+            pts = track.last_pts + code.pts_delta
         if flags & FLAG_SIZE_MSB:
             size += code.size_mul * cursor.v()
         if flags & FLAG_MATCH_TIME:
@@ -343,11 +294,14 @@ class NutReader:
         if flags & FLAG_CHECKSUM:
             cursor.bytes(4)
         if flags & FLAG_SIDE_DATA:
-            raise NutError("frames with side data are not read")
+            raise NutError("packets with side data are not read")
         if header_idx >= len(self._elided):
             raise NutError(f"elision header {header_idx} of {len(self._elided)}")
-        self._last_pts = pts
+        track.last_pts = pts
         prefix = self._elided[header_idx] if size <= 4096 else b""
+        if track.channels:
+            self._give_sound(track, pts, prefix, size)
+            return None
         if size != self.width * self.height * 3:
             raise NutError(
                 f"a picture of {size} bytes in a {self.width}x{self.height} RGB24 stream"
@@ -359,19 +313,20 @@ class NutReader:
         if self._file.readinto(rest) != len(rest):  # type: ignore[attr-defined]
             raise EOFError
         self.frames_read += 1
-        return pts * self._time_base, rgb
+        return pts * track.time_base, rgb
 
-    def _full_pts(self, coded: int) -> int:
-        """Restores a timestamp of which only the low bits were written."""
-        if coded >= 1 << self._pts_shift:
-            return coded - (1 << self._pts_shift)
-        mask = (1 << self._pts_shift) - 1
-        delta = self._last_pts - mask // 2
-        return ((coded - delta) & mask) + delta
+    def _give_sound(self, track: _Track, pts: int, prefix: bytes, size: int) -> None:
+        if not len(prefix) <= size <= MAX_SOUND_BYTES or size % (2 * track.channels):
+            raise NutError(f"sound of {size} bytes in {track.channels} channels")
+        data = prefix + self._cursor.bytes(size - len(prefix))
+        if self.on_sound is not None:
+            samples = np.frombuffer(data, "<i2").reshape(-1, track.channels)
+            self.on_sound(pts * track.time_base, samples)
 
 
 class NutWriter:
-    """Writes one RGB24 stream to a file descriptor; only its beginning is a sync point.
+    """Writes one RGB24 stream, and one of 16-bit sound if wanted, to a file descriptor; only its
+    beginning is a sync point.
 
     Args:
         fd: a blocking descriptor, e.g. the writing end of a pipe.
@@ -379,6 +334,7 @@ class NutWriter:
         ticks_per_second: the time base is 1 / ticks_per_second.
         frame_rate: average frames a second, a hint to the encoder's rate control.
         sample_aspect: (num, den).
+        sound: (samples a second, channels); None for pictures alone.
 
     Raises (all methods):
         OSError: the other end is gone (BrokenPipeError) or the device is full.
@@ -392,26 +348,30 @@ class NutWriter:
         ticks_per_second: int,
         frame_rate: Fraction,
         sample_aspect: tuple[int, int] = (1, 1),
+        sound: tuple[int, int] | None = None,
     ) -> None:
         self._fd = fd
         self._shape = (height, width, 3)
-        self._size = width * height * 3
-        invalid = _v(FLAG_INVALID) + _v(6) + _s(0) + _v(1) + _v(0) + _v(0) + _v(0)
+        invalid = put_v(FLAG_INVALID) + put_v(6) + put_s(0) + put_v(1) + put_v(0) + put_v(0) + put_v(0)
         used = FLAG_KEY | FLAG_CODED_PTS | FLAG_SIZE_MSB | FLAG_CHECKSUM
-        main = _v(PIPE_VERSION) + _v(0) + _v(1) + _v(65536) + _v(1) + _v(1) + _v(ticks_per_second)
-        main += invalid + _v(1)  # code 0
-        main += _v(used) + _v(6) + _s(0) + _v(1) + _v(0) + _v(0) + _v(0) + _v(1)  # code 1
-        main += invalid + _v(253)  # the rest; 'N' does not count
-        main += _v(0)  # no elision headers
-        main += _v(FLAG_PIPE)
-        stream = _v(0) + _v(0) + _vb(RGB24_TAG) + _v(0) + _v(PTS_SHIFT)
-        stream += _v(ticks_per_second) + _v(0) + _v(0) + _vb(b"")
-        stream += _v(width) + _v(height) + _v(sample_aspect[0]) + _v(sample_aspect[1]) + _v(0)
+        rates = [ticks_per_second, *(sound[:1] if sound else ())]
+        main = put_v(PIPE_VERSION) + put_v(0) + put_v(len(rates)) + put_v(65536)
+        main += put_v(len(rates)) + b"".join(put_v(1) + put_v(rate) for rate in rates)
+        main += invalid + put_v(1)  # code 0
+        for number in range(len(rates)):  # code 1: a picture; code 2: sound
+            main += put_v(used) + put_v(6) + put_s(0) + put_v(1) + put_v(number) + put_v(0) + put_v(0) + put_v(1)
+        main += invalid + put_v(254 - len(rates))  # the rest; 'N' does not count
+        main += put_v(0)  # no elision headers
+        main += put_v(FLAG_PIPE)
+        stream = put_v(0) + put_v(0) + put_vb(RGB24_TAG) + put_v(0) + put_v(PTS_SHIFT)
+        stream += put_v(ticks_per_second) + put_v(0) + put_v(0) + put_vb(b"")
+        stream += put_v(width) + put_v(height) + put_v(sample_aspect[0]) + put_v(sample_aspect[1]) + put_v(0)
         rate = f"{frame_rate.numerator}/{frame_rate.denominator}".encode()
-        info = _v(1) + _s(0) + _v(0) + _v(0) + _v(1) + _vb(b"r_frame_rate") + _s(-1) + _vb(rate)
+        info = put_v(1) + put_s(0) + put_v(0) + put_v(0) + put_v(1) + put_vb(b"r_frame_rate") + put_s(-1) + put_vb(rate)
         self._head = (
             FILE_ID + self._packet(MAIN, main) + self._packet(STREAM, stream)
-            + self._packet(INFO, info) + self._packet(SYNCPOINT, _v(0) + _v(0))
+            + (self._packet(STREAM, self._sound_header(*sound)) if sound else b"")
+            + self._packet(INFO, info) + self._packet(SYNCPOINT, put_v(0) + put_v(0))
         )
 
     def write(self, ticks: int, rgb: np.ndarray) -> None:
@@ -423,14 +383,32 @@ class NutWriter:
         """
         if rgb.shape != self._shape or rgb.dtype != np.uint8:
             raise ValueError(f"frame {rgb.dtype} {rgb.shape}, the stream has uint8 {self._shape}")
-        header = b"\x01" + _v(ticks + (1 << PTS_SHIFT)) + _v(self._size)
+        self._packet_of(b"\x01", ticks, memoryview(np.ascontiguousarray(rgb)).cast("B"))
+
+    def write_sound(self, ticks: int, samples: np.ndarray) -> None:
+        """Writes sound, whose time is never before that of sound already written.
+
+        Args:
+            ticks: time of the first sample, not negative, in samples.
+            samples: int16 [samples, channels], at least one.
+        """
+        self._packet_of(b"\x02", ticks, memoryview(np.ascontiguousarray(samples, "<i2")).cast("B"))
+
+    def _packet_of(self, code: bytes, ticks: int, data: memoryview) -> None:
+        header = code + put_v(ticks + (1 << PTS_SHIFT)) + put_v(len(data))
         head, self._head = self._head + header, b""
         self._send(head + crc32_nut(header).to_bytes(4, "big"))
-        self._send(memoryview(np.ascontiguousarray(rgb)).cast("B"))
+        self._send(data)
+
+    @staticmethod
+    def _sound_header(rate: int, channels: int) -> bytes:
+        head = put_v(1) + put_v(1) + put_vb(PCM_TAG) + put_v(1) + put_v(PTS_SHIFT)
+        head += put_v(rate) + put_v(0) + put_v(0) + put_vb(b"")
+        return head + put_v(rate) + put_v(1) + put_v(channels)
 
     @staticmethod
     def _packet(startcode: bytes, body: bytes) -> bytes:
-        return startcode + _v(len(body) + 4) + body + crc32_nut(body).to_bytes(4, "big")
+        return startcode + put_v(len(body) + 4) + body + crc32_nut(body).to_bytes(4, "big")
 
     def _send(self, data: bytes | memoryview) -> None:
         view = memoryview(data)

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from mirage_cli.config import LiveConfig
+from mirage_cli.config import LiveConfig, TransformConfig
 from mirage_cli.errors import MediaError, MirageError
 from mirage_cli.ffmpeg_tools import is_url
-from mirage_cli.frames import Frame, FrameSink, StreamInfo
+from mirage_cli.frames import Frame, FrameSink, Sound, StreamInfo
 from mirage_cli.image_frames import ImageSink, is_image, is_pattern
-from mirage_cli.push_sink import PushSink
+from mirage_cli.push_sink import Patient, PushSink
 from mirage_cli.virtual_camera import VirtualCameraSink, is_virtual_camera
 
 PIPE = "-"
@@ -36,11 +36,28 @@ class FanOut:
     def warnings(self) -> list[str]:
         return [warning for _, sink in self.sinks for warning in sink.warnings]
 
+    @property
+    def pausing(self) -> bool:
+        return any(getattr(sink, "pausing", False) for _, sink in self._alive)
+
+    @property
+    def state(self) -> str:
+        """What is being done about connections that are lost; "" where none is."""
+        states = [(name, getattr(sink, "state", "")) for name, sink in list(self._alive)]
+        return "; ".join(f"{name}: {state}" for name, state in states if state not in ("", "connected"))
+
     def write(self, frame: Frame) -> None:
+        self._each(lambda sink: sink.write(frame))
+
+    def write_sound(self, sound: Sound) -> None:
+        """For those that take it."""
+        self._each(lambda sink: sink.write_sound(sound) if hasattr(sink, "write_sound") else None)
+
+    def _each(self, work: Callable[[Any], None]) -> None:
         for item in list(self._alive):
             name, sink = item
             try:
-                sink.write(frame)
+                work(sink)
             except MirageError as error:
                 self._alive.remove(item)
                 self._errors.append(error)
@@ -88,21 +105,41 @@ def open_live_output(
     options = {"codec": config.codec, "crf": config.crf, "overwrite": True, **options}
     if target == PIPE:
         options["form"] = config.format
+    if is_url(target):
+        return push_output(
+            target, info, tell, timeout_seconds=config.timeout_seconds, attempts=config.reconnect,
+            low_delay=True, **options,
+        )  # fmt: skip
+    return open_output(target, info, low_delay=target.lower().endswith(".m3u8"), **options)
 
-    is_playlist = target.lower().endswith(".m3u8")
 
-    def connect() -> Any:
-        return open_output(target, info, low_delay=is_url(target) or is_playlist, **options)
+def push_output(
+    target: str, info: StreamInfo, tell: Callable[[str], None], *, timeout_seconds: float,
+    attempts: int, patient: Patient | None = None, **options: Any,
+) -> PushSink:
+    """An output to an address, made again when it breaks.
 
-    if not is_url(target):
-        return connect()
+    Args:
+        patient: how a job waits for it; None for a live run, which waits for nothing.
+        options: of ``open_output``.
+
+    Raises:
+        MediaError, UsageProblem: the address or the options make no sense.
+    """
+    from mirage_cli.video_out import open_output
+
     return PushSink(
-        shown_target(target), connect, timeout_seconds=config.timeout_seconds,
-        attempts=config.reconnect, tell=tell,
+        shown_target(target), lambda: open_output(target, info, **options),
+        timeout_seconds=timeout_seconds, attempts=attempts, tell=tell, patient=patient,
     )  # fmt: skip
 
 
-def targets_of(config: LiveConfig) -> list[str]:
+def at_its_pace(target: str) -> bool:
+    """Whether viewers watch an address while it is written, and a file must not come faster."""
+    return target.partition("://")[0].lower() in ("rtmp", "rtmps", "rtsp", "srt", "udp")
+
+
+def targets_of(config: LiveConfig | TransformConfig) -> list[str]:
     """All outputs that were named."""
     return [target for target in (config.output, *config.more_outputs) if target is not None]
 

@@ -51,11 +51,14 @@ class Channel(Generic[Item]):
         self._finished = False
         self._abandoned = False
 
-    def put(self, item: Item) -> tuple[bool, int]:
+    def put(self, item: Item, timeout_seconds: float | None = None) -> tuple[bool, int]:
         """Add an item; waits for room unless newest wins.
 
         Returns:
             (False when nobody will take it, the number of older items thrown away).
+
+        Raises:
+            TimeoutError: there was no room in time.
         """
         thrown = 0
         with self._changed:
@@ -63,8 +66,8 @@ class Channel(Generic[Item]):
                 if self.newest_wins:
                     self._items.popleft()
                     thrown += 1
-                else:
-                    self._changed.wait()
+                elif not self._changed.wait(timeout_seconds):
+                    raise TimeoutError
             if self._abandoned:
                 return False, thrown
             self._items.append(item)
@@ -269,7 +272,8 @@ class _Run:
         if self.error is None and source.over(reading, self.reads, passed):
             self._stalled("source", f"{self.names[0] or 'the source'} has given no frame")
             self.to_model.finish()  # what came before is good and is still written
-        if sink.over(self.writing, self.writes, passed):
+        writing = self.writing and not getattr(self.sink, "pausing", False)
+        if sink.over(writing, self.writes, passed):
             self._stalled("sink", f"{self.names[1] or 'the output'} has taken no frame")
             self.stuck = True
             self.to_model.abandon()

@@ -1,36 +1,61 @@
 """A network output that may break: sent from a thread of its own, and connected again.
 
-The run never waits for the network: the newest frame wins, and what cannot be sent in time is not
-sent. When the connection breaks, or takes nothing for ``timeout_seconds``, it is made anew after
-0.5, 1, 2, 4, 8, 8 ... seconds.
+A live run never waits for the network: the newest frame wins, and what cannot be sent in time is not
+sent. A job that makes all frames of a file is ``Patient``: it waits. When the connection breaks, or
+takes nothing for ``timeout_seconds``, it is made anew after 0.5, 1, 2, 4, 8, 8 ... seconds. Sound goes
+along with the frames, by its own times.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from mirage_cli.errors import MediaError
-from mirage_cli.frames import Frame
+from mirage_cli.frames import Frame, Sound
 from mirage_cli.pipeline import Channel, Ended
+from mirage_cli.sound_line import SoundLine
 from mirage_cli.stream_in import pause_seconds
 
 FIRST_SECONDS = 3.0
 """A connection that breaks sooner than this was never there: a wrong address, say."""
 LAST_SECONDS = 5.0
 """What is on the way at the end is sent in this time, or not at all."""
+PATIENT_LAST_SECONDS = 20.0
+SLICE_SECONDS = 0.2
+BEHIND_SECONDS = 1.0
+"""A job that is later than this has its pace counted from now on: nothing is sent in a burst."""
 
 
 class Connection(Protocol):
     """A ``FileSink`` to an address; ``kill`` may come from any thread."""
 
+    warnings: list[str]
+
     def write(self, frame: Frame) -> None: ...
+
+    def write_sound(self, sound: Sound) -> None: ...
 
     def close(self, commit: bool = True) -> None: ...
 
     def kill(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Patient:
+    """How a job that leaves nothing out waits for its address.
+
+    Attributes:
+        at_its_pace: send no frame before its time: viewers watch while it is made.
+        stop: ends the waiting for a connection that is lost.
+    """
+
+    at_its_pace: bool = False
+    stop: threading.Event = field(default_factory=threading.Event)
 
 
 class PushSink:
@@ -42,43 +67,61 @@ class PushSink:
         timeout_seconds: a connection that takes nothing for so long is lost.
         attempts: to connect again, in a row; 0 gives up at the first loss.
         tell: gets a sentence when the connection is lost or there again.
+        patient: wait for room and for the connection instead of leaving frames out.
 
     Attributes:
         state: "connected", or what is being done about it.
+        pausing: ``write`` may wait, and keeps its own watch.
         reconnects, sent, missed: counted so far; ``missed`` frames came while nothing could be sent.
     """
 
     def __init__(
         self, name: str, connect: Callable[[], Connection], *, timeout_seconds: float = 10.0,
         attempts: int = 10, tell: Callable[[str], None] = lambda text: None,
+        patient: Patient | None = None,
     ) -> None:
         self.name, self.warnings = name, []
         self.state = "connected"
+        self.pausing = patient is not None
         self.reconnects = self.sent = self.missed = 0
         self._connect, self._timeout, self._attempts = connect, timeout_seconds, attempts
-        self._tell = tell
-        self._frames: Channel[Frame] = Channel(1, newest_wins=True)
+        self._tell, self._patient = tell, patient
+        self._frames: Channel[Frame] = Channel(1, newest_wins=patient is None)
+        self._sound = SoundLine()
+        self._given: deque[Sound] = deque(maxlen=250)  # some five seconds, for a new connection
         self._problem: MediaError | None = None
         self._closing = threading.Event()
         self._busy_since: float | None = None
+        self._zero_seconds: float | None = None
         self._connection: Connection | None = connect()
+        self.warnings += self._connection.warnings
         self._since = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="mirage-push", daemon=True)
         self._thread.start()
 
     def write(self, frame: Frame) -> None:
-        """Takes one frame; never waits.
+        """Takes one frame; waits only if ``patient``.
 
         Raises:
             MediaError: the address is lost for good.
         """
-        if self._problem is not None:
-            raise self._problem
-        busy, connection = self._busy_since, self._connection
-        if busy is not None and connection is not None and time.monotonic() - busy > self._timeout:
-            self._busy_since = None
-            connection.kill()  # the thread that is stuck in it learns so
-        self.missed += self._frames.put(frame)[1]
+        while True:
+            if self._problem is not None:
+                raise self._problem
+            self._kill_what_is_stuck()
+            try:
+                taken, thrown = self._frames.put(frame, SLICE_SECONDS)
+            except TimeoutError:
+                if not self._given_up():
+                    continue
+                taken, thrown = True, 1
+            self.missed += thrown
+            if taken or self._problem is None:
+                return
+
+    def write_sound(self, sound: Sound) -> None:
+        """Takes sound, which is sent with the next frame."""
+        self._sound.put(sound)
 
     def close(self, commit: bool = True) -> None:
         """Sends what is on the way, and ends the connection."""
@@ -88,7 +131,10 @@ class PushSink:
             self._closing.set()
             self._frames.abandon()
         self._frames.finish()
-        self._thread.join(LAST_SECONDS)
+        begin = time.monotonic()
+        while self._thread.is_alive() and not self._too_late(time.monotonic() - begin):
+            self._thread.join(SLICE_SECONDS)
+            self._kill_what_is_stuck()
         self._closing.set()
         connection = self._connection
         if self._thread.is_alive() and connection is not None:
@@ -101,19 +147,32 @@ class PushSink:
         if commit and self._problem is not None:
             raise self._problem
 
+    def _too_late(self, seconds: float) -> bool:
+        """Whether the end is not waited for any more."""
+        if self._patient is None or self._closing.is_set():
+            return seconds > LAST_SECONDS
+        if self.state != "connected":  # the attempts are counted
+            return self._given_up()
+        return seconds > PATIENT_LAST_SECONDS
+
+    def _given_up(self) -> bool:
+        return self._patient is not None and self._patient.stop.is_set() and self.state != "connected"
+
+    def _kill_what_is_stuck(self) -> None:
+        busy, connection = self._busy_since, self._connection
+        if busy is not None and connection is not None and time.monotonic() - busy > self._timeout:
+            self._busy_since = None
+            connection.kill()  # the thread that is stuck in it learns so
+
     def _run(self) -> None:
         try:
             while True:
                 frame = self._frames.get()
-                assert self._connection is not None
+                self._keep_pace(frame)
                 try:
-                    self._busy_since = time.monotonic()
-                    self._connection.write(frame)
-                    self._busy_since = None
-                    self.sent += 1
+                    self._send(frame)
                 except (MediaError, ValueError, OSError) as error:
-                    self._busy_since = None
-                    self._again(error)
+                    self._again(error, frame)
         except Ended:
             self._end()
         except MediaError as error:
@@ -121,8 +180,35 @@ class PushSink:
             self._frames.abandon()
             self.state = "lost"
 
-    def _again(self, error: Exception) -> None:
-        """Connect again, or raise what the user should know."""
+    def _send(self, frame: Frame) -> None:
+        assert self._connection is not None
+        self._busy_since = time.monotonic()
+        if not self.sent:
+            self._since = self._busy_since  # ffmpeg connects when it knows what it gets
+        try:
+            for sound in self._sound.take():
+                self._given.append(sound)
+                self._connection.write_sound(sound)
+            self._connection.write(frame)
+        finally:
+            self._busy_since = None
+        self.sent += 1
+
+    def _keep_pace(self, frame: Frame) -> None:
+        """Waits for the frame's time."""
+        if self._patient is None or not self._patient.at_its_pace:
+            return
+        zero = time.monotonic() - frame.pts_seconds
+        if self._zero_seconds is None or zero - self._zero_seconds > BEHIND_SECONDS:
+            self._zero_seconds = zero
+        self._closing.wait(max(0.0, self._zero_seconds - zero))
+
+    def _again(self, error: Exception, frame: Frame) -> None:
+        """Connect again, or raise what the user should know.
+
+        Args:
+            frame: the one that was not taken; a patient job sends it again.
+        """
         assert self._connection is not None
         self._connection.close(commit=False)
         reason = _reason(error)
@@ -131,23 +217,30 @@ class PushSink:
             raise MediaError(
                 f"cannot send to {self.name}: {reason}", "Check the address and the server."
             ) from None
+        held = [frame]
         for attempt in range(1, self._attempts + 1):
             self.state = f"{reason}; attempt {attempt} of {self._attempts}"
             self._tell(f"{self.name}: {self.state}")
-            if self._closing.wait(pause_seconds(attempt)):
+            if self._rest(pause_seconds(attempt)):
                 raise Ended
+            self._zero_seconds = None
+            if self._patient is None:
+                held.clear()
             try:
-                self._connection = connection = self._connect()
-                # It is there when it has taken a frame and lives on.
-                connection.write(self._frames.get())
-                if self._closing.wait(0.3):
-                    raise Ended
-                connection.write(self._frames.get())
+                self._connection = self._connect()
+                for sound in self._given:
+                    self._connection.write_sound(sound)
+                for frame in held:
+                    self._send(frame)
+                while len(held) < 2:  # it is there when it has taken a frame and lives on
+                    if held and self._rest(0.3):
+                        raise Ended
+                    held.append(self._frames.get())
+                    self._send(held[-1])
             except (MediaError, ValueError, OSError) as problem:
                 self._connection.close(commit=False)
                 reason = _reason(problem)
                 continue
-            self.sent += 2
             self.reconnects += 1
             self.state = "connected"
             self._tell(f"{self.name}: connected again")
@@ -157,10 +250,24 @@ class PushSink:
             "Check the server; --reconnect sets the attempts.",
         )
 
+    def _rest(self, seconds: float) -> bool:
+        """Waits; True when nobody wants the connection any more."""
+        end = time.monotonic() + seconds
+        while not self._closing.wait(max(0.0, min(SLICE_SECONDS, end - time.monotonic()))):
+            if self._given_up():
+                return True
+            if time.monotonic() >= end:
+                return False
+        return True
+
     def _end(self) -> None:
         if self._connection is None:
             return
+        self._busy_since = time.monotonic()
         try:
+            if not self._closing.is_set():
+                for sound in self._sound.take():  # what is longer than the pictures
+                    self._connection.write_sound(sound)
             self._connection.close(commit=not self._closing.is_set() and self.sent > 0)
         except (MediaError, ValueError, OSError) as error:
             if not self._closing.is_set():

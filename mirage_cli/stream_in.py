@@ -24,13 +24,19 @@ import cv2
 import ffmpeg
 import numpy as np
 
-from mirage_cli.decode_command import NUT_SHIFT_SECONDS, SCALER, TICKS_PER_SECOND
+from mirage_cli.decode_command import (
+    NUT_SHIFT_SECONDS,
+    SCALER,
+    TICKS_PER_SECOND,
+    line_options,
+)
 from mirage_cli.errors import MediaError, UsageProblem
 from mirage_cli.ffmpeg_tools import FfmpegProcess, FfmpegTool, find_ffmpeg, is_url, pick_message
-from mirage_cli.frames import Frame, StreamInfo
+from mirage_cli.frames import Frame, Sound, StreamInfo
 from mirage_cli.media_probe import MediaProbe, parse_probe
 from mirage_cli.nut_pipe import NutError, NutReader
 from mirage_cli.pipeline import Channel, Ended
+from mirage_cli.sound_line import SoundLine
 
 BROADCAST_SCHEMES = (
     "rtsp", "rtsps", "rtmp", "rtmps", "rtmpt", "srt", "udp", "rtp", "tcp", "unix", "mms", "rist",
@@ -40,6 +46,8 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 8.0
 ANALYZE_US = 500_000
 SLICE_SECONDS = 0.25
 SAID_SECONDS = 3.0
+# A track of sound that ffmpeg found and cannot decode takes the pictures along.
+_SOUND_FAILED = re.compile(r"(?i)audio|sound|sample rate|channel|decoder")
 _ERROR = re.compile(r"\[(?:error|fatal)\] ")
 _SCREEN = re.compile(r"screen(?::(\d+)x(\d+)(?:\+(\d+)\+(\d+))?)?")
 
@@ -170,9 +178,10 @@ class _Connection:
 
     def __init__(
         self, tool: FfmpegTool, address: Address, size: tuple[int, int] | None,
-        fps: float | None, timeout_seconds: float,
+        fps: float | None, timeout_seconds: float, with_line: bool,
     ) -> None:
         self.address = address
+        self.sound = SoundLine()  # in the times of the pipe
         self.stalled = False
         self._frames: Channel[tuple[float, np.ndarray]] = Channel(2)
         self._begun = threading.Event()
@@ -181,12 +190,16 @@ class _Connection:
         scale = f"w={size[0]}:h={size[1]}" if size else "w=iw:h=ih"
         filters += [f"scale={scale}:flags={SCALER}", "format=rgb24"]
         source = ffmpeg.input(address.url, reinit_filter=0, threads=2, **address.options)
+        # A picture waits for the next packet of sound at most, some 20 ms.
+        tracks, sound = [source["V:0"]], {}
+        if with_line:
+            tracks, sound = [*tracks, source["a:0?"]], line_options(most_wait_seconds=0.0)
         command = ffmpeg.output(
-            source["V:0"], "pipe:1", f="nut", vf=",".join(filters), fps_mode="passthrough",
-            enc_time_base=f"1/{TICKS_PER_SECOND}", output_ts_offset=NUT_SHIFT_SECONDS,
-            avoid_negative_ts="disabled", write_index=0, flush_packets=1,
+            *tracks, "pipe:1", f="nut", vf=",".join(filters), fps_mode="passthrough",
+            output_ts_offset=NUT_SHIFT_SECONDS, avoid_negative_ts="disabled", write_index=0,
+            flush_packets=1, syncpoints="none", strict="experimental",  # see decode_command
             threads=1,  # in threads the rawvideo encoder holds a frame back
-            **{"c:v": "rawvideo"},
+            **{"c:v": "rawvideo", "enc_time_base:v": f"1/{TICKS_PER_SECOND}"}, **sound,
         ).get_args()  # fmt: skip
         self.process = FfmpegProcess(
             tool, command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, level="info",
@@ -266,7 +279,7 @@ class _Connection:
         try:
             with self.process.stdout as pipe:
                 file = io.BufferedReader(pipe, 1 << 16)  # type: ignore[type-var]
-                reader = NutReader(file)
+                reader = NutReader(file, lambda at, samples: self.sound.put(Sound(samples, float(at))))
                 while (packet := reader.read_frame()) is not None:
                     self._reader = reader
                     self._begun.set()
@@ -304,10 +317,12 @@ class StreamSource:
         timeout_seconds: without a picture for so long, a connection counts as lost.
         attempts: to open it again, in a row; 0 ends at the first loss.
         tell: gets a sentence when the connection is lost or there again.
+        with_line: decode the sound as well, into ``sound``.
         clock: seconds, for the times of frames.
 
     Attributes:
         state: "connected", or what is being done about it.
+        sound: what came beside the frames, in their times; None where there is none.
         reconnects: how often the stream was opened again.
 
     Raises:
@@ -321,24 +336,29 @@ class StreamSource:
     def __init__(
         self, address: Address, *, size: tuple[int, int] | None = None, fps: float | None = None,
         timeout_seconds: float = 10.0, attempts: int = 10,
-        tell: Callable[[str], None] = lambda text: None,
+        tell: Callable[[str], None] = lambda text: None, with_line: bool = False,
         clock: Callable[[], float] = time.perf_counter, tool: FfmpegTool | None = None,
     ) -> None:
         self.warnings: list[str] = []
         self.state, self.reconnects = "connecting", 0
         self._address, self._fps, self._tell, self._clock = address, fps, tell, clock
         self._timeout, self._attempts = timeout_seconds, attempts
+        self._with_line = with_line
         self._tool = tool or find_ffmpeg()
         self._closed = threading.Event()
         self._size = size
         if address.listens:
             tell(f"waiting for a sender at {address.name}")
-        for attempt in range(1, max(1, attempts if address.listens else 1) + 1):
+        for attempt in range(1, max(1, attempts if address.listens else 1) + (2 if with_line else 1)):
             try:
                 self._connection = self._open()
                 break
-            except MediaError:
-                if not address.listens or attempt >= attempts:
+            except MediaError as error:
+                if self._with_line and _SOUND_FAILED.search(error.message):
+                    self._with_line = False
+                    self.warnings.append(f"{address.name}: its sound cannot be decoded and is left out")
+                    tell(self.warnings[-1])
+                elif not address.listens or attempt >= attempts:
                     raise
         reader, probe = self._connection.reader, self._connection.probe()
         self._size = (reader.width, reader.height)
@@ -351,10 +371,13 @@ class StreamSource:
             has_audio=bool(probe.sound_tracks), name=address.name,
             pixel_aspect=reader.sample_aspect if size is None else (1, 1),
         )  # fmt: skip
+        self.sound = SoundLine() if reader.sound_rate else None
         self.state = "connected"
 
     def _open(self) -> _Connection:
-        return _Connection(self._tool, self._address, self._size, self._fps, self._timeout)
+        return _Connection(
+            self._tool, self._address, self._size, self._fps, self._timeout, self._with_line
+        )
 
     def __iter__(self) -> Iterator[Frame]:
         begin: float | None = None
@@ -371,15 +394,21 @@ class StreamSource:
                 if offset is None or abs(seconds + offset - (now - begin)) > 2 * self._timeout:
                     offset = now - begin - seconds
                 last = max(seconds + offset, last + 1e-4)
+                if self.sound is not None:
+                    self.sound.move_from(self._connection.sound, offset)
                 yield Frame(self._in_colour(rgb), last, index)
                 index += 1
             if self._closed.is_set():
                 return
+            if self.sound is not None and offset is not None:
+                self.sound.move_from(self._connection.sound, offset)
             reason = self._connection.reason(self._timeout)
             stalled = self._connection.stalled
             self._connection.close()
             if not self._attempts and not stalled:
                 self.state = "ended"
+                if self.sound is not None:
+                    self.sound.finished = True
                 return
             self._again(reason, index)
             if self._closed.is_set():

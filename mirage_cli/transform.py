@@ -94,7 +94,7 @@ def run(
             check_output(config.input, target, config.overwrite, ui)
             check_unfinished(config, target)
         stop.graceful = True  # a signal while the file is made must not leave it behind
-        sink = open_sink(config, target, source, size, ui.warn)  # before the model: its errors come fast
+        sink = open_sink(config, target, source, size, ui.warn, stop.event)  # before the model: errors come fast
         stop.graceful = False
         if stop.event.is_set():
             raise Interrupted("interrupted before the first frame: nothing was written")
@@ -223,6 +223,11 @@ class _Job:
             self.memory.sample()
         self.ui.tick(self._stats)
 
+    def _lost(self) -> str:
+        """What is being done about an output that is lost."""
+        state = getattr(self.sink, "state", "")
+        return "" if state == "connected" else state
+
     def _stats(self) -> Stats:
         position = self.styler.meter.last_out_pts_seconds
         prompt = next(
@@ -239,7 +244,7 @@ class _Job:
             self.clock(),
             self.flow_begin,
             frames_total=self.source.info.frame_count,
-            message="ending: the file is being finished" if self.stop.event.is_set() else "",
+            message="ending: the file is being finished" if self.stop.event.is_set() else self._lost(),
         )
 
     def document(self) -> dict[str, Any]:

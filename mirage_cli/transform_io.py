@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,13 +17,19 @@ from mirage_cli.ffmpeg_tools import is_url
 from mirage_cli.frames import Frame, FrameSink, FrameSource
 from mirage_cli.image_frames import ImageSink, ImageSource, find_images, is_image, is_pattern
 from mirage_cli.job_folder import open_job, unfinished
-from mirage_cli.outputs import FanOut
+from mirage_cli.output_target import check_target, is_plain_file
+from mirage_cli.outputs import FanOut, at_its_pace, push_output, shown_target, targets_of
+from mirage_cli.push_sink import Patient, PushSink
+from mirage_cli.sound_line import SoundCarrier
 from mirage_cli.styler import Engine, Ui, fit_source
 
 CPU_LIMIT: Size = (768, 432)
 """More pixels than this are scaled down by default where the model runs on a CPU."""
 
 PIPE = "-"
+
+PUSH_TIMEOUT_SECONDS = 10.0
+"""A connection that takes nothing for so long is made again."""
 
 
 def open_source(
@@ -56,7 +63,8 @@ def open_source(
             start_seconds=config.start_seconds,
             duration_seconds=config.duration_seconds,
             fps=config.fps,
-            keep_sound=True,
+            keep_sound=config.sound,
+            with_line=config.sound and any(map(is_url, targets_of(config))),
         )
 
     opened = open_at(wanted)
@@ -75,10 +83,8 @@ def check_output(source: str, target: str, overwrite: bool | None, ui: Ui) -> No
     """Refuse an output before any work is done, asking where a file may be in the way.
 
     Raises:
-        MediaError: see ``video_out.check_target``.
+        MediaError: see ``output_target.check_target``.
     """
-    from mirage_cli.video_out import check_target
-
     read_from = None if source == PIPE or is_url(source) else source
     check_target(
         target, read_from, lambda: ui.confirm_overwrite(target) if overwrite is None else overwrite
@@ -112,25 +118,56 @@ def default_output(source: str, look: str) -> str:
 
 def open_sink(
     config: TransformConfig, target: str, source: FrameSource, size: Size,
-    tell: Callable[[str], None] = lambda text: None,
+    tell: Callable[[str], None] = lambda text: None, stop: threading.Event | None = None,
 ) -> FrameSink:
     """The sink of all outputs; that of one file can be taken up again, see ``job_sink``.
+
+    Args:
+        tell: gets sentences about connections and outputs that are lost.
+        stop: when set, a lost connection is not waited for any more.
 
     Raises:
         MediaError, UsageProblem: of the kind that fits; nothing is left behind.
     """
-    first = _open_one(config, target, source, size, resumable=not config.more_outputs)
-    if not config.more_outputs:
-        return first
-    sinks = [(target, first)]
+    stop = stop or threading.Event()
+    sinks: list[tuple[str, FrameSink]] = []
     try:
-        for name in config.more_outputs:
-            sinks.append((name, _open_one(config, name, source, size, resumable=False)))
+        for name in (target, *config.more_outputs):
+            if is_url(name) and not is_image(name):
+                sink: FrameSink = _open_push(config, name, source, size, tell, stop)
+            else:
+                sink = _open_one(config, name, source, size, resumable=not config.more_outputs)
+            sinks.append((shown_target(name), sink))
     except BaseException:
         for _, sink in sinks:
             sink.close(commit=False)
         raise
-    return FanOut(sinks, tell)
+    all_of_them: FrameSink = FanOut(sinks, tell)
+    if len(sinks) == 1 and not isinstance(sinks[0][1], PushSink):
+        all_of_them = sinks[0][1]
+    line = getattr(source, "sound", None)
+    return all_of_them if line is None else SoundCarrier(all_of_them, line)
+
+
+def _open_push(
+    config: TransformConfig, target: str, source: FrameSource, size: Size,
+    tell: Callable[[str], None], stop: threading.Event,
+) -> PushSink:
+    """An address: it is waited for when it breaks, and gets no frame before its time."""
+    if config.resume:
+        raise UsageProblem(
+            f"--resume cannot hold: the output is {shown_target(target)}", "Leave --resume away."
+        )
+    width = size[0] * (2 if config.compare else 1)
+    info = replace(source.info, width=width, height=size[1])
+    with_line = getattr(source, "sound", None) is not None
+    if config.sound and not with_line and source.info.has_audio:
+        tell(f"{source.info.name}: its sound cannot be sent to {shown_target(target)}")
+    return push_output(
+        target, info, tell, timeout_seconds=config.timeout_seconds or PUSH_TIMEOUT_SECONDS,
+        attempts=config.reconnect, patient=Patient(at_its_pace(target), stop),
+        low_delay=at_its_pace(target), codec=config.codec, crf=config.crf, with_line=with_line,
+    )  # fmt: skip
 
 
 def _open_one(
@@ -138,7 +175,7 @@ def _open_one(
 ) -> FrameSink:
     from mirage_cli.job_sink import JobSink, can_be_pieces
     from mirage_cli.video_in import FileSource
-    from mirage_cli.video_out import FileSink, is_plain_file, plan_output
+    from mirage_cli.video_out import FileSink, plan_output
 
     inner = source.source if isinstance(source, ResizedSource) else source
     if is_image(target):
@@ -151,7 +188,7 @@ def _open_one(
         replace(source.info, width=width, height=size[1]),
         codec=config.codec,
         crf=config.crf,
-        audio_from=inner if isinstance(inner, FileSource) else None,
+        audio_from=inner if isinstance(inner, FileSource) and config.sound else None,
         overwrite=True,  # asked for, or nothing there, by check_output
         form=config.format if target == PIPE else None,
     )
@@ -198,6 +235,7 @@ def _request(
         "blend_seconds": config.blend_seconds,
         "encoder": encoder,
         "compare": config.compare,
+        "sound": config.sound,
         "piece_frames": config.piece_frames,
     }
 

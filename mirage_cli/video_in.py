@@ -30,7 +30,7 @@ from mirage_cli.ffmpeg_tools import (
     is_url,
     rational_rate,
 )
-from mirage_cli.frames import Frame, StreamInfo
+from mirage_cli.frames import Frame, Sound, StreamInfo
 from mirage_cli.media_probe import (
     READABLE_REMEDY,
     MediaProbe,
@@ -41,6 +41,7 @@ from mirage_cli.media_probe import (
     scan_packets,
 )
 from mirage_cli.nut_pipe import NutError, NutReader
+from mirage_cli.sound_line import SoundLine
 from mirage_cli.stdin_feed import StdinFeed
 
 MAX_SIDE = 16384
@@ -67,6 +68,7 @@ class FileSource:
         sound_url: from where sound, subtitles and tags can be copied, as ffmpeg reads it; None
             where they cannot be read again.
         path: the local file, None for pipes and URLs.
+        sound: what was decoded of it beside the frames; None unless asked for.
         alias: stands for ``path`` in commands, where its name needs it.
     """
 
@@ -84,8 +86,11 @@ class FileSource:
         sound_url: str | None,
         feed: StdinFeed | None,
         sound_folder: tempfile.TemporaryDirectory[str] | None,
+        read_sound: SoundLine | None = None,
     ) -> None:
         self.info = info
+        self.sound = SoundLine() if read_sound is not None else None
+        self._read_sound = read_sound or SoundLine()  # in the times of the pipe
         self.live = False
         self.warnings: list[str] = []
         self.finished = False
@@ -108,6 +113,7 @@ class FileSource:
         del self._first  # the picture belongs to whoever takes the frame
         last = last_raw = -1.0
         shift, stalled, index = 0.0, 0, 0
+        line, read = self.sound, self._read_sound
         while packet is not None:
             raw = float(packet[0] - begin)
             pts = raw + shift
@@ -118,6 +124,8 @@ class FileSource:
             elif pts - last < STALL_SECONDS:  # two pictures of one time
                 pts = last + min(nominal, 0.002)
             last, last_raw = pts, raw
+            if line is not None:
+                line.move_from(read, shift - float(begin))
             yield Frame(packet[1], pts, index)
             packet = None
             if self._closed:
@@ -130,6 +138,9 @@ class FileSource:
                     raise
             except NutError as problem:
                 self.warnings.append(f"{self.info.name}: decoding ended early ({problem})")
+        if line is not None:
+            line.move_from(read, shift - float(begin))
+            line.finished = not self._closed
         self._end(index, last + nominal, shift)
 
     @property
@@ -218,6 +229,7 @@ def open_file(
     fps: float | None = None,
     threads: int | None = None,
     keep_sound: bool = False,
+    with_line: bool = False,
     tool: FfmpegTool | None = None,
 ) -> FileSource:
     """Opens a video and decodes its first frame.
@@ -231,6 +243,7 @@ def open_file(
         fps: resample to this constant rate by dropping and repeating frames; None keeps all.
         threads: for the decoder; see ``default_threads``.
         keep_sound: with "-", keep the sound in a temporary file, so that it can be copied.
+        with_line: decode the first track of sound as well, into ``sound``.
         tool: which ffmpeg; ``find_ffmpeg()`` by default.
 
     Frame times count from the first frame given, which is 0.0.
@@ -257,11 +270,21 @@ def open_file(
         path = check_local_file(name)
         alias = NameAlias(path) if NameAlias.needed(path) else None
         url, shown = file_url(alias.path if alias else path), plain_text(Path(name).name or name)
-    try:
-        source = _open(
+    def attempt(with_line: bool) -> FileSource:
+        return _open(
             tool, url, shown, path, feed, size, start_seconds, duration_seconds, fps,
-            threads or default_threads(), keep_sound,
+            threads or default_threads(), keep_sound, with_line,
         )
+
+    try:
+        try:
+            source = attempt(with_line)
+        except MediaError:
+            if not with_line or feed is not None:
+                raise
+            source = attempt(False)  # maybe it is the sound that cannot be decoded
+            if source.probe.sound_tracks:
+                source.warnings.append(f"{shown}: its sound cannot be decoded and is left out")
     except BaseException:
         if feed is not None:
             feed.close()
@@ -323,7 +346,7 @@ def _check_request(
 def _open(
     tool: FfmpegTool, url: str, name: str, path: str | None, feed: StdinFeed | None,
     size: tuple[int, int] | None, start: float, duration: float | None, fps: float | None,
-    threads: int, keep_sound: bool,
+    threads: int, keep_sound: bool, with_line: bool,
 ) -> FileSource:
     piped = url == "pipe:0"
     probe = probe_media(tool, url, name=name, feed=feed.head if feed and piped else None)
@@ -342,7 +365,7 @@ def _open(
         tool, probe, video, url, size=size, start_seconds=start, duration_seconds=duration,
         fps=fps, threads=threads, warnings=warnings,
         sound_to=sound_url if sound_folder else None,
-        probe_bytes=max(len(feed.head), 1 << 20) if feed else 0,
+        probe_bytes=max(len(feed.head), 1 << 20) if feed else 0, with_line=with_line,
     )
     process = FfmpegProcess(
         tool, arguments, stdin=subprocess.PIPE if piped else subprocess.DEVNULL,
@@ -351,7 +374,8 @@ def _open(
     try:
         if piped and feed is not None:
             feed.start(process.stdin)
-        reader, packet = _first_picture(process, name, start)
+        read_sound = SoundLine()
+        reader, packet = _first_picture(process, name, start, read_sound)
     except BaseException:
         process.stop()
         process.stdout.close()
@@ -365,6 +389,7 @@ def _open(
         process, reader, info, probe, packet, start_seconds=start,
         duration_seconds=duration,
         path=path, sound_url=sound_url, feed=feed, sound_folder=sound_folder,
+        read_sound=read_sound if reader.sound_rate else None,
     )
     source.warnings += warnings
     return source
@@ -394,11 +419,12 @@ def require_video(probe: MediaProbe, name: str) -> VideoTrack:
 
 
 def _first_picture(
-    process: FfmpegProcess, name: str, start: float
+    process: FfmpegProcess, name: str, start: float, line: SoundLine
 ) -> tuple[NutReader, tuple[Fraction, np.ndarray]]:
     packet = None
     try:
-        reader = NutReader(io.BufferedReader(process.stdout, 1 << 16))  # type: ignore[type-var]
+        pipe = io.BufferedReader(process.stdout, 1 << 16)  # type: ignore[type-var]
+        reader = NutReader(pipe, lambda at, samples: line.put(Sound(samples, float(at))))
         packet = reader.read_frame()
     except (EOFError, NutError):
         pass

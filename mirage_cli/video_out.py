@@ -12,10 +12,8 @@ some browsers and phones do not play; a warning says so.
 from __future__ import annotations
 
 import os
-import stat
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,10 +27,9 @@ from mirage_cli.ffmpeg_tools import (
     file_url,
     find_ffmpeg,
     is_url,
-    is_utf8,
     rational_rate,
 )
-from mirage_cli.frames import Frame, StreamInfo
+from mirage_cli.frames import Frame, Sound, StreamInfo
 from mirage_cli.nut_pipe import NutWriter
 from mirage_cli.output_formats import (
     Container,
@@ -42,7 +39,9 @@ from mirage_cli.output_formats import (
     low_delay_options,
     tick_rate,
 )
-from mirage_cli.sound import SoundPlan, add_sound, picture_offset, plan_sound, with_sound
+from mirage_cli.output_target import check_target, is_plain_file
+from mirage_cli.sound import SOUND_BITRATE, SoundPlan, add_sound, picture_offset, plan_sound, with_sound
+from mirage_cli.sound_line import CHANNELS, RATE, SoundFeed
 from mirage_cli.video_in import FileSource, default_threads
 
 MAX_SIDE = 16384
@@ -71,12 +70,13 @@ class FileSink:
         sound: SoundPlan | None,
         source: FileSource | None,
         warnings: list[str],
+        with_line: bool = False,
         shown: str | None = None,
     ) -> None:
         self.target, self.warnings, self.frames_written = target, warnings, 0
         self._shown = "standard output" if target == "-" else plain_text(shown or target)
         self._tool, self._info, self._container = tool, info, container
-        self._sound, self._source = sound, source
+        self._sound, self._source, self._with_line = sound, source, with_line
         self._rate = rational_rate(info.fps)
         grid = None if info.variable_rate else self._rate.numerator
         self.ticks_per_second = tick_rate(encoder["c:v"], grid)
@@ -95,11 +95,12 @@ class FileSink:
             )
             self._pipe = NutWriter(
                 self._process.stdin.fileno(), info.width, info.height, self.ticks_per_second, self._rate,
-                info.pixel_aspect,
+                info.pixel_aspect, (RATE, CHANNELS) if with_line else None,
             )
         except BaseException:
             self._remove_parts()
             raise
+        self._feed = SoundFeed(self._pipe.write_sound)
 
     def write(self, frame: Frame) -> None:
         """Takes one frame.
@@ -117,11 +118,26 @@ class FileSink:
         pts = max(0.0, frame.pts_seconds - self._first_pts)
         ticks = max(self.to_ticks(pts), self._last_ticks + 1)
         try:
+            if self._with_line:
+                self._feed.picture(frame.pts_seconds)
             self._pipe.write(ticks, frame.rgb)
         except OSError:
             self._fail()
         self._last_ticks, self._last_pts = ticks, pts
         self.frames_written += 1
+
+    def write_sound(self, sound: Sound) -> None:
+        """Takes sound beside the frames; only one made with ``with_line`` keeps it.
+
+        Raises:
+            MediaError: as of ``write``.
+        """
+        if not self._with_line or self._closed:
+            return
+        try:
+            self._feed.take(sound)
+        except OSError:
+            self._fail()
 
     def close(self, commit: bool = True) -> None:
         """Finishes the output, or with ``commit=False`` discards it. Idempotent.
@@ -198,7 +214,8 @@ class FileSink:
         if self._container.constant_rate:
             settings.update(fps_mode="cfr", r=f"{self._rate.numerator}/{self._rate.denominator}")
         else:
-            settings.update(fps_mode="passthrough", enc_time_base=f"1/{self.ticks_per_second}")
+            settings["fps_mode"] = "passthrough"
+            settings["enc_time_base:v"] = f"1/{self.ticks_per_second}"
         target, stdout = self.target, None
         # One frame is all that must be seen before the stream is known.
         options: dict[str, Any] = {"f": "nut", "probesize": 32, "analyzeduration": 0}
@@ -221,6 +238,10 @@ class FileSink:
                 pictures = ffmpeg.input("pipe:0", **options, **picture_offset(self._sound))
                 return ["-y", *with_sound(pictures["v:0"], self._sound, target, settings)], stdout
         pictures = ffmpeg.input("pipe:0", **options)
+        if self._with_line:
+            tracks = [pictures["v:0"], pictures["a:0"]]
+            settings.update({"c:a": self._container.sound_encoder, "b:a": SOUND_BITRATE})
+            return ["-y", *ffmpeg.output(*tracks, target, **settings).get_args()], stdout
         if "filter_complex" in settings:
             return ["-y", *ffmpeg.output(pictures, target, **settings).get_args()], stdout
         return ["-y", *ffmpeg.output(pictures["v:0"], target, **settings).get_args()], stdout
@@ -336,6 +357,7 @@ def open_output(
     tool: FfmpegTool | None = None,
     form: str | None = None,
     low_delay: bool = False,
+    with_line: bool = False,
 ) -> FileSink:
     """Opens an output; nothing of the final name is touched before ``close(commit=True)``.
 
@@ -357,6 +379,7 @@ def open_output(
         threads: for the encoder; see ``video_in.default_threads``.
         form: what goes through a pipe, one of ``output_formats.PIPE_FORMATS``.
         low_delay: encode for viewers who watch it now; see ``output_formats.low_delay_options``.
+        with_line: it will get sound by ``write_sound``; not together with ``audio_from``.
 
     Raises:
         UsageProblem: a codec, crf, preset or size that is not allowed.
@@ -366,7 +389,7 @@ def open_output(
     plan = plan_output(
         path_or_dash, info, codec=codec, crf=crf, audio_from=audio_from, overwrite=overwrite,
         start_seconds=start_seconds, duration_seconds=duration_seconds, preset=preset,
-        threads=threads, tool=tool, form=form, low_delay=low_delay,
+        threads=threads, tool=tool, form=form, low_delay=low_delay, with_line=with_line,
     )
     return FileSink(*plan)
 
@@ -382,6 +405,7 @@ class OutputPlan(NamedTuple):
     sound: SoundPlan | None
     source: FileSource | None
     warnings: list[str]
+    with_line: bool
 
 
 def plan_output(
@@ -389,7 +413,7 @@ def plan_output(
     crf: float | None = None, audio_from: str | os.PathLike[str] | FileSource | None = None,
     overwrite: bool = False, start_seconds: float = 0.0, duration_seconds: float | None = None,
     preset: str | None = None, threads: int | None = None, tool: FfmpegTool | None = None,
-    form: str | None = None, low_delay: bool = False,
+    form: str | None = None, low_delay: bool = False, with_line: bool = False,
 ) -> OutputPlan:
     """Decides how an output is written; arguments and errors as of ``open_output``."""
     target = os.fspath(path_or_dash)
@@ -430,58 +454,5 @@ def plan_output(
             tool, source or str(read_from), container, start_seconds=start_seconds,
             duration_seconds=duration_seconds, warnings=warnings,
         )
-    return OutputPlan(tool, target, info, container, encoder, sound, source, warnings)
-
-
-def is_plain_file(target: str) -> bool:
-    """Whether an output is a file on disk: no pipe, address, device or fifo."""
-    playlist = target.lower().endswith(".m3u8")  # it is read while it is written
-    return target != "-" and not is_url(target) and not _is_device(target) and not playlist
-
-
-def _is_device(target: str) -> bool:
-    try:
-        return not stat.S_ISREG(os.stat(target).st_mode)
-    except OSError:
-        return False
-
-
-def check_target(target: str, read_from: str | None, may_replace: Callable[[], bool]) -> None:
-    """Refuses an output that cannot or must not be written; touches nothing.
-
-    Args:
-        target: as in ``open_output``; "-" and URLs pass.
-        read_from: the input's path; None where it is no file.
-        may_replace: asked only if there is a file of that name and nothing else is wrong.
-
-    Raises:
-        MediaError: a folder, the input itself, a file that may not be replaced, a name or folder
-            that cannot be.
-    """
-    if target == "-" or is_url(target):
-        return
-    path = Path(target)
-    if not is_utf8(target):
-        raise MediaError(f"output {target!r} is no UTF-8 text", "give the output a plainer name")
-    try:
-        if path.is_dir():
-            raise MediaError(f"output {target!r} is a folder", f"name a file: {path / 'out.mp4'}")
-        if read_from and path.exists() and os.path.exists(read_from):
-            if os.path.samefile(path, read_from):
-                raise MediaError(
-                    f"output {target!r} is the input itself", "give the output another name"
-                )
-        folder = Path(os.path.realpath(target)).parent
-        if not folder.is_dir():
-            raise MediaError(
-                f"the folder of output {target!r} does not exist", f"mkdir -p {folder}"
-            )
-        if path.is_file() and not may_replace():
-            raise MediaError(
-                f"output {target!r} exists", "add -y to replace it, or give -o another name"
-            )
-    except (OSError, ValueError) as problem:
-        reason = getattr(problem, "strerror", None) or str(problem)
-        raise MediaError(
-            f"output {target!r} cannot be written: {reason}", "give a shorter or plainer name"
-        ) from None
+    with_line = with_line and bool(container.sound_encoder)
+    return OutputPlan(tool, target, info, container, encoder, sound, source, warnings, with_line)

@@ -202,3 +202,40 @@ def copy_clip(path: Path, target, *, by_path: bool = False, stop_after=None, **o
 def times_of(path: Path) -> list[float]:
     with open_file(path) as source:
         return [frame.pts_seconds for frame in source]
+
+
+def flashes_and_beeps(path: Path, *, every: float = 0.5, seconds: float = 3.0, fps: int = 30) -> Path:
+    """A white picture and a tone together, for 0.1 s, again and again."""
+    on = f"lt(mod({{0}}+0.0005,{every}),0.1)"
+    picture = f"geq=lum='if({on.format('T')},235,16)':cb=128:cr=128"
+    wave = f"aevalsrc='if({on.format('t')},0.9*sin(2*PI*1000*t),0)':s=48000:d={seconds}"
+    ffmpeg(
+        "-f", "lavfi", "-i", f"color=black:s=64x64:r={fps}:d={seconds},format=yuv420p,{picture}",
+        "-f", "lavfi", "-i", wave, "-c:v", "libx264", "-preset", "ultrafast", "-c:a", "aac", file_url(path),
+    )
+    return path
+
+
+def offsets_ms(path: Path, *, negative: bool = True) -> list[float]:
+    """How much later than its beep each flash is; ``negative`` where white became black."""
+    shown = ffmpeg(
+        "-copyts", "-i", file_url(path), "-map", "0:v:0", "-vf", "scale=8:8,format=gray",
+        "-fps_mode", "passthrough", "-enc_time_base", "1/1000000", "-f", "framecrc", "-",
+    ).decode()
+    times = [int(row) / 1e6 for row in re.findall(r"^0, +-?\d+, +(-?\d+),", shown, re.M)]
+    raw = ffmpeg(
+        "-i", file_url(path), "-map", "0:v:0", "-vf", "scale=8:8,format=gray", "-fps_mode",
+        "passthrough", "-f", "rawvideo", "-",
+    )
+    bright = np.frombuffer(raw, np.uint8).reshape(-1, 64).mean(axis=1) > 120
+    flash = bright != negative
+    flashes = [times[n] for n in range(1, len(flash)) if flash[n] and not flash[n - 1]]
+    rate = 48000
+    wave = np.frombuffer(ffmpeg(
+        "-copyts", "-i", file_url(path), "-map", "0:a:0", "-af", f"aresample={rate}:async=1:first_pts=0",
+        "-ac", 1, "-f", "s16le", "-",
+    ), np.int16)  # fmt: skip
+    loud = np.flatnonzero(np.abs(wave.astype(np.int32)) > 6000)
+    begins = loud[np.flatnonzero(np.diff(loud, prepend=-rate) > rate // 20)] / rate
+    nearest = [begins[np.argmin(np.abs(begins - flash))] for flash in flashes]
+    return [1e3 * (flash - beep) for flash, beep in zip(flashes, nearest) if abs(flash - beep) < 0.2]

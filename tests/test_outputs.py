@@ -169,6 +169,7 @@ class Line:
 
     def __init__(self, made, stuck):
         made.append(self)
+        self.warnings: list[str] = []
         self.killed, self.stuck, self.frames, self.ended = threading.Event(), stuck, [], []
 
     def write(self, frame):

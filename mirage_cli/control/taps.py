@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotInTime  # before Python 3.11 not the built-in one
@@ -19,7 +20,7 @@ import cv2
 import numpy as np
 
 from mirage_cli.errors import MediaError, MirageError
-from mirage_cli.frames import Frame, FrameSink
+from mirage_cli.frames import Frame, FrameSink, Sound
 
 OpenRecording = Callable[[str], FrameSink]
 
@@ -47,6 +48,7 @@ class TapSink:
         self._recording: FrameSink | None = None
         self._asked: tuple[FrameSink | None, Future[int]] | None = None
         self._begin_seconds: float | None = None
+        self._recent: deque[Sound] = deque(maxlen=100)  # some two seconds
         self._shots: list[Future[tuple[int, np.ndarray]]] = []
         self._own_warnings: list[str] = []
         self._ended = False
@@ -73,12 +75,15 @@ class TapSink:
         self._inner.write(frame)
         if self._recording is not None:
             self._record(frame)
+            self._recent.clear()  # it has them
         if self.watch is not None:
             self.watch(frame.rgb)
 
     def _record(self, frame: Frame) -> None:
         if self._begin_seconds is None:
             self._begin_seconds = frame.pts_seconds
+            for sound in self._recent:  # read ahead of this picture
+                self._record_sound(sound)
         pts = frame.pts_seconds - self._begin_seconds
         try:
             self._recording.write(Frame(frame.rgb, pts, frame.index))
@@ -86,6 +91,32 @@ class TapSink:
             broken, self._recording, self.recording = self._recording, None, None
             self._own_warnings.append(f"the recording ended: {error.message}")
             broken.close(commit=False)
+
+    @property
+    def pausing(self) -> bool:
+        return getattr(self._inner, "pausing", False)
+
+    @property
+    def state(self) -> str:
+        return getattr(self._inner, "state", "")
+
+    def write_sound(self, sound: Sound) -> None:
+        """Take sound that goes out beside the pictures."""
+        if hasattr(self._inner, "write_sound"):
+            self._inner.write_sound(sound)
+        if self._recording is not None and self._begin_seconds is not None:
+            self._record_sound(sound)
+        else:
+            self._recent.append(sound)
+
+    def _record_sound(self, sound: Sound) -> None:
+        if self._recording is None or not hasattr(self._recording, "write_sound"):
+            return
+        pts = sound.pts_seconds - (self._begin_seconds or 0.0)
+        try:
+            self._recording.write_sound(Sound(sound.samples, pts))
+        except MirageError:
+            pass  # the next picture will tell
 
     def record_from_start(self) -> None:
         """Record from the very first picture on; before the run begins.
