@@ -129,7 +129,7 @@ def push_output(
     from mirage_cli.video_out import open_output
 
     return PushSink(
-        shown_target(target), lambda: open_output(target, info, **options),
+        shown_target(target), lambda again: open_output(target, info, again=again, **options),
         timeout_seconds=timeout_seconds, attempts=attempts, tell=tell, patient=patient,
     )  # fmt: skip
 

@@ -63,7 +63,7 @@ class PushSink:
 
     Args:
         name: of the address, without secrets.
-        connect: makes a connection.
+        connect: makes a connection; True stands for one again.
         timeout_seconds: a connection that takes nothing for so long is lost.
         attempts: to connect again, in a row; 0 gives up at the first loss.
         tell: gets a sentence when the connection is lost or there again.
@@ -76,7 +76,7 @@ class PushSink:
     """
 
     def __init__(
-        self, name: str, connect: Callable[[], Connection], *, timeout_seconds: float = 10.0,
+        self, name: str, connect: Callable[[bool], Connection], *, timeout_seconds: float = 10.0,
         attempts: int = 10, tell: Callable[[str], None] = lambda text: None,
         patient: Patient | None = None,
     ) -> None:
@@ -93,7 +93,7 @@ class PushSink:
         self._closing = threading.Event()
         self._busy_since: float | None = None
         self._zero_seconds: float | None = None
-        self._connection: Connection | None = connect()
+        self._connection: Connection | None = connect(False)
         self.warnings += self._connection.warnings
         self._since = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="mirage-push", daemon=True)
@@ -227,7 +227,7 @@ class PushSink:
             if self._patient is None:
                 held.clear()
             try:
-                self._connection = self._connect()
+                self._connection = self._connect(True)
                 for sound in self._given:
                     self._connection.write_sound(sound)
                 for frame in held:

@@ -358,6 +358,7 @@ def open_output(
     form: str | None = None,
     low_delay: bool = False,
     with_line: bool = False,
+    again: bool = False,
 ) -> FileSink:
     """Opens an output; nothing of the final name is touched before ``close(commit=True)``.
 
@@ -380,6 +381,7 @@ def open_output(
         form: what goes through a pipe, one of ``output_formats.PIPE_FORMATS``.
         low_delay: encode for viewers who watch it now; see ``output_formats.low_delay_options``.
         with_line: it will get sound by ``write_sound``; not together with ``audio_from``.
+        again: the connection was lost: the pieces of a playlist get new, higher numbers.
 
     Raises:
         UsageProblem: a codec, crf, preset or size that is not allowed.
@@ -390,6 +392,7 @@ def open_output(
         path_or_dash, info, codec=codec, crf=crf, audio_from=audio_from, overwrite=overwrite,
         start_seconds=start_seconds, duration_seconds=duration_seconds, preset=preset,
         threads=threads, tool=tool, form=form, low_delay=low_delay, with_line=with_line,
+        again=again,
     )
     return FileSink(*plan)
 
@@ -414,6 +417,7 @@ def plan_output(
     overwrite: bool = False, start_seconds: float = 0.0, duration_seconds: float | None = None,
     preset: str | None = None, threads: int | None = None, tool: FfmpegTool | None = None,
     form: str | None = None, low_delay: bool = False, with_line: bool = False,
+    again: bool = False,
 ) -> OutputPlan:
     """Decides how an output is written; arguments and errors as of ``open_output``."""
     target = os.fspath(path_or_dash)
@@ -430,6 +434,10 @@ def plan_output(
     if container.muxer == "hls" and not low_delay:  # a film, of which all pieces are kept
         film = {**container.options, "hls_list_size": "0", "hls_flags": "independent_segments"}
         container = replace(container, options=film)
+    if container.muxer == "hls" and again:  # ffmpeg cannot go on with a list that it only PUTs
+        flags = container.options["hls_flags"] + "+discont_start"
+        numbers = {"hls_flags": flags, "hls_start_number_source": "epoch"}
+        container = replace(container, options={**container.options, **numbers})
     if low_delay:
         encoder.update(low_delay_options(name, info.fps))
     warnings: list[str] = []

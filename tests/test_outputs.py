@@ -27,7 +27,7 @@ from mirage_cli.output_formats import choose_container
 from mirage_cli.outputs import FanOut, check_targets, live_info, open_live_output, shown_target
 from mirage_cli.push_sink import PushSink
 from mirage_cli.video_in import open_file
-from mirage_cli.video_out import open_output
+from mirage_cli.video_out import open_output, plan_output
 from mirage_cli.virtual_camera import VirtualCameraSink
 
 RGB = pictures(30)
@@ -129,6 +129,13 @@ def test_hls_to_a_web_server(tmp_path):
     check_received(tmp_path / "live.m3u8", 15)
 
 
+def test_a_playlist_on_a_server_that_was_lost_gets_higher_numbers():
+    first, again = (plan_output("http://h/x.m3u8", INFO, low_delay=True, again=again) for again in (False, True))
+    assert "hls_start_number_source" not in first.container.options
+    assert again.container.options["hls_start_number_source"] == "epoch"
+    assert again.container.options["hls_flags"] == first.container.options["hls_flags"] + "+discont_start"
+
+
 def test_a_wrong_address_is_said_soon():
     sink = output(f"rtmp://127.0.0.1:{free_port()}/live/key")
     begin = time.perf_counter()
@@ -189,7 +196,7 @@ class Line:
 def test_a_push_that_takes_nothing_is_lost_after_the_timeout(monkeypatch):
     monkeypatch.setattr("mirage_cli.push_sink.FIRST_SECONDS", 0.0)
     made: list[Line] = []
-    sink = PushSink("line", lambda: Line(made, stuck=not made), timeout_seconds=0.3)
+    sink = PushSink("line", lambda again: Line(made, stuck=not made), timeout_seconds=0.3)
     begin = time.perf_counter()
     slowest = 0.0
     for n in range(400):
@@ -211,7 +218,7 @@ def test_a_push_that_stays_lost(monkeypatch):
     monkeypatch.setattr("mirage_cli.push_sink.FIRST_SECONDS", 0.0)
     monkeypatch.setattr("mirage_cli.push_sink.pause_seconds", lambda attempt: 0.01)
 
-    def connect():
+    def connect(again):
         made.append(1)
         line = Line([], stuck=False)
         line.killed.set()

@@ -308,7 +308,7 @@ def test_a_patient_push_leaves_no_frame_out(monkeypatch):
     monkeypatch.setattr("mirage_cli.push_sink.FIRST_SECONDS", 0.0)
     monkeypatch.setattr("mirage_cli.push_sink.pause_seconds", lambda attempt: 0.01)
     made: list[Line] = []
-    sink = PushSink("line", lambda: Line(made, broken=len(made) < 3), patient=Patient())
+    sink = PushSink("line", lambda again: Line(made, broken=len(made) < 3), patient=Patient())
     for n in range(30):
         sink.write(Frame(np.zeros((2, 2, 3), np.uint8), n / 30, n))
     sink.close()
@@ -317,7 +317,7 @@ def test_a_patient_push_leaves_no_frame_out(monkeypatch):
 
 def test_ctrl_c_ends_the_waiting_for_a_receiver():
     stop = StopSwitch()
-    sink = PushSink("line", lambda: Line([], broken=True), patient=Patient(stop=stop.event))
+    sink = PushSink("line", lambda again: Line([], broken=True), patient=Patient(stop=stop.event))
     sink._since -= 100.0  # it was there
     sink.sent = 1
     threading.Timer(0.5, stop.stop, ("SIGINT",)).start()
