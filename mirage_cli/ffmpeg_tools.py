@@ -312,7 +312,8 @@ class FfmpegProcess:
     def failure(self) -> str:
         """Why it ended badly, in one line: its last telling message, or the signal."""
         status = self._process.poll()
-        message = pick_message(list(self._lines))
+        lines = list(self._lines)
+        message = pick_message([line for line in lines if "[info] " not in line] or lines)
         if status is not None and status < 0:
             try:
                 name = signal.Signals(-status).name

@@ -54,7 +54,8 @@ def check_memory(
     kind = GpuError if on_gpu else MirageError
     raise kind(
         f"frames of {size[0]}x{size[1]} need about {needed / 2**30:.1f} GiB of "
-        f"{'GPU ' if on_gpu else ''}memory, and {have / 2**30:.1f} GiB are free",
+        f"{'GPU ' if on_gpu else ''}memory, and {have * RESERVE / 2**30:.1f} GiB can be had "
+        f"({have / 2**30:.1f} GiB are free)",
         remedy,
     )
 

@@ -8,6 +8,7 @@ along with the frames, by its own times.
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections import deque
@@ -26,6 +27,8 @@ FIRST_SECONDS = 3.0
 LAST_SECONDS = 5.0
 """What is on the way at the end is sent in this time, or not at all."""
 PATIENT_LAST_SECONDS = 20.0
+HELD_FRAMES = 8
+"""So many frames are enough for ffmpeg to know pictures and sound, and to connect."""
 SLICE_SECONDS = 0.2
 BEHIND_SECONDS = 1.0
 """A job that is later than this has its pace counted from now on: nothing is sent in a burst."""
@@ -35,6 +38,8 @@ class Connection(Protocol):
     """A ``FileSink`` to an address; ``kill`` may come from any thread."""
 
     warnings: list[str]
+    begun: bool  # the address was reached
+    running: bool
 
     def write(self, frame: Frame) -> None: ...
 
@@ -93,9 +98,9 @@ class PushSink:
         self._closing = threading.Event()
         self._busy_since: float | None = None
         self._zero_seconds: float | None = None
+        self._reached_at: float | None = None
         self._connection: Connection | None = connect(False)
         self.warnings += self._connection.warnings
-        self._since = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="mirage-push", daemon=True)
         self._thread.start()
 
@@ -183,8 +188,6 @@ class PushSink:
     def _send(self, frame: Frame) -> None:
         assert self._connection is not None
         self._busy_since = time.monotonic()
-        if not self.sent:
-            self._since = self._busy_since  # ffmpeg connects when it knows what it gets
         try:
             for sound in self._sound.take():
                 self._given.append(sound)
@@ -192,7 +195,12 @@ class PushSink:
             self._connection.write(frame)
         finally:
             self._busy_since = None
+        self._look_whether_it_is_reached()
         self.sent += 1
+
+    def _look_whether_it_is_reached(self) -> None:
+        if self._reached_at is None and self._connection is not None and self._connection.begun:
+            self._reached_at = time.monotonic()
 
     def _keep_pace(self, frame: Frame) -> None:
         """Waits for the frame's time."""
@@ -210,10 +218,10 @@ class PushSink:
             frame: the one that was not taken; a patient job sends it again.
         """
         assert self._connection is not None
+        self._look_whether_it_is_reached()
         self._connection.close(commit=False)
         reason = _reason(error)
-        early = not self.reconnects and time.monotonic() - self._since < FIRST_SECONDS
-        if early or not self._attempts:
+        if self._never_there() or not self._attempts:
             raise MediaError(
                 f"cannot send to {self.name}: {reason}", "Check the address and the server."
             ) from None
@@ -232,12 +240,9 @@ class PushSink:
                     self._connection.write_sound(sound)
                 for frame in held:
                     self._send(frame)
-                while len(held) < 2:  # it is there when it has taken a frame and lives on
-                    if held and self._rest(0.3):
-                        raise Ended
-                    held.append(self._frames.get())
-                    self._send(held[-1])
+                self._prove(held)
             except (MediaError, ValueError, OSError) as problem:
+                self._busy_since = None
                 self._connection.close(commit=False)
                 reason = _reason(problem)
                 continue
@@ -249,6 +254,49 @@ class PushSink:
             f"{self.name} was lost ({reason}) and {self._attempts} attempts to reach it again failed",
             "Check the server; --reconnect sets the attempts.",
         )
+
+    def _prove(self, held: list[Frame]) -> None:
+        """Sends frames until the address is reached: ffmpeg connects when it knows what it gets.
+
+        Args:
+            held: frames sent so far; a patient job keeps them, to send them again to the next one.
+
+        Raises:
+            MediaError: it is not reached. Ended: nobody wants it any more, or the end is sent.
+        """
+        connection = self._connection
+        assert connection is not None
+        begin, ended = time.monotonic(), False
+        while not (held and connection.begun):
+            if self._rest(0.02):
+                raise Ended
+            if time.monotonic() - begin > self._timeout:
+                raise MediaError(f"it: no answer within {self._timeout:g} s")
+            if ended or not connection.running:
+                self._busy_since = time.monotonic()
+                connection.close(commit=True)  # or it says why it could not
+                if not ended:
+                    raise MediaError("it: ended by itself")
+                self._busy_since, self._connection = None, None
+                self.reconnects += 1
+                raise Ended
+            if len(held) >= HELD_FRAMES and self._patient is not None:
+                continue
+            try:
+                held.append(self._frames.get(SLICE_SECONDS))
+            except TimeoutError:
+                continue
+            except Ended:
+                ended = True
+                continue
+            self._send(held[-1])
+            del held[:-HELD_FRAMES]
+
+    def _never_there(self) -> bool:
+        """Whether the first connection came to nothing, as with a wrong address."""
+        if self.reconnects:
+            return False
+        return self._reached_at is None or time.monotonic() - self._reached_at < FIRST_SECONDS
 
     def _rest(self, seconds: float) -> bool:
         """Waits; True when nobody wants the connection any more."""
@@ -270,17 +318,21 @@ class PushSink:
                     self._connection.write_sound(sound)
             self._connection.close(commit=not self._closing.is_set() and self.sent > 0)
         except (MediaError, ValueError, OSError) as error:
-            if not self._closing.is_set():
-                early = not self.reconnects and time.monotonic() - self._since < FIRST_SECONDS
-                if early:
-                    self._problem = MediaError(
-                        f"cannot send to {self.name}: {_reason(error)}",
-                        "Check the address and the server.",
-                    )
-                else:
-                    self.warnings.append(f"{self.name}: the end was not sent ({_reason(error)})")
+            if self._closing.is_set():
+                return
+            if self._never_there():
+                self._problem = MediaError(
+                    f"cannot send to {self.name}: {_reason(error)}", "Check the address and the server."
+                )
+            elif self._patient is not None:
+                self._problem = MediaError(
+                    f"{self.name} was lost ({_reason(error)}) before the end was sent", "Check the server."
+                )
+            else:
+                self.warnings.append(f"{self.name}: the end was not sent ({_reason(error)})")
 
 
 def _reason(error: Exception) -> str:
     text = str(error)
-    return text.partition(": ")[2] or text
+    text = re.sub(r"Error opening output \S+: ", "", text.partition(": ")[2] or text)
+    return re.sub(r"\b(?:rtmps?|rtsps?|srt|https?)://\S+", "the address", text)  # it may hold a stream key

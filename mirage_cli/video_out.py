@@ -91,7 +91,8 @@ class FileSink:
         arguments, stdout = self._encode_command(encoder)
         try:
             self._process = FfmpegProcess(
-                tool, arguments, stdin=subprocess.PIPE, stdout=stdout, level="warning"
+                tool, arguments, stdin=subprocess.PIPE, stdout=stdout,
+                level="info" if is_url(target) else "warning",
             )
             self._pipe = NutWriter(
                 self._process.stdin.fileno(), info.width, info.height, self.ticks_per_second, self._rate,
@@ -101,6 +102,7 @@ class FileSink:
             self._remove_parts()
             raise
         self._feed = SoundFeed(self._pipe.write_sound)
+        self._begun = False
 
     def write(self, frame: Frame) -> None:
         """Takes one frame.
@@ -162,6 +164,16 @@ class FileSink:
         except BaseException:
             self._discard()
             raise
+
+    @property
+    def begun(self) -> bool:
+        """Whether an address was reached and is being written to."""
+        self._begun = self._begun or any("Output #0" in line for line in self._process.messages())
+        return self._begun
+
+    @property
+    def running(self) -> bool:
+        return self._process.running
 
     def kill(self) -> None:
         """End ffmpeg at once; a ``write`` that waits in another thread fails then."""

@@ -99,7 +99,7 @@ def later(seconds: float, *arguments: str) -> Iterator[list[subprocess.Popen[byt
 
 def wait_for_server(url: str) -> None:
     """Until something listens at the address's port, without connecting to it."""
-    port, table = int(re.search(r":(\d+)", url)[1]), "udp" if url.startswith("srt") else "tcp"
+    port, table = int(re.search(r":(\d+)", url)[1]), "udp" if url.startswith(("srt", "udp")) else "tcp"
     shown = re.compile(rf"^ *\d+: \w+:{port:04X} \w+:\w+ (?:0A|07) ", re.M)
     if not Path("/proc/net", table).exists():
         time.sleep(1.0)

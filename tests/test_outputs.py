@@ -80,6 +80,7 @@ def test_a_push_arrives(tmp_path, scheme):
 def test_udp_is_sent_whether_or_not_somebody_listens(tmp_path):
     url, got = f"udp://127.0.0.1:{free_port(socket.SOCK_DGRAM)}", tmp_path / "got.ts"
     with senders.ffmpeg("-analyzeduration", "200000", "-i", url, "-t", "0.4", "-c", "copy", str(got), wait=True):
+        senders.wait_for_server(url)
         sink = output(url + "?pkt_size=1316")
         send(sink, 75, fps=50.0)
         sink.close()
@@ -177,6 +178,7 @@ class Line:
     def __init__(self, made, stuck):
         made.append(self)
         self.warnings: list[str] = []
+        self.begun = self.running = True
         self.killed, self.stuck, self.frames, self.ended = threading.Event(), stuck, [], []
 
     def write(self, frame):
