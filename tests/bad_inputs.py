@@ -146,7 +146,7 @@ class Maker:
         """(kind, arguments, environment, standard input) of one bad run in ``folder``."""
         out = folder / f"out{draw.choice(OUTPUTS)}"
         common = ["-p", "ink wash", "--device", "cpu", "-o", str(out)]
-        kind = draw.choices(("media", "flags", "config", "model", "stdin", "live"), (62, 12, 8, 12, 3, 3))[0]
+        kind = draw.choices(("media", "flags", "config", "model", "stdin", "live"), (60, 12, 8, 12, 3, 5))[0]
         if kind == "media":
             return kind, ["transform", str(self.media(draw, folder)), *common, *self.flags(draw, 0.3)], {}, None
         if kind == "live":
