@@ -10,41 +10,15 @@ from __future__ import annotations
 
 import functools
 
-import cv2
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mirage_cli.lsd.planes import box, resize_flow, shrink, warp
+
 COARSE = 16  # pixels of one cell in block matching
 SEARCH = 3  # cells searched to each side: motion up to 48 pixels a frame
 CUT_THRESHOLD = 0.35  # of cut_score; nine held-out clips: 0.15 at most inside a shot, 0.37 at least across
-
-
-def _box(x: Tensor, radius: int) -> Tensor:
-    """Mean over a square window; borders count only what lies inside."""
-    if x.is_cuda:
-        return F.avg_pool2d(x, 2 * radius + 1, stride=1, padding=radius, count_include_pad=False)
-    # On a CPU torch's pooling is scalar code; shifted sums, an axis at a time, take a tenth of its time.
-    height, width = x.shape[-2:]
-    padded = F.pad(x, (radius,) * 4)
-    across = padded[..., :width] + padded[..., 1 : width + 1]
-    for shift in range(2, 2 * radius + 1):
-        across += padded[..., shift : shift + width]
-    total = across[..., :height, :] + across[..., 1 : height + 1, :]
-    for shift in range(2, 2 * radius + 1):
-        total += across[..., shift : shift + height, :]
-    return total * _box_weight(height, width, radius)
-
-
-@functools.lru_cache(maxsize=64)
-def _box_weight(height: int, width: int, radius: int) -> Tensor:
-    """One over the number of pixels that ``_box`` finds inside the picture: [height, width]."""
-
-    def count(size: int) -> Tensor:
-        at = torch.arange(size)
-        return (at + radius).clamp(max=size - 1) - (at - radius).clamp(min=0) + 1
-
-    return 1.0 / (count(height)[:, None] * count(width)).float()
 
 
 @functools.lru_cache(maxsize=8)
@@ -57,59 +31,13 @@ def _search_vectors(device: torch.device) -> Tensor:
     return torch.tensor([(dx, dy) for dy in reach for dx in reach], device=device, dtype=torch.float32)
 
 
-def _sampling_grid(flow: Tensor) -> Tensor:
-    """Flow in pixels [B, 2, H, W] (x, y) -> grid_sample's grid [B, H, W, 2] (align_corners=True)."""
-    _, _, height, width = flow.shape
-    x = torch.arange(width, device=flow.device, dtype=flow.dtype) + flow[:, 0]
-    y = torch.arange(height, device=flow.device, dtype=flow.dtype)[:, None] + flow[:, 1]
-    return torch.stack((x * (2 / max(width - 1, 1)) - 1, y * (2 / max(height - 1, 1)) - 1), dim=-1)
-
-
-def warp(picture: Tensor, flow: Tensor) -> Tensor:
-    """Backward warp: result(p) = picture(p + flow(p)), bilinear, borders repeated.
-
-    picture [B, C, H, W]; flow [B, 2, H, W] in pixels, x then y. -> [B, C, H, W].
-    """
-    plain = picture.dtype == flow.dtype == torch.float32 and not (picture.requires_grad or flow.requires_grad)
-    if plain and picture.device.type == "cpu":
-        return _warp_on_cpu(picture, flow)
-    grid = _sampling_grid(flow).to(picture.dtype)
-    return F.grid_sample(picture, grid, mode="bilinear", padding_mode="border", align_corners=True)
-
-
-def _warp_on_cpu(picture: Tensor, flow: Tensor) -> Tensor:
-    """The same with OpenCV's remap, in a fifth of grid_sample's time (equal to 4e-5 with OpenCV 5; before
-    that remap rounds positions to 1/32 pixel)."""
-    _, _, height, width = picture.shape
-    result = torch.empty(picture.shape)
-    across, down = _pixel_positions(height, width)
-    for source, vectors, target in zip(picture, flow, result):
-        x, y = (vectors[0] + across).numpy(), (vectors[1] + down).numpy()
-        for plane, moved in zip(source, target):
-            cv2.remap(
-                plane.numpy(), x, y, cv2.INTER_LINEAR, dst=moved.numpy(), borderMode=cv2.BORDER_REPLICATE
-            )
-    return result
-
-
-@functools.lru_cache(maxsize=16)
-def _pixel_positions(height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Column and row numbers, [width] and [height, 1]."""
-    return torch.arange(width, dtype=torch.float32), torch.arange(height, dtype=torch.float32)[:, None]
-
-
-def resize_flow(flow: Tensor, factor: float) -> Tensor:
-    """Flow for a picture ``factor`` times as large, vectors scaled along."""
-    return factor * F.interpolate(flow, scale_factor=factor, mode="bilinear", align_corners=False)
-
-
 def _block_match(previous: Tensor, following: Tensor) -> Tensor:
     """Integer search of radius SEARCH with a soft minimum: [B, 1, h, w] -> flow [B, 2, h, w]."""
     padded = F.pad(previous, (SEARCH,) * 4, mode="replicate")
     height, width = following.shape[-2:]
     reach = range(2 * SEARCH + 1)
     shifted = torch.cat([padded[..., y : y + height, x : x + width] for y in reach for x in reach], dim=1)
-    cost = _box((shifted - following).abs(), 2)
+    cost = box((shifted - following).abs(), 2)
     vectors = _search_vectors(cost.device)
     cost = cost + 0.004 * vectors.norm(dim=1)[:, None, None]  # flat regions stay where they are
     weight = torch.softmax(-(cost - cost.amin(dim=1, keepdim=True)) * 150.0, dim=1)
@@ -124,7 +52,7 @@ def _lucas_kanade(previous: Tensor, following: Tensor, flow: Tensor, radius: int
     gy = 0.5 * (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1])
     error = following - moved
     products = torch.cat((gx * gx, gx * gy, gy * gy, gx * error, gy * error), dim=1)
-    xx, xy, yy, xe, ye = _box(products, radius).unbind(dim=1)
+    xx, xy, yy, xe, ye = box(products, radius).unbind(dim=1)
     damping = 1e-3  # in squared luma a pixel: without texture the step is zero
     determinant = (xx + damping) * (yy + damping) - xy * xy
     step = torch.stack(((yy + damping) * xe - xy * ye, (xx + damping) * ye - xy * xe), dim=1) / determinant[:, None]
@@ -137,8 +65,8 @@ def _moves(previous: Tensor, following: Tensor, flow: Tensor) -> Tensor:
     Noise alone gives small vectors, and a warp by a fraction of a pixel softens the picture each time;
     what stands still must stay untouched.
     """
-    still = _box((previous - following).abs(), 3)
-    moved = _box((warp(previous, flow) - following).abs(), 3)
+    still = box((previous - following).abs(), 3)
+    moved = box((warp(previous, flow) - following).abs(), 3)
     return (moved < 0.8 * still - 0.002).to(flow.dtype)
 
 
@@ -152,10 +80,10 @@ def estimate_motion(previous: Tensor, following: Tensor) -> Tensor:
         Flow [B, 2, H/2, W/2] in half-size pixels: following(p) is previous(p + flow(p)).
     """
     previous, following = previous.float(), following.float()
-    halves = [F.avg_pool2d(x, 2) for x in (previous, following)]
-    quarters = [F.avg_pool2d(x, 2) for x in halves]
-    coarse = [F.avg_pool2d(x, COARSE // 4) for x in quarters]
-    flow = resize_flow(_box(_block_match(*coarse), 1), COARSE // 4)
+    halves = [shrink(x, 2) for x in (previous, following)]
+    quarters = [shrink(x, 2) for x in halves]
+    coarse = [shrink(x, COARSE // 4) for x in quarters]
+    flow = resize_flow(box(_block_match(*coarse), 1), COARSE // 4)
     flow = _lucas_kanade(*quarters, flow, radius=3, limit=1.5)
     flow = resize_flow(_lucas_kanade(*quarters, flow, radius=2, limit=1.0), 2)
     flow = _lucas_kanade(*halves, flow, radius=2, limit=1.0)
@@ -168,7 +96,7 @@ def cut_score(moved: Tensor, following: Tensor) -> Tensor:
     Mean absolute luma error at 1/16 size over the mean of both frames' spreads. Camera shake, noise
     and passers-by stay far below one; a new scene lies near or above one.
     """
-    small_moved, small = (F.avg_pool2d(x.float(), COARSE) for x in (moved, following))
+    small_moved, small = (shrink(x.float(), COARSE) for x in (moved, following))
     error = (small_moved - small).abs().mean(dim=(1, 2, 3))
     spread = 0.5 * (small_moved.std(dim=(1, 2, 3)) + small.std(dim=(1, 2, 3)))
     return error / (spread + 0.05)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from mirage_cli.lsd.consistency import CUT_THRESHOLD, cut_score, estimate_motion, resize_flow, warp
+from mirage_cli.lsd.consistency import CUT_THRESHOLD, cut_score, estimate_motion
 from mirage_cli.lsd.model import Past, luma
+from mirage_cli.lsd.planes import resize_flow, shrink, warp
 
 
 @dataclass
@@ -76,7 +76,7 @@ class History:
 
     def advance(self, past: Past, frame: Tensor, generated: Tensor) -> None:
         """Make F(i+1) the last frame; writes in place, so that a captured graph keeps its addresses."""
-        self.older.copy_(torch.cat((F.avg_pool2d(past.last, 2), past.older[:, :3]), dim=1))
+        self.older.copy_(torch.cat((shrink(past.last, 2), past.older[:, :3]), dim=1))
         self.last.copy_(generated)
         self.input_luma.copy_(luma(frame))
         self.valid.fill_(1.0)

@@ -100,6 +100,6 @@ class MemoryAttention(nn.Module):
         if x.is_cuda or tokens.shape[1] > FEW_TOKENS:
             mixed = F.scaled_dot_product_attention(q, k, v)
         else:  # half the time of torch's blockwise attention on CPUs, at these few tokens
-            mixed = torch.softmax(q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5, dim=-1) @ v
+            mixed = torch.softmax(q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2), dim=-1) @ v
         mixed = mixed.transpose(1, 2).flatten(2)
         return x + self.out(mixed).reshape(batch, height, width, channels).permute(0, 3, 1, 2)

@@ -278,7 +278,10 @@ class LSDNet(nn.Module):
         x = _double_beside(self.up1, x, skip1, ops)
         x = run(self.decoder1, x)
         x = _double_beside(self.up0, x, skip0, ops)
-        x = self.out(run(self.decoder0, x))
+        return self.finish(self.out(run(self.decoder0, x)), frame, past, tokens)
+
+    def finish(self, x: Tensor, frame: Tensor, past: Past, tokens: Tensor) -> Prediction:
+        """The last layer's result [B, 64, H/4, W/4] as a prediction."""
         x = F.pixel_shuffle(x, UNSHUFFLE).to(frame.dtype)  # the frame is added unrounded
         keep = torch.sigmoid(x[:, 3:] - 2.0) * (self.config.keep_limit * past.valid)[:, None, None, None]
         return Prediction(x[:, :3] + frame, keep.to(frame.dtype), tokens)

@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mirage_cli.engine.graphs import CapturedFrame
+from mirage_cli.engine.host import keep_freed_memory
 from mirage_cli.engine.ops import select_backend
 from mirage_cli.engine.program import FrameProgram
 from mirage_cli.errors import GpuError, ModelError, UsageProblem
@@ -36,6 +37,7 @@ from mirage_cli.lsd.guard import DriftGuard
 from mirage_cli.lsd.history import History
 from mirage_cli.lsd.memory import MemoryBank
 from mirage_cli.lsd.model import FRAME_MULTIPLE, Past, Prediction, screen_channels
+from mirage_cli.lsd.packed import FoldedBlock, packed
 from mirage_cli.lsd.sampling import MAX_STEPS, compose, sample, schedule
 from mirage_cli.lsd.state import State, fit_state, put_state, take_state
 
@@ -132,6 +134,12 @@ class Session:
         size = self.net.modulate.out_features
         self.modulations = torch.zeros(2, self.steps, 1, size, device=self.device, dtype=self.bundle.dtype)
         self.program = self._compile()
+        self.packed, self._folded = None, {}  # on a CPU: the network on packed weights; blocks by row of modulations
+        if self.device.type == "cpu" and self.kernels is None:
+            keep_freed_memory()
+            with torch.inference_mode():
+                self.packed, how = packed(self.net, height, width)
+            self.backend_reason += f"; {how}"
         self.frame = self.captured(self._frame if self.program is None else self.program.run)
         if self.device.type == "cuda":
             shape = (self.height, self.width, 3)
@@ -219,6 +227,7 @@ class Session:
     @torch.inference_mode()
     def _condition(self) -> None:
         """Compute the modulation of every block once a prompt, not once a frame."""
+        self._folded.clear()
         mixture = torch.tensor([[self._weights.get(look, 0.0) for look in self.bundle.looks]])
         look = self.net.look_vector(mixture.to(self.device, self.bundle.dtype))
         one = torch.ones(1, device=self.device)
@@ -380,9 +389,18 @@ class Session:
         return frame, past, cut
 
     def _denoise(self, frame: Tensor, past: Past) -> Prediction:
+        if self.packed is not None:
+            blocks = self._blocks(0 if past.valid[0] > 0 else 1)
+            return sample(self.packed, self.noise, frame, past, self.screen, blocks, constant=self.stem_constant)
         has_past = past.valid[0] > 0
         chosen = torch.where(has_past, self.modulations[0], self.modulations[1])
         return sample(self.net, self.noise, frame, past, self.screen, list(chosen), self.kernels, self.stem_constant)
+
+    def _blocks(self, row: int) -> list[list[FoldedBlock]]:
+        """The packed network's blocks for each step, with a past (0) or without (1); made when first wanted."""
+        if row not in self._folded:
+            self._folded[row] = [self.packed.fold(modulation) for modulation in self.modulations[row]]
+        return self._folded[row]
 
     def _compose(self, prediction: Prediction, frame: Tensor, past: Past) -> tuple[Tensor, Tensor]:
         """The finished frame as uint8 [H, W, 3] and whether it is finite; the history takes it over."""
