@@ -92,7 +92,7 @@ def test_a_program_that_cannot_be_had_is_torch_with_the_reason_or_an_error(monke
         return
     session = stream.Session(bundle, width=32, height=16)
     about = session.describe()
-    assert (about["backend"], about["backend_reason"]) == ("torch", "torch: the driver refuses motion.sm90.ptx")
+    assert about["backend"] == "torch" and about["backend_reason"].startswith("torch: the driver refuses motion.sm90.ptx")
     assert session.step(np.zeros((16, 32, 3), np.uint8)).shape == (16, 32, 3)
 
 
