@@ -27,6 +27,7 @@ FILES: dict[str, tuple[str, ...]] = {
     "add_silu.sm80.ptx": ("mirage_add_silu",),
     "upsample_concat.sm80.ptx": ("mirage_upsample_concat",),
     "sampler_step.sm80.ptx": ("mirage_sampler_step_f16", "mirage_sampler_step_bf16", "mirage_sampler_step_f32"),
+    "nv12.sm80.ptx": ("mirage_nv12_to_rgb", "mirage_rgb_to_nv12"),
     "warp.sm80.ptx": (
         "mirage_warp_f16",
         "mirage_warp_bf16",

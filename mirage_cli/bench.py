@@ -268,17 +268,37 @@ def _pipelined(
     clock: Clock,
     memory: PeakMemory,
 ) -> dict[str, Any]:
-    """The rate of the threaded pipeline, as transform runs it.
+    """The rate of the threaded pipeline, as transform runs it; on a GPU also with the copies in the model's turn."""
+    result = _rate(open_source, session, frames, clock, memory, ahead=True)
+    if getattr(session, "copies", None) is not None:
+        in_turn = _rate(open_source, session, frames, clock, memory, ahead=False)
+        result["copies_in_turn_frames_per_second"] = in_turn["frames_per_second"]
+    return result
+
+
+def _rate(
+    open_source: Callable[[], FrameSource],
+    session: Any,
+    frames: int,
+    clock: Clock,
+    memory: PeakMemory,
+    ahead: bool,
+) -> dict[str, Any]:
+    """Frames a second through the pipeline's threads.
 
     A clip that is too short is played several times; only the time between the first and the last
     frame written in each playing counts, so that opening files does not.
     """
     denoise_ms: list[float] = []
+    copies = getattr(session, "copies", None) if ahead else None
 
     def step(frame: Frame) -> Any:
-        rgb = session.step(frame.rgb)
+        rgb = session.step(frame.rgb) if copies is None else session.step_later(frame.upload)
         denoise_ms.append(session.report.denoise_ms)
         return rgb
+
+    def send(frame: Frame) -> Frame:
+        return replace(frame, upload=copies.upload(frame.rgb))
 
     gaps, seconds = 0, 0.0
     while len(denoise_ms) < frames:
@@ -288,7 +308,7 @@ def _pipelined(
             stamped = _StampedSink(sink, clock)
             run_pipeline(
                 source, step, stamped, meter=Meter(), max_frames=left, clock=clock,
-                tick=memory.sample, tick_seconds=0.5,
+                ahead=None if copies is None else send, tick=memory.sample, tick_seconds=0.5,
             )  # fmt: skip
         if stamped.count < 2 and left > 1:
             raise MediaError(

@@ -20,15 +20,15 @@ def race(bundle: Any, size: tuple[int, int], steps: int, weights: dict[str, floa
     def session(backend: str) -> Any:
         return Session(bundle, width=size[0], height=size[1], steps=steps, backend=backend, guard=False)
 
-    def compiled(mode: str) -> Any:
+    def compiled(mode: str | None) -> Any:
         import torch
 
-        one = session("torch")
-        function = torch.compile(one._frame, mode=None if mode == "default" else mode)
-        one.frame = one.captured(function)
-        if bundle.device.type != "cuda":  # there step does not go through the captured frame
+        one, mode = session("torch"), None if mode == "default" else mode
+        if bundle.device.type == "cuda":  # the best it can do: one graph, sizes known, replayed without launches
+            one.frame = one.captured(torch.compile(one._frame, mode=mode, fullgraph=True, dynamic=False), required=True)
+        else:  # there step does not go through the captured frame
             one._prepare, one._denoise, one._compose = (
-                torch.compile(f, mode=None if mode == "default" else mode) for f in (one._prepare, one._denoise, one._compose)
+                torch.compile(f, mode=mode) for f in (one._prepare, one._denoise, one._compose)
             )
         return one
 
@@ -69,7 +69,7 @@ def host_frame(session: Any, frames: list[np.ndarray], count: int, warm_up: int 
         return None
     import torch
 
-    source, target = session.rgb_in, session.rgb_out
+    source, target = session.picture_in, session.picture_out
     on_device = torch.from_numpy(frames[0]).to(session.device)
     result = torch.empty_like(on_device)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -21,11 +21,13 @@ class Frame:
         pts_seconds: presentation time from the first frame of the source, which is 0.0 for a
             file read from its start.
         index: 0, 1, 2, ... in source order; gaps are dropped frames.
+        upload: the same picture on its way to the GPU (lsd/copies.py), or None.
     """
 
     rgb: np.ndarray
     pts_seconds: float
     index: int
+    upload: Any = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,9 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
+THREADS = {"decode": "read", "model": "model", "encode": "write"}  # thread of a run -> its stage
 STAGES = ("read", "prepare", "denoise", "compose", "model", "write", "end_to_end")
 
 
@@ -174,6 +176,29 @@ class Meter:
         with self._lock:
             stage = self.stages[name]
             return stage.at_most(bounds_ms), stage.count, stage.total_ms
+
+    def busy(self, seconds: float, on_gpu: bool) -> dict[str, Any]:
+        """Which part of a run was at work, and for how much of its time.
+
+        A thread that waits for another one's frame, or for room to put its own, is not busy; a decode or
+        encode thread that waits for its file or its ffmpeg is, for there its stage is slow.
+
+        Args:
+            seconds: of the run, from the first read to the last write.
+            on_gpu: the denoise stage was measured between events on a GPU.
+
+        Returns:
+            ``busy``: decode, model, encode and gpu (None without one) -> share of ``seconds``;
+            ``limiting_stage``: the busiest of the three threads, None where nothing ran.
+        """
+        with self._lock:
+            spent = {stage: self.stages[name].total_ms / 1e3 for stage, name in THREADS.items()}
+            gpu = self.stages["denoise"].total_ms / 1e3 if on_gpu else None
+        shares = {
+            stage: None if value is None else round(value / seconds, 4) if seconds else 0.0
+            for stage, value in (*spent.items(), ("gpu", gpu))
+        }
+        return {"busy": shares, "limiting_stage": max(spent, key=spent.__getitem__) if any(spent.values()) else None}
 
     def latency_summary(self) -> dict[str, dict[str, float | int]]:
         """Stage -> p50, p95, p99, max, mean in ms; stages nobody counted are left out."""

@@ -27,7 +27,7 @@ from mirage_cli.frames import Frame, FrameSink, FrameSource
 from mirage_cli.measure import Meter
 
 Item = TypeVar("Item")
-Step = Callable[[Frame], np.ndarray]
+Step = Callable[[Frame], Any]  # -> uint8 [H, W, 3], or what gives it with ``picture()``
 Compose = Callable[[Frame, np.ndarray], np.ndarray]
 
 
@@ -159,6 +159,7 @@ class _Run:
         newest_wins: bool,
         stop: threading.Event,
         max_frames: int | None,
+        ahead: Callable[[Frame], Frame] | None,
         compose: Compose | None,
         channel_frames: int,
         timeout_seconds: float | None,
@@ -167,7 +168,7 @@ class _Run:
     ) -> None:
         self.source, self.step, self.sink = source, step, sink
         self.meter, self.stop, self.clock = meter, stop, clock
-        self.max_frames, self.compose = max_frames, compose
+        self.max_frames, self.ahead, self.compose = max_frames, ahead, compose
         capacity = 1 if newest_wins else channel_frames
         self.to_model: Channel[Any] = Channel(capacity, newest_wins)
         self.to_sink: Channel[Any] = Channel(capacity, newest_wins)
@@ -214,6 +215,8 @@ class _Run:
             self.reading = False
             if frame is None or self.stopped:
                 break
+            if self.ahead is not None:
+                frame = self.ahead(frame)
             now = self.clock()
             self.meter.frame_read((now - begin) * 1e3, now)
             taken, thrown = self.to_model.put((frame, now))
@@ -251,6 +254,8 @@ class _Run:
             except Ended:
                 return
             begin = self.clock()
+            if not isinstance(rgb, np.ndarray):
+                rgb = rgb.picture()
             if self.compose is not None:
                 rgb = self.compose(frame, rgb)
             self.writes += 1
@@ -307,6 +312,7 @@ def run(
     newest_wins: bool = False,
     stop: threading.Event | None = None,
     max_frames: int | None = None,
+    ahead: Callable[[Frame], Frame] | None = None,
     compose: Compose | None = None,
     channel_frames: int = 2,
     tick: Callable[[], None] | None = None,
@@ -321,11 +327,13 @@ def run(
 
     Args:
         source, sink: where frames come from and go to.
-        step: frame -> uint8 [H, W, 3], called in order in one thread.
+        step: frame -> uint8 [H, W, 3], called in order in one thread; or what has the frame's copy to the host
+            still under way and gives it with ``picture()``, which the encode thread calls.
         meter: gets all counts and latencies.
         newest_wins: drop frames the model has no time for (live) instead of waiting (files).
         stop: when set, the frame in the model is finished, written, and the run returns.
         max_frames: end after this many frames out of the model.
+        ahead: work on a frame before the model, in the decode thread, such as its copy to the GPU.
         compose: (input frame, output rgb) -> rgb to write; runs in the encode thread.
         tick: called in the calling thread about every ``tick_seconds``, for the display.
         timeout_seconds: a source or sink that is inside one read or write for so long is lost; None
@@ -338,7 +346,7 @@ def run(
     """
     stop = stop or threading.Event()
     job = _Run(
-        source, step, sink, meter, newest_wins, stop, max_frames, compose, channel_frames,
+        source, step, sink, meter, newest_wins, stop, max_frames, ahead, compose, channel_frames,
         timeout_seconds, names, clock,
     )  # fmt: skip
     begin = clock()

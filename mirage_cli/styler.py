@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import cv2
@@ -160,7 +160,7 @@ class Styler:
         self.applied_count = 0
         self.paused = False
         self._set: dict[str, Any] = {}  # strength and seed, for a session that comes later
-        self._last: np.ndarray | None = None
+        self._last: Any = None
         self._pending: deque[tuple[str, str, Any, Future[int]]] = deque()
         self._ended = False
         self._lock = threading.Lock()
@@ -194,8 +194,9 @@ class Styler:
         for *_, done in pending:
             done.cancel()
 
-    def step(self, frame: Frame) -> np.ndarray:
-        """Frame in, styled uint8 [H, W, 3] out, at the frame's place in the track."""
+    def step(self, frame: Frame) -> Any:
+        """Frame in, styled uint8 [H, W, 3] out, at the frame's place in the track; of a frame that was uploaded
+        ahead, a ``Made``."""
         with self._lock:
             pending, self._pending = list(self._pending), deque()
         # A fader sends more than a frame can take: of each kind the newest counts.
@@ -221,7 +222,7 @@ class Styler:
             if looks != self.looks:
                 self.session.set_look(looks)
                 self.looks = looks
-            rgb = self.session.step(frame.rgb)
+            rgb = self.session.step(frame.rgb) if frame.upload is None else self.session.step_later(frame.upload)
         except (MemoryError, RuntimeError) as error:
             raise self._explained(error) from error
         report = self.session.report
@@ -272,6 +273,18 @@ class Styler:
             first = (str(error).strip().splitlines() or ["CUDA error"])[0]
             return GpuError(f"the GPU failed: {first}", "mirage doctor tells more; --device cpu runs without it.")
         return error
+
+    def ahead(self) -> Callable[[Frame], Frame] | None:
+        """What sends a frame to the GPU before the model's turn, for a pipeline's decode thread; None without one."""
+        copies = getattr(self.session, "copies", None)
+
+        def send(frame: Frame) -> Frame:
+            try:
+                return replace(frame, upload=copies.upload(frame.rgb))
+            except (MemoryError, RuntimeError) as error:
+                raise self._explained(error) from error
+
+        return None if copies is None else send
 
     def document(self) -> dict[str, Any]:
         """Model and events, for ``--json``."""

@@ -165,7 +165,8 @@ class _Job:
         self.stop, self.clock, self.begun = stop, clock, begun
         self.memory = PeakMemory()
         self.about = dict(styler.session.describe())
-        self.flow_begin = self.flow_end = 0.0
+        self.on_gpu = getattr(styler.session, "copies", None) is not None
+        self.flow_begin = self.flow_end = self.pipeline_seconds = 0.0
         self.resumed_at = 0
         self._next_sample = 0.0
 
@@ -182,7 +183,7 @@ class _Job:
         self.source = SkippingSource(self.source, self.resumed_at)
         self.ui.note(f"going on at frame {self.resumed_at}")
 
-    def _step(self, frame: Frame) -> np.ndarray:
+    def _step(self, frame: Frame) -> Any:
         rgb = self.styler.step(frame)
         if isinstance(self.sink, JobSink) and self.sink.state_due(frame.index + 1):
             arrays, facts = self.styler.session.state()
@@ -203,18 +204,20 @@ class _Job:
     def flow(self) -> None:
         self.flow_begin = self.clock()
         self.stop.graceful = True
-        run_pipeline(
+        ended = run_pipeline(
             self.source,
             self._step,
             self.sink,
             meter=self.styler.meter,
             stop=self.stop.event,
+            ahead=self.styler.ahead(),
             compose=side_by_side if self.config.compare else None,
             tick=self._tick,
             timeout_seconds=self._timeout_seconds,
             names=(self.config.input, self.target),
             clock=self.clock,
         )
+        self.pipeline_seconds = ended.seconds
 
     def _tick(self) -> None:
         now = self.clock()
@@ -248,7 +251,8 @@ class _Job:
         )
 
     def document(self) -> dict[str, Any]:
-        """What happened, as plain data; ``seconds`` is until the file is finished."""
+        """What happened, as plain data; ``seconds`` is until the file is finished, ``busy`` and ``limiting_stage``
+        are explained at ``Meter.busy``."""
         meter = self.styler.meter
         return {
             "command": "transform",
@@ -260,6 +264,7 @@ class _Job:
             "prompts": [item.document() for item in self.read],
             "video_seconds": round(meter.last_out_pts_seconds, 3),
             "model_seconds": round(meter.stages["model"].total_ms / 1e3, 3),
+            **meter.busy(self.pipeline_seconds, on_gpu=self.on_gpu),
             **account(
                 self.styler, self.config.model, self.source, self.sink, self.memory,
                 self.flow_end - self.flow_begin, self.begun,

@@ -20,7 +20,7 @@ from pathlib import Path
 import media
 import numpy as np
 import pytest
-from cli_fakes import FakeEngine, RecordingUi
+from cli_fakes import FakeEngine, FakeSession, RecordingUi
 from media import probe
 
 from mirage_cli import __version__, cli, transform
@@ -182,6 +182,36 @@ def test_a_file_becomes_a_file_named_by_its_look(clip, tmp_path, capsys, fakes):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["my clip.ink-wash.mp4", "my clip.mp4"]
 
 
+def test_a_session_with_copies_gets_its_frames_ahead(clip, tmp_path, capsys, fakes, monkeypatch):
+    """As on a GPU: uploaded in the decode thread, fetched in the encode thread; the same film."""
+
+    class Copies:
+        def upload(self, rgb):
+            return rgb.copy(), threading.current_thread().name
+
+    class Late:
+        def __init__(self, rgb):
+            self.rgb = rgb
+
+        def picture(self):
+            assert threading.current_thread().name == "mirage-sink"
+            return self.rgb
+
+    def step_later(self, upload):
+        rgb, thread = upload
+        assert thread == "mirage-source" and threading.current_thread().name == "mirage-model"
+        return Late(self.step(rgb))
+
+    assert main(["transform", str(clip), "-p", "ink wash", "-o", str(tmp_path / "plain.mp4")]) == 0
+    capsys.readouterr()
+    monkeypatch.setattr(FakeSession, "copies", Copies(), raising=False)
+    monkeypatch.setattr(FakeSession, "step_later", step_later, raising=False)
+    assert main(["transform", str(clip), "-p", "ink wash", "-o", str(tmp_path / "late.mp4"), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["busy"]["gpu"] > 0
+    assert (tmp_path / "late.mp4").read_bytes() == (tmp_path / "plain.mp4").read_bytes()
+
+
 def test_json_is_one_document_that_says_what_happened(clip, tmp_path, capsys, fakes):
     out = tmp_path / "out.mp4"
     code = main(["transform", str(clip), "-p", "a strange thing", "-o", str(out), "--json",
@@ -196,6 +226,10 @@ def test_json_is_one_document_that_says_what_happened(clip, tmp_path, capsys, fa
     for stage in ("read", "prepare", "denoise", "compose", "model", "write", "end_to_end"):
         latency = document["latency_ms"][stage]
         assert 0 <= latency["p50"] <= latency["p95"] <= latency["p99"] <= latency["max"], stage
+    busy = document["busy"]
+    assert list(busy) == ["decode", "model", "encode", "gpu"] and busy["gpu"] is None
+    assert all(0 < busy[stage] <= 1 for stage in ("decode", "model", "encode"))
+    assert document["limiting_stage"] == max(("decode", "model", "encode"), key=busy.get)
     assert document["model"]["model"] == "other" and document["model"]["device"] == "cpu"
     assert (document["strength"], document["seed"]) == (0.5, 3)
     assert (document["cuts"], document["guard_events"], document["warnings"]) == (0, [], [])

@@ -16,6 +16,7 @@ from op_cases import Maker
 from mirage_cli.engine import reference
 from mirage_cli.engine.graphs import CapturedFrame
 from mirage_cli.engine.ops import select_backend
+from mirage_cli.engine.reference import Nv12
 
 
 def test_captured_frame_on_the_cpu_calls():
@@ -130,6 +131,7 @@ def test_microbenchmark():
     ops, reason = select_backend("cuda", "ptx")
     make = Maker("cuda", torch.float16)
     rgb, picture = make.rgb(512, 512), torch.empty(512, 512, 3, dtype=torch.uint8, device="cuda")
+    luma, chroma = (torch.randint(0, 256, (rows, 512), dtype=torch.uint8, device="cuda") for rows in (512, 256))
     stats = torch.empty(5, dtype=torch.int64, device="cuda")
     inputs, outputs = make.cells(168, 128, 128), make.cells(64, 128, 128)
     history, moved = make.cells(48, 128, 128), make.cells(48, 128, 128)
@@ -141,6 +143,8 @@ def test_microbenchmark():
         "frame_in": (lambda o: o.frame_in(rgb, inputs[:, 48:96]), 512 * 512 * 3 + 128 * 128 * 96),
         "frame_out": (lambda o: o.frame_out(outputs[:, :48], picture, **blend), 128 * 128 * (4 * 96 + 32) + 512 * 512 * 3),
         "warp": (lambda o: o.warp(history, flow, out=moved), 512 * 512 * (6 + 6 + 8)),
+        "nv12_to_rgb": (lambda o: o.nv12_to_rgb(luma, chroma, Nv12(), picture), 512 * 512 * 9 // 2),
+        "rgb_to_nv12": (lambda o: o.rgb_to_nv12(picture, Nv12(), luma, chroma), 512 * 512 * 9 // 2),
         "sampler_step": (lambda o: o.sampler_step(history, moved, coefficients, out=inputs[:, :48]), 3 * 128 * 128 * 96),
     }
     for channels, side in ((64, 128), (128, 64), (256, 32)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -198,6 +199,56 @@ def test_compose_gets_input_and_output():
     )  # fmt: skip
     assert sink.frames[1].rgb.shape == (16, 64, 3)
     assert sink.frames[1].rgb[0, 0, 0] == 1 and sink.frames[1].rgb[0, 63, 0] == 254
+
+
+def test_work_ahead_is_the_decoders_and_late_pictures_are_the_encoders():
+    names = {"ahead": set(), "step": set(), "picture": set()}
+
+    class Late:
+        def __init__(self, rgb):
+            self.rgb = rgb
+
+        def picture(self):
+            names["picture"].add(threading.current_thread().name)
+            return self.rgb
+
+    def ahead(frame):
+        names["ahead"].add(threading.current_thread().name)
+        return replace(frame, upload=frame.rgb + 1)
+
+    def step(frame):
+        names["step"].add(threading.current_thread().name)
+        return Late(frame.upload + 1)
+
+    sink = Sink()
+    run(Source(20), step, sink, meter=Meter(), ahead=ahead)
+    assert [int(f.rgb[0, 0, 0]) for f in sink.frames] == [i + 2 for i in range(20)]
+    assert names == {"ahead": {"mirage-source"}, "step": {"mirage-model"}, "picture": {"mirage-sink"}}
+
+
+@pytest.mark.parametrize("slow", ["decode", "model", "encode"])
+def test_the_busiest_thread_is_named(slow):
+    pause = dict.fromkeys(("decode", "model", "encode"), 0.002) | {slow: 0.012}
+
+    def step(frame):
+        time.sleep(pause["model"])
+        return frame.rgb
+
+    meter = Meter()
+    result = run(Source(30, pause=pause["decode"]), step, Sink(pause["encode"]), meter=meter)
+    said = meter.busy(result.seconds, on_gpu=False)
+    assert said["limiting_stage"] == slow and said["busy"]["gpu"] is None
+    assert 0.75 < said["busy"][slow] <= 1.001
+    assert all(0 < said["busy"][other] < 0.6 for other in pause if other != slow)
+
+
+def test_the_gpus_share_is_its_own_time():
+    meter = Meter()
+    assert meter.busy(0.0, on_gpu=True) == {"busy": dict.fromkeys(("decode", "model", "encode", "gpu"), 0.0), "limiting_stage": None}
+    for _ in range(10):
+        meter.stage("denoise", 5.0)
+        meter.stage("model", 8.0)
+    assert meter.busy(0.1, on_gpu=True) == {"busy": {"decode": 0.0, "model": 0.8, "encode": 0.0, "gpu": 0.5}, "limiting_stage": "model"}
 
 
 @pytest.mark.parametrize(("model_ms", "count", "allowed"), [(60.0, 25, 1.2), (5.0, 200, 1.2)])

@@ -21,12 +21,17 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize(("tool", "frames"), [("memcheck", FRAMES), ("racecheck", "2"), ("synccheck", "2")])
-def test_the_program_is_clean(tool, frames):
+SMALL, ODD = ("72", "40"), ("200", "136")  # the second has whole tiles at every level
+
+
+@pytest.mark.parametrize(
+    ("tool", "frames", "size"), [("memcheck", FRAMES, SMALL), ("racecheck", "2", SMALL), ("racecheck", "2", ODD), ("synccheck", "2", SMALL)]
+)
+def test_the_program_is_clean(tool, frames, size):
     command = ["compute-sanitizer", "--tool", tool, "--kernel-regex", "kns=mirage", "--error-exitcode", "9", sys.executable]
     # each tensor an allocation of its own, so that memcheck sees where it ends
     environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1", "PYTHONPATH": os.environ.get("PYTHONPATH", str(ROOT))}
-    script = [str(ROOT / "tests" / "sanitized_frames.py"), frames, "72", "40"]
+    script = [str(ROOT / "tests" / "sanitized_frames.py"), frames, *size]
     done = subprocess.run([*command, *script], capture_output=True, text=True, env=environment, cwd=ROOT, timeout=290, check=False)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     assert f"{frames} frames" in done.stdout and "ERROR SUMMARY: 0 errors" in done.stdout + done.stderr or tool != "memcheck"

@@ -13,6 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from mirage_cli.engine import reference
+from mirage_cli.engine.reference import Nv12
 from mirage_cli.errors import GpuError, ModelError, UsageProblem
 from mirage_cli.lsd.checkpoint import ModelBundle, load_bundle
 from mirage_cli.lsd.model import LSDConfig, LSDNet
@@ -110,6 +112,54 @@ def test_the_past_matters_and_reset_forgets_it():
     fresh = run(frames[-1:])
     session.reset()
     assert np.array_equal(session.step(frames[-1]), fresh[0])
+
+
+def test_a_frame_on_the_device_gives_the_same_frame_there():
+    frames = moving(3)
+    wanted = run(frames)
+    session = Session(tiny_bundle(), width=64, height=48)
+    made = [session.step_on_device(torch.from_numpy(frame)) for frame in frames]
+    assert all(np.array_equal(a.numpy(), b) for a, b in zip(made, wanted))
+    session.set_strength(0.0)
+    same = torch.from_numpy(frames[0].copy())
+    returned = session.step_on_device(same)
+    same.zero_()
+    assert np.array_equal(returned.numpy(), frames[0])  # its own memory
+    with pytest.raises(UsageProblem, match=r"a frame of float32 \(48, 64, 3\); this session takes uint8"):
+        session.step_on_device(torch.zeros(48, 64, 3))
+
+
+@pytest.mark.parametrize("code", [Nv12(), Nv12("bt601", True)], ids=["709", "601-full"])
+def test_nv12_in_and_out_is_the_rgb_stream_coded(code):
+    height, width = 46, 70  # padded inside
+
+    def planes():
+        whole = torch.zeros(height * 3 // 2, width, dtype=torch.uint8)
+        return whole, whole[:height], whole[height:]
+
+    def as_nv12(rgb):
+        whole, luma, chroma = planes()
+        reference.rgb_to_nv12(torch.from_numpy(rgb), code, luma, chroma)
+        return whole
+
+    incoming = [as_nv12(frame) for frame in moving(12, height, width)]
+    seen = [reference.nv12_to_rgb(p[:height], p[height:], code, torch.zeros(height, width, 3, dtype=torch.uint8)) for p in incoming]
+    wanted = [as_nv12(frame).numpy() for frame in run([s.numpy() for s in seen])]
+    session = Session(tiny_bundle(), width=width, height=height, nv12=code)
+    made = [session.step(p.numpy()) for p in incoming]
+    assert all(np.array_equal(a, b) for a, b in zip(made, wanted))
+    session.reset()
+    assert np.array_equal(session.step_on_device(incoming[0]).numpy(), wanted[0])
+    session.set_strength(0.0)
+    assert np.array_equal(session.step(incoming[3].numpy()), incoming[3].numpy())
+
+
+def test_nv12_wants_its_own_shape_and_even_sides():
+    with pytest.raises(UsageProblem, match="NV12 frames of 64x47; both sides must be even"):
+        Session(tiny_bundle(), width=64, height=47, nv12=Nv12())
+    session = Session(tiny_bundle(), width=64, height=48, nv12=Nv12())
+    with pytest.raises(UsageProblem, match=r"takes uint8 \(72, 64\)"):
+        session.step(np.zeros((48, 64, 3), np.uint8))
 
 
 def test_a_cut_forgets_the_past():

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 
+from mirage_cli.engine import reference
+from mirage_cli.engine.reference import Nv12
 from mirage_cli.errors import ModelError
 from mirage_cli.lsd.checkpoint import load_bundle
 from mirage_cli.lsd.stream import Session
@@ -77,6 +80,54 @@ def test_a_seed_set_later_reaches_graph_and_program(bundle, backend):
     after = late.step(frame)
     assert np.mean(np.abs(after.astype(int) - wanted) <= 1) >= 0.999
     assert np.mean(np.abs(before.astype(int) - wanted) <= 1) < 0.99
+
+
+@pytest.mark.parametrize("backend", ["torch", "ptx"])
+def test_copies_beside_the_compute_change_nothing(bundle, backend):
+    """Uploaded ahead, fetched late, from other threads, with cuts and the guard: bit for bit the same."""
+    pan = moving_picture(256, 144, 30)
+    frames = [*pan[:12], *(np.ascontiguousarray(255 - f) for f in pan[12:24]), *pan[24:]]
+    frames[20] = np.zeros_like(frames[20])
+
+    def session():
+        made = Session(bundle, width=256, height=144, backend=backend)
+        made.set_look({"starry-night": 1.0})
+        return made
+
+    wanted = session()
+    expected = [wanted.step(frame) for frame in frames]
+    late, device = session(), session()
+    with ThreadPoolExecutor(1) as decoder, ThreadPoolExecutor(1) as encoder:
+        uploads = [decoder.submit(late.copies.upload, frame) for frame in frames]  # all at once
+        pictures = [encoder.submit(late.step_later(upload.result()).picture) for upload in uploads]
+        assert all(np.array_equal(p.result(), e) for p, e in zip(pictures, expected))
+    stayed = [device.step_on_device(torch.from_numpy(frame).cuda()) for frame in frames]
+    assert all(np.array_equal(s.cpu().numpy(), e) for s, e in zip(stayed, expected))
+    assert late.counters == device.counters == wanted.counters and wanted.counters["cuts"] >= 2
+
+
+@pytest.mark.parametrize("backend", ["torch", "ptx"])
+def test_nv12_stays_on_the_device(bundle, backend):
+    """A decoder's frames, in and out on the device, are those of an RGB session coded and decoded."""
+    code, frames = Nv12("bt601"), moving_picture(256, 144, 12)
+    decoded, planes = [], []
+    for frame in frames:
+        whole = torch.empty(216, 256, dtype=torch.uint8, device="cuda")
+        reference.rgb_to_nv12(torch.from_numpy(frame).cuda(), code, whole[:144], whole[144:])
+        planes.append(whole)
+        rgb = torch.empty(144, 256, 3, dtype=torch.uint8, device="cuda")
+        decoded.append(reference.nv12_to_rgb(whole[:144], whole[144:], code, rgb).cpu().numpy())
+    wanted, _ = run(bundle, decoded, backend)
+    session = Session(bundle, width=256, height=144, backend=backend, nv12=code)
+    session.set_look({"starry-night": 1.0})
+    made = [session.step_on_device(p) for p in planes]
+    assert session.frame.captured and (session.program is not None) == (backend == "ptx")
+    for ours, rgb in zip(made, wanted):
+        whole = torch.empty(216, 256, dtype=torch.uint8)
+        reference.rgb_to_nv12(torch.from_numpy(rgb), code, whole[:144], whole[144:])
+        assert torch.equal(ours.cpu(), whole)
+    session.reset()
+    assert np.array_equal(session.step(planes[0].cpu().numpy()), made[0].cpu().numpy())
 
 
 def test_kernels_give_the_picture_of_torch(bundle):

@@ -50,6 +50,8 @@ class OpSet:
     upsample_concat = staticmethod(reference.upsample_concat)
     warp = staticmethod(reference.warp)
     sampler_step = staticmethod(reference.sampler_step)
+    nv12_to_rgb = staticmethod(reference.nv12_to_rgb)
+    rgb_to_nv12 = staticmethod(reference.rgb_to_nv12)
 
     def describe(self) -> dict[str, Any]:
         """Plain data for ``--json`` and doctor."""
@@ -360,6 +362,32 @@ class PtxOps(OpSet):
             return reference.sampler_step(x0, noise, coefficients, out=out)
 
         return self._run("sampler_step", kernel, torch_op, (x0, noise, coefficients, out))
+
+    def nv12_to_rgb(self, luma: Tensor, chroma: Tensor, code: reference.Nv12, out: Tensor) -> Tensor:
+        def kernel() -> Tensor:
+            self._nv12("mirage_nv12_to_rgb", (luma, chroma, out), luma, chroma, out, code.to_rgb())
+            return out
+
+        return self._run("nv12_to_rgb", kernel, lambda: reference.nv12_to_rgb(luma, chroma, code, out), (luma, chroma, out))
+
+    def rgb_to_nv12(self, rgb: Tensor, code: reference.Nv12, luma: Tensor, chroma: Tensor) -> Tensor:
+        def kernel() -> Tensor:
+            self._nv12("mirage_rgb_to_nv12", (rgb, luma, chroma), luma, chroma, rgb, code.from_rgb())
+            return luma
+
+        return self._run("rgb_to_nv12", kernel, lambda: reference.rgb_to_nv12(rgb, code, luma, chroma), (rgb, luma, chroma))
+
+    def _nv12(self, entry: str, tensors: tuple[Tensor, ...], luma: Tensor, chroma: Tensor, rgb: Tensor, numbers: tuple[int, ...]) -> None:
+        """Launch one of the two, which share all but the direction."""
+        _require(all(t.dtype == torch.uint8 for t in tensors), "luma, chroma and picture are not all uint8")
+        _require(luma.dim() == 2 and luma.numel() > 0, f"luma is {tuple(luma.shape)}, not [H, W]")
+        height, width = luma.shape
+        _require(chroma.shape == (-(-height // 2), 2 * -(-width // 2)), f"chroma is {tuple(chroma.shape)} for {width}x{height}")
+        _require(rgb.shape == (height, width, 3) and rgb.is_contiguous(), f"the picture is {tuple(rgb.shape)}, or strided")
+        _require(luma.stride(1) == chroma.stride(1) == 1, "luma or chroma is strided inside of a row")
+        numbers = (height, width, luma.stride(0), chroma.stride(0), *numbers)
+        grid = (-(-width // 64), -(-height // 16))
+        self._kernels.launch(entry, grid, (32, 8), (*tensors, *(_i32(number) for number in numbers)))
 
     def _launch(self, entry: str, grid: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
         _require(len(grid) < 2 or grid[1] <= 65535, f"{grid[1:]} rows of cells; at most 65535")

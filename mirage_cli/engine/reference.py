@@ -12,6 +12,8 @@ checks what it hands to a kernel.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -190,3 +192,84 @@ def sampler_step(x0: Tensor, noise: Tensor, coefficients: Tensor, *, out: Tensor
     """
     a, b = coefficients.float()
     return _filled(out, a * x0.float() + b * noise.float(), x0)
+
+
+@dataclass(frozen=True)
+class Nv12:
+    """How an NV12 frame codes colours: a luma plane, then half as many rows of U and V side by side.
+
+    Attributes:
+        matrix: "bt709" (HD) or "bt601" (SD): ITU-R BT.709-6 and BT.601-7, the weights of red and blue in luma.
+        full_range: luma of 0 to 255 and chroma of 128 -+ 127.5, instead of 16 to 235 and 16 to 240.
+
+    Raises:
+        ValueError: another matrix.
+    """
+
+    matrix: str = "bt709"
+    full_range: bool = False
+
+    def __post_init__(self) -> None:
+        if self.matrix not in NV12_MATRICES:
+            raise ValueError(f"matrix {self.matrix!r}; allowed: {', '.join(NV12_MATRICES)}")
+
+    @property
+    def _ranges(self) -> tuple[int, float, float]:
+        """Luma of black, levels from black to white, levels of chroma from end to end."""
+        return (0, 255.0, 255.0) if self.full_range else (16, 219.0, 224.0)
+
+    def to_rgb(self) -> tuple[int, ...]:
+        """(offset, scale, red of V, green of U, green of V, blue of U), but for the offset in 1/65536."""
+        red, blue = NV12_MATRICES[self.matrix]
+        offset, luma, chroma = self._ranges
+        green = 1 - red - blue
+        of_v, of_u = 2 * (1 - red), 2 * (1 - blue)
+        parts = (255 / luma, *(255 / chroma * part for part in (of_v, -blue * of_u / green, -red * of_v / green, of_u)))
+        return (offset, *(round(65536 * part) for part in parts))
+
+    def from_rgb(self) -> tuple[int, ...]:
+        """(offset, luma's red, green, blue, U's, V's), but for the offset in 1/65536. Greens take the rounding, so
+        that grey has no colour and white is white."""
+        red, blue = NV12_MATRICES[self.matrix]
+        offset, luma, chroma = self._ranges
+        scale = round(65536 * luma / 255)
+        y = round(scale * red), round(scale * blue)
+        half = 65536 * chroma / 255 / 2
+        u = round(-half * red / (1 - blue)), round(half)
+        v = round(half), round(-half * blue / (1 - red))
+        return (offset, y[0], scale - sum(y), y[1], u[0], -sum(u), u[1], v[0], -sum(v), v[1])
+
+
+NV12_MATRICES = {"bt709": (0.2126, 0.0722), "bt601": (0.299, 0.114)}
+
+
+def nv12_to_rgb(luma: Tensor, chroma: Tensor, code: Nv12, out: Tensor) -> Tensor:
+    """An NV12 frame as RGB; four pixels share their chroma as it is.
+
+    Args:
+        luma: uint8 [H, W]; chroma: uint8 [ceil(H / 2), 2 ceil(W / 2)], U and V in turns; rows may be apart.
+        out: uint8 [H, W, 3].
+    """
+    height, width = luma.shape
+    offset, scale, *parts = code.to_rgb()
+    pairs = chroma.int().reshape(chroma.shape[0], -1, 2) - 128
+    u, v = (p.repeat_interleave(2, 0)[:height].repeat_interleave(2, 1)[:, :width] for p in pairs.unbind(2))
+    grey = scale * (luma.int() - offset)
+    colours = (grey + parts[0] * v, grey + parts[1] * u + parts[2] * v, grey + parts[3] * u)
+    return out.copy_(torch.stack([(c + 32768) >> 16 for c in colours], dim=2).clamp(0, 255))
+
+
+def rgb_to_nv12(rgb: Tensor, code: Nv12, luma: Tensor, chroma: Tensor) -> Tensor:
+    """RGB as an NV12 frame, shapes as in ``nv12_to_rgb``; chroma is of the mean of four pixels, of which an odd
+    side's last are doubled. Returns ``luma``."""
+    height, width, _ = rgb.shape
+    offset, *parts = code.from_rgb()
+    levels = rgb.int()
+    red, green, blue = levels.unbind(2)
+    luma.copy_((offset + ((parts[0] * red + parts[1] * green + parts[2] * blue + 32768) >> 16)).clamp(0, 255))
+    whole = torch.cat((levels, levels[-1:]), 0) if height % 2 else levels
+    whole = torch.cat((whole, whole[:, -1:]), 1) if width % 2 else whole
+    red, green, blue = (whole[::2, ::2] + whole[1::2, ::2] + whole[::2, 1::2] + whole[1::2, 1::2]).unbind(2)
+    pairs = [128 + ((a * red + b * green + c * blue + (1 << 17)) >> 18) for a, b, c in (parts[3:6], parts[6:9])]
+    chroma.copy_(torch.stack(pairs, dim=2).clamp(0, 255).reshape(chroma.shape))
+    return luma

@@ -25,10 +25,10 @@ CUT_THRESHOLD = 0.35  # of cut_score; nine held-out clips: 0.15 at most inside a
 def _search_vectors(device: torch.device) -> Tensor:
     """Displacements of block matching in cells, x then y, row by row: [(2 SEARCH + 1)^2, 2].
 
-    Kept, since a captured graph cannot copy a constant from the host.
+    Made on the device, since a captured graph cannot copy a constant from the host.
     """
-    reach = range(-SEARCH, SEARCH + 1)
-    return torch.tensor([(dx, dy) for dy in reach for dx in reach], device=device, dtype=torch.float32)
+    reach = torch.arange(-SEARCH, SEARCH + 1, device=device, dtype=torch.float32)
+    return torch.stack((reach.repeat(len(reach)), reach.repeat_interleave(len(reach))), dim=1)
 
 
 def _block_match(previous: Tensor, following: Tensor) -> Tensor:

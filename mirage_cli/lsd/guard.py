@@ -81,8 +81,13 @@ class DriftGuard:
         self._seen = self._departed = 0
         self._sum, self._course = np.zeros(6), np.zeros(6)
 
-    def check(self, generated: np.ndarray, incoming: np.ndarray) -> str | None:
-        """Judge one output; both uint8 [H, W, 3].
+    @property
+    def due(self) -> bool:
+        """Whether the next ``check`` looks at its pictures."""
+        return self.enabled and (self._frames + 1) % self.every == 0
+
+    def check(self, generated: np.ndarray | None, incoming: np.ndarray | None) -> str | None:
+        """Judge one output; both uint8 [H, W, 3], or None where it is not ``due``.
 
         Returns:
             The name of a departure that deserves a second opinion, or None.

@@ -57,7 +57,8 @@ class ResBlock(nn.Module):
             h = ops.channel_norm_film_silu(x, scale1[0], shift1[0])
             h = ops.channel_norm_film_silu(self.conv1(h), scale2[0], shift2[0], normalise=False)
             return ops.residual_add(self.conv2(h), x)
-        inplace = not torch.is_grad_enabled()  # memory, not arithmetic, is what a CPU waits for
+        # memory, not arithmetic, is what a CPU waits for; torch.compile fuses what it is given, and cannot take out=
+        inplace = not (torch.is_grad_enabled() or torch.compiler.is_compiling())
 
         def activated(h: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
             return F.silu(film(h, 1 + scale, shift, out=h if inplace else None), inplace=inplace)

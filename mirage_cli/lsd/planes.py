@@ -44,6 +44,8 @@ def shrink(x: Tensor, factor: int) -> Tensor:
 def box(x: Tensor, radius: int) -> Tensor:
     """Mean over a square window; borders count only what lies inside. [B, C, H, W] -> same."""
     if not _for_opencv(x):
+        if torch.compiler.is_compiling():
+            return _box_of_sums(x, radius)
         return F.avg_pool2d(x, 2 * radius + 1, stride=1, padding=radius, count_include_pad=False)
     height, width = x.shape[-2:]
 
@@ -58,15 +60,25 @@ def box(x: Tensor, radius: int) -> Tensor:
         result = result.permute(2, 0, 1)[None]
     else:
         result = _filled(x, height, width, sums)
-    return result.mul_(_box_weight(height, width, radius))
+    return result.mul_(_box_weight(height, width, radius, x.device))
+
+
+def _box_of_sums(x: Tensor, radius: int) -> Tensor:
+    """The same as shifted sums, an axis at a time: torch.compile (2.11) cannot index that pooling behind a
+    concatenation, and fuses these."""
+    height, width = x.shape[-2:]
+    padded = F.pad(x, (radius,) * 4)
+    across = sum(padded[..., shift : shift + width] for shift in range(2 * radius + 1))
+    total = sum(across[..., shift : shift + height, :] for shift in range(2 * radius + 1))
+    return total * _box_weight(height, width, radius, x.device)
 
 
 @functools.lru_cache(maxsize=64)
-def _box_weight(height: int, width: int, radius: int) -> Tensor:
+def _box_weight(height: int, width: int, radius: int, device: torch.device) -> Tensor:
     """One over the number of pixels that ``box`` finds inside the picture: [height, width]."""
 
     def count(size: int) -> Tensor:
-        at = torch.arange(size)
+        at = torch.arange(size, device=device)
         return (at + radius).clamp(max=size - 1) - (at - radius).clamp(min=0) + 1
 
     return 1.0 / (count(height)[:, None] * count(width)).float()

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -30,9 +31,11 @@ from mirage_cli.engine.graphs import CapturedFrame
 from mirage_cli.engine.host import keep_freed_memory
 from mirage_cli.engine.ops import select_backend
 from mirage_cli.engine.program import FrameProgram
+from mirage_cli.engine.reference import Nv12
 from mirage_cli.errors import GpuError, ModelError, UsageProblem
 from mirage_cli.lsd.checkpoint import ModelBundle
 from mirage_cli.lsd.compiled import compile_frame, program_refusal
+from mirage_cli.lsd.copies import Copies, Made, Upload
 from mirage_cli.lsd.guard import DriftGuard
 from mirage_cli.lsd.history import History
 from mirage_cli.lsd.memory import MemoryBank
@@ -45,6 +48,7 @@ _log = logging.getLogger(__name__)
 
 IDENTITY = "identity"
 SMALLEST, LARGEST = 16, 8192  # pixels a side
+Frame = np.ndarray | Upload | Tensor  # on the host, on its way, on the device
 
 
 @dataclass
@@ -77,6 +81,8 @@ class Session:
         device, dtype: as given to ``load_bundle``; kept for messages, the bundle has decided.
         backend: "auto", "ptx" or "torch", see ``select_backend``.
         guard: watch for drift, and forget the past when it is to blame.
+        nv12: frames in and out are NV12 coded so instead of RGB: uint8 [3 H / 2, W], luma and below it U and V in
+            turns. Width and height must be even. The network sees RGB; on CUDA the graph converts.
 
     Raises:
         UsageProblem: a value out of range; GpuError: backend or memory not to be had.
@@ -95,6 +101,7 @@ class Session:
         dtype: str = "auto",
         backend: str = "auto",
         guard: bool = True,
+        nv12: Nv12 | None = None,
     ) -> None:
         for name, value in (("width", width), ("height", height)):
             if not SMALLEST <= value <= LARGEST:
@@ -103,6 +110,10 @@ class Session:
             raise UsageProblem(f"{steps} steps; allowed: 1 to {MAX_STEPS}", "use --steps 1")
         self.bundle, self.net, self.device = bundle, bundle.net, bundle.device
         self.width, self.height, self.steps = width, height, steps
+        if nv12 is not None and (height % 2 or width % 2):
+            raise UsageProblem(f"NV12 frames of {width}x{height}; both sides must be even", "use --size 512x288")
+        self.nv12 = nv12
+        self.frame_shape = (height, width, 3) if nv12 is None else (height * 3 // 2, width)
         self.padded = tuple(-(-side // FRAME_MULTIPLE) * FRAME_MULTIPLE for side in (height, width))
         self.ops, self.backend_reason = select_backend(self.device, backend)
         self._strict = backend == "ptx"
@@ -140,18 +151,22 @@ class Session:
             with torch.inference_mode():
                 self.packed, how = packed(self.net, height, width)
             self.backend_reason += f"; {how}"
-        self.frame = self.captured(self._frame if self.program is None else self.program.run)
+        self._rgb_frame = self._frame if self.program is None else self.program.run
+        if self.nv12 is not None:
+            self._rgb = torch.empty(self.height, self.width, 3, dtype=torch.uint8, device=self.device)
+            self._planes_out = torch.empty(self.frame_shape, dtype=torch.uint8, device=self.device)
+        self.frame = self.captured(self._rgb_frame if self.nv12 is None else self._nv12_frame)
+        self.copies = Copies(self.device) if self.device.type == "cuda" else None
         if self.device.type == "cuda":
-            shape = (self.height, self.width, 3)
-            self.rgb_in = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
-            self.rgb_out = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+            self.picture_in = torch.empty(self.frame_shape, dtype=torch.uint8, pin_memory=True)
+            self.picture_out = torch.empty(self.frame_shape, dtype=torch.uint8, pin_memory=True)
             self.flags_out = torch.empty(2, dtype=torch.int32, pin_memory=True)
             self.events = [torch.cuda.Event(enable_timing=True) for _ in range(3)]
 
-    def captured(self, function: Callable[..., Any], *, enabled: bool = True) -> CapturedFrame:
+    def captured(self, function: Callable[..., Any], *, enabled: bool = True, required: bool = False) -> CapturedFrame:
         """A whole device frame, such as ``_frame``, as a graph that knows this session's state."""
         state = (*vars(self.history).values(), self.memory.tokens, *(self.program.state if self.program else ()))
-        return CapturedFrame(function, device=self.device, state=state, enabled=enabled)
+        return CapturedFrame(function, device=self.device, state=state, enabled=enabled, required=required)
 
     def _compile(self) -> FrameProgram | None:
         """The whole frame as the engine's kernels, where these are chosen and made for this network."""
@@ -270,29 +285,45 @@ class Session:
 
     # --- the frame -------------------------------------------------------------------------------
 
-    @torch.inference_mode()
-    def step(self, rgb: np.ndarray) -> np.ndarray:
-        """Generate the next frame: uint8 [H, W, 3] -> a new uint8 [H, W, 3].
+    def step(self, frame: np.ndarray) -> np.ndarray:
+        """Generate the next frame: uint8 [H, W, 3] (``frame_shape``) -> a new one.
 
         Raises:
             UsageProblem: a frame of another size or type; ModelError: the network gives NaN without a
             past; GpuError: out of memory.
         """
-        if rgb.shape != (self.height, self.width, 3) or rgb.dtype != np.uint8:
+        return self._step(frame).picture()
+
+    def step_later(self, upload: Upload) -> Made:
+        """The same on CUDA, for a frame that ``copies.upload`` has sent ahead; the picture comes down beside
+        the next frame's work, and ``Made.picture`` waits for it."""
+        return self._step(upload)
+
+    def step_on_device(self, frame: Tensor) -> Tensor:
+        """The same for a frame that is on the session's device, such as a hardware decoder's: a new tensor there,
+        queued on torch's current stream."""
+        made = self._step(frame)
+        return torch.from_numpy(made.picture()) if made.on_device is None else made.on_device
+
+    @torch.inference_mode()
+    def _step(self, frame: Frame) -> Made:
+        form = frame.tensor if isinstance(frame, Upload) else frame
+        kind = str(form.dtype).removeprefix("torch.")
+        if tuple(form.shape) != self.frame_shape or kind != "uint8":
             raise UsageProblem(
-                f"a frame of {rgb.dtype} {rgb.shape}; this session takes uint8 {(self.height, self.width, 3)}",
+                f"a frame of {kind} {tuple(form.shape)}; this session takes uint8 {self.frame_shape}",
                 "open a session of the frames' size",
             )
         self.report = StepReport()
         self.counters["frames"] += 1
         if self._strength == 0 or set(self._weights) == {IDENTITY}:
             self.history.clear()  # nothing generated, so nothing to continue from
-            return rgb.copy()
-        generated, cut, finite = self._run(rgb)
+            return Made(lambda: _on_host(frame).copy(), frame.clone() if isinstance(frame, Tensor) else None)
+        made, cut, finite = self._run(frame)
         if not finite:
             self._note("NaN")
             self.reset()
-            generated, cut, finite = self._run(rgb)
+            made, cut, finite = self._run(frame)
             if not finite:
                 raise ModelError(f"{self.bundle.name} gives NaN for this frame", "use --dtype fp32, or another --model")
         if cut:
@@ -300,11 +331,11 @@ class Session:
             self.counters["cuts"] += 1
             self.memory.clear()
             self.guard.anchor()
-        elif self.guard.check(generated, rgb):
-            generated = self._second_opinion(rgb, generated)
-        return generated
+        elif self.guard.check(*(self._seen(made.picture(), _on_host(frame)) if self.guard.due else (None, None))):
+            made = self._second_opinion(frame, made)
+        return made
 
-    def _second_opinion(self, rgb: np.ndarray, generated: np.ndarray) -> np.ndarray:
+    def _second_opinion(self, frame: Frame, made: Made) -> Made:
         """The frame again without a past: it takes over where the past had spoilt it, else all stays."""
         self.counters["guard_opinions"] += 1
         report = self.report
@@ -312,54 +343,68 @@ class Session:
         kept, writes = [tensor.clone() for tensor in self.frame.state], (self.memory.frames, self.memory.writes)
         self.history.clear()
         self.memory.clear()
-        fresh, _, finite = self._run(rgb)
+        fresh, _, finite = self._run(frame)
         report.prepare_ms, report.denoise_ms, report.compose_ms = (
             a + b for a, b in zip(spent, (report.prepare_ms, report.denoise_ms, report.compose_ms))
         )
-        if finite and (event := self.guard.confirm(generated, fresh, rgb)):
+        seen = self._seen(made.picture(), fresh.picture(), _on_host(frame))
+        if finite and (event := self.guard.confirm(*seen)):
             self._note(event)
             return fresh
         for tensor, value in zip(self.frame.state, kept):
             tensor.copy_(value)
         self.memory.frames, self.memory.writes = writes
-        return generated
+        return made
+
+    def _seen(self, *pictures: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Pictures as RGB for the guard; it compares what is read alike, so one matrix will do for all."""
+        return pictures if self.nv12 is None else tuple(cv2.cvtColor(p, cv2.COLOR_YUV2RGB_NV12) for p in pictures)
 
     def _note(self, event: str) -> None:
         self.report.guard_event = event
         self.counters["guard_events"] += 1
         _log.info("drift guard at frame %d: %s; the past is forgotten", self.counters["frames"] - 1, event)
 
-    def _run(self, rgb: np.ndarray) -> tuple[np.ndarray, bool, bool]:
-        """One device frame: (generated, cut, finite)."""
+    def _run(self, frame: Frame) -> tuple[Made, bool, bool]:
+        """One device frame: (made, cut, finite)."""
         try:
-            return self._run_cuda(rgb) if self.device.type == "cuda" else self._run_cpu(rgb)
+            return self._run_cuda(frame) if self.device.type == "cuda" else self._run_cpu(frame)
         except torch.cuda.OutOfMemoryError as error:
             raise GpuError(
                 f"out of GPU memory for frames of {self.width}x{self.height}", "use a smaller --size, or --device cpu"
             ) from error
 
-    def _run_cpu(self, rgb: np.ndarray) -> tuple[np.ndarray, bool, bool]:
+    def _run_cpu(self, incoming: Frame) -> tuple[Made, bool, bool]:
         marks = [time.perf_counter()]
-        frame, past, cut = self._prepare(torch.from_numpy(rgb))
+        picture = torch.from_numpy(_on_host(incoming))
+        frame, past, cut = self._prepare(picture if self.nv12 is None else self._from_nv12(picture))
         marks.append(time.perf_counter())
         prediction = self._denoise(frame, past)
         marks.append(time.perf_counter())
         out, finite = self._compose(prediction, frame, past)
         self.memory.offer(prediction.tokens)
-        generated = out.numpy()
+        generated = (out if self.nv12 is None else self._to_nv12(out).clone()).numpy()
         marks.append(time.perf_counter())
         report = self.report
         report.prepare_ms, report.denoise_ms, report.compose_ms = (1e3 * (b - a) for a, b in zip(marks, marks[1:]))
-        return generated, bool(cut), bool(finite)
+        return Made(lambda: generated), bool(cut), bool(finite)
 
-    def _run_cuda(self, rgb: np.ndarray) -> tuple[np.ndarray, bool, bool]:
+    def _run_cuda(self, frame: Frame) -> tuple[Made, bool, bool]:
         began = time.perf_counter()
-        self.rgb_in.numpy()[:] = rgb
+        if isinstance(frame, np.ndarray):
+            self.picture_in.numpy()[:] = frame
+            source = self.picture_in
+        else:
+            source = frame.arrived() if isinstance(frame, Upload) else frame
         self.events[0].record()
-        out, flags, tokens = self.frame(self.rgb_in)
+        out, flags, tokens = self.frame(source)
         self.events[1].record()
-        self.rgb_out.copy_(out, non_blocking=True)
         self.flags_out.copy_(flags, non_blocking=True)
+        if isinstance(frame, np.ndarray):
+            self.picture_out.copy_(out, non_blocking=True)
+            made = Made(lambda: self.picture_out.numpy().copy())
+        else:
+            made = self.copies.download(out) if isinstance(frame, Upload) else _kept(out)
         self.memory.offer(tokens)
         self.events[2].record()
         queued = time.perf_counter()
@@ -370,7 +415,7 @@ class Session:
         report.prepare_ms = 1e3 * (queued - began)
         report.compose_ms = max(0.0, 1e3 * (done - began) - report.denoise_ms - report.prepare_ms)
         cut, finite = self.flags_out.tolist()
-        return self.rgb_out.numpy().copy(), bool(cut), bool(finite)
+        return made, bool(cut), bool(finite)
 
     def _frame(self, rgb: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The whole device frame, for capture: uint8 [H, W, 3] -> (uint8 frame, (cut, finite) [2], tokens)."""
@@ -378,6 +423,19 @@ class Session:
         prediction = self._denoise(frame, past)
         out, finite = self._compose(prediction, frame, past)
         return out, torch.stack((cut[0], finite.to(cut.dtype))).int(), prediction.tokens
+
+    def _nv12_frame(self, planes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The whole device frame from NV12 to NV12."""
+        out, flags, tokens = self._rgb_frame(self._from_nv12(planes))
+        return self._to_nv12(out), flags, tokens
+
+    def _from_nv12(self, planes: Tensor) -> Tensor:
+        return self.ops.nv12_to_rgb(planes[: self.height], planes[self.height :], self.nv12, self._rgb)
+
+    def _to_nv12(self, rgb: Tensor) -> Tensor:
+        planes = self._planes_out
+        self.ops.rgb_to_nv12(rgb, self.nv12, planes[: self.height], planes[self.height :])
+        return planes
 
     def _prepare(self, rgb: Tensor) -> tuple[Tensor, Past, Tensor]:
         """I(i+1) as [1, 3, H, W] in [-1, 1], the past moved to it, and whether the input cut."""
@@ -426,3 +484,16 @@ class Session:
             "size": [self.width, self.height],
             "looks": dict(self._weights),
         }
+
+
+def _on_host(frame: Frame) -> np.ndarray:
+    """The incoming frame as an array."""
+    if isinstance(frame, Upload):
+        return frame.picture
+    return frame.cpu().numpy() if isinstance(frame, Tensor) else frame
+
+
+def _kept(static: Tensor) -> Made:
+    """A frame that stays on the device, out of the buffer that the next one overwrites."""
+    kept = static.clone()
+    return Made(lambda: kept.cpu().numpy(), kept)
