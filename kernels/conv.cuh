@@ -152,9 +152,9 @@ __device__ __forceinline__ void normalise_patch(char* to, const ConvParams& p, i
 #pragma unroll 4
     for (int round = 0; round < ROUNDS; ++round) {
         const int pixel = first + round * AT_ONCE;
-        uint4* at = reinterpret_cast<uint4*>(to + place(min(pixel, G::P0 - 1)));
+        uint4* at = reinterpret_cast<uint4*>(to + place(pixel));
         int y, x;
-        const bool inside = is_inside(pixel, y, x);
+        const bool inside = pixel < G::P0 && is_inside(pixel, y, x);  // the last round is not whole
         float v[8], sum = 0.f, squares = 0.f;
         unpack8<T>(inside ? *at : make_uint4(0, 0, 0, 0), v);
         // relative to the pixel's first channel, so that a large mean does not swallow the variance

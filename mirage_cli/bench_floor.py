@@ -153,8 +153,8 @@ def kernel_table(session: Any) -> list[dict[str, Any]] | None:
 
 
 def bare_convolution(call: Any, device: Any) -> Any:
-    """A function that does a layer's convolution in torch, NHWC, and nothing else: without the norm,
-    modulation, activation, residual and concatenation that the layer's kernel does as well."""
+    """A function that does a layer's convolution in torch, NHWC, and nothing else: without the bias (in torch a
+    kernel of its own), norm, modulation, activation, residual and concatenation that the layer's kernel does as well."""
     import torch
 
     from mirage_cli.engine.layers import LAYERS
@@ -166,9 +166,8 @@ def bare_convolution(call: Any, device: Any) -> Any:
     weight = torch.cat(parts, dim=1).contiguous(memory_format=torch.channels_last)
     x = torch.randn(1, weight.shape[1], call.height * shape.stride, call.width * shape.stride, device=device)
     x = x.to(weight.dtype).contiguous(memory_format=torch.channels_last)
-    bias = call.bias.to(weight.dtype)
     padding = 1 if shape.taps == 9 else 0
-    return lambda: torch.nn.functional.conv2d(x, weight, bias, stride=shape.stride, padding=padding)
+    return lambda: torch.nn.functional.conv2d(x, weight, stride=shape.stride, padding=padding)
 
 
 def _torch_convolution(session: Any, call: Any) -> float:
