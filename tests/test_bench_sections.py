@@ -19,7 +19,7 @@ from mirage_cli.config import BenchConfig, ModelOptions
 from mirage_cli.engine import reference
 from mirage_cli.engine.layers import LAYERS
 from mirage_cli.errors import MediaError, UsageProblem
-from mirage_cli.lsd import consistency
+from mirage_cli.lsd import planes
 from mirage_cli.lsd.checkpoint import ModelBundle
 from mirage_cli.lsd.model import LSDConfig, LSDNet
 from mirage_cli.lsd.stream import Session
@@ -110,22 +110,18 @@ def test_the_bare_convolution_is_of_the_layers_shape(layer: str) -> None:
 
 
 def test_torch_compile_can_take_the_whole_frame(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The race's rival is one graph, without a break; OpenCV's warp stands aside, as on a GPU."""
-
-    def warp(picture, flow):
-        return torch.nn.functional.grid_sample(picture, consistency._sampling_grid(flow), padding_mode="border", align_corners=True)
-
-    monkeypatch.setattr(consistency, "_warp_on_cpu", warp)
-    session = tiny_session()
+    """The race's rival is one graph, without a break; what only CPUs have stands aside."""
+    monkeypatch.setattr(planes, "_for_opencv", lambda *tensors: False)
+    session, other = tiny_session(), tiny_session()
+    session.packed = other.packed = None
     rgb = torch.randint(0, 256, (48, 64, 3), dtype=torch.uint8)
     with torch.inference_mode():
         frame = torch.compile(session._frame, backend="eager", fullgraph=True, dynamic=False)
         for _ in range(3):
             out, flags, _ = frame(rgb)
-    other = tiny_session()
     with torch.inference_mode():
         wanted = [other._frame(rgb)[0] for _ in range(3)][-1]
-    assert torch.equal(out, wanted) and flags.tolist() == [0, 1]
+    assert (out.int() - wanted.int()).abs().max() <= 1 and flags.tolist() == [0, 1]
 
 
 def test_a_rung_takes_only_its_kernels() -> None:
