@@ -20,6 +20,7 @@ from collections import deque
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import IO, Any
+from urllib.parse import urlsplit, urlunsplit
 
 from mirage_cli.errors import MediaError
 
@@ -35,7 +36,7 @@ _ECHOES = re.compile(
     r"Conversion failed|Error opening (input|output) files?\b|Task finished with error"
     r"|Terminating thread|Exiting normally|Error while filtering|Nothing was written into output"
     r"|Last message repeated|Error closing file|Error writing trailer|Error muxing a packet"
-    r"|Output file is empty|Failed to inject frame|At least one output file must be specified"
+    r"|Output file is empty|Failed to update header with correct|Failed to inject frame|At least one output file must be specified"
 )
 _TAG = re.compile(r"^(?:\[[^\]]*? @ [^\]]*\] |\[(?:\w+#[^\]]*)\] )*")
 _LEVEL = re.compile(r"\[(panic|fatal|error|warning|info|verbose|debug)\] ")
@@ -184,6 +185,13 @@ def is_utf8(text: str) -> bool:
 def is_url(name: str) -> bool:
     """True for http://, rtsp:// and the like; a drive letter is no URL."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", name) is not None
+
+
+def shown_url(url: str) -> str:
+    """The address for people and logs: no password, no stream key in the query."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit((parts.scheme, host, parts.path, "", ""))
 
 
 def _child_options() -> dict[str, Any]:

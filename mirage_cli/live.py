@@ -23,6 +23,7 @@ from mirage_cli.outputs import (
     open_live_output,
     shown_target,
     targets_of,
+    without_secrets,
 )
 from mirage_cli.pipeline import RunResult, run as run_pipeline
 from mirage_cli.schedule import parse_prompts
@@ -119,7 +120,7 @@ def run(
                 if item is not None:
                     item.close(commit=keep)
             if keep:
-                names = ", ".join(targets_of(config))
+                names = ", ".join(map(without_secrets, targets_of(config)))
                 ui.note(f"wrote {names}: what came before the source failed")
         source.close()
     return live.document(result)

@@ -165,6 +165,11 @@ def shown_target(target: str) -> str:
     return f"{scheme}://{host}{slash}{path}"
 
 
+def without_secrets(target: str) -> str:
+    """An output as it was named, but for what an address must not show."""
+    return shown_target(target) if is_url(target) else target
+
+
 def check_targets(targets: list[str], check: Callable[[str], None]) -> None:
     """``check`` each output that is a file.
 

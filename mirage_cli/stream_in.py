@@ -31,7 +31,14 @@ from mirage_cli.decode_command import (
     line_options,
 )
 from mirage_cli.errors import MediaError, UsageProblem
-from mirage_cli.ffmpeg_tools import FfmpegProcess, FfmpegTool, find_ffmpeg, is_url, pick_message
+from mirage_cli.ffmpeg_tools import (
+    FfmpegProcess,
+    FfmpegTool,
+    find_ffmpeg,
+    is_url,
+    pick_message,
+    shown_url,
+)
 from mirage_cli.frames import Frame, Sound, StreamInfo
 from mirage_cli.media_probe import MediaProbe, parse_probe
 from mirage_cli.nut_pipe import NutError, NutReader
@@ -134,13 +141,6 @@ def _waits_for_sender(url: str) -> str | None:
         return None
     rest = urlencode([item for item in query if item[0] != "listen"])
     return urlunsplit(parts._replace(query=rest))
-
-
-def shown_url(url: str) -> str:
-    """The address for people and logs: no password, no stream key in the query."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit((parts.scheme, host, parts.path, "", ""))
 
 
 def screen_address(name: str, fps: float | None) -> Address:

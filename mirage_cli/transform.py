@@ -15,6 +15,7 @@ from mirage_cli.ffmpeg_tools import is_url
 from mirage_cli.frames import Frame, FrameSink, FrameSource
 from mirage_cli.job_sink import JobSink
 from mirage_cli.measure import Meter, PeakMemory, Stats
+from mirage_cli.outputs import shown_target, without_secrets
 from mirage_cli.pipeline import run as run_pipeline
 from mirage_cli.schedule import parse_prompts
 from mirage_cli.styler import (
@@ -214,7 +215,7 @@ class _Job:
             compose=side_by_side if self.config.compare else None,
             tick=self._tick,
             timeout_seconds=self._timeout_seconds,
-            names=(self.config.input, self.target),
+            names=(self.config.input, without_secrets(self.target)),
             clock=self.clock,
         )
         self.pipeline_seconds = ended.seconds
@@ -240,7 +241,7 @@ class _Job:
         return stats_of(
             "transform",
             "standard input" if self.config.input == PIPE else Path(self.config.input).name,
-            "standard output" if self.target == PIPE else Path(self.target).name,
+            shown_target(self.target),
             prompt,
             self.styler,
             self.about,

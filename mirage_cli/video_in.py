@@ -29,6 +29,7 @@ from mirage_cli.ffmpeg_tools import (
     find_ffmpeg,
     is_url,
     rational_rate,
+    shown_url,
 )
 from mirage_cli.frames import Frame, Sound, StreamInfo
 from mirage_cli.media_probe import (
@@ -262,7 +263,7 @@ def open_file(
         feed, shown = StdinFeed(sys.stdin.fileno()), "standard input"
         url = file_url(feed.spool_path) if feed.spool_path else "pipe:0"
     elif is_url(name):
-        url = name
+        url, shown = name, shown_url(name)
     elif _is_fifo(name):
         feed, shown = StdinFeed(os.open(name, os.O_RDONLY), owned=True), plain_text(Path(name).name)
         url = file_url(feed.spool_path) if feed.spool_path else "pipe:0"

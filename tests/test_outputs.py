@@ -24,7 +24,14 @@ from mirage_cli.config import LiveConfig
 from mirage_cli.errors import MediaError, UsageProblem
 from mirage_cli.frames import Frame
 from mirage_cli.output_formats import choose_container
-from mirage_cli.outputs import FanOut, check_targets, live_info, open_live_output, shown_target
+from mirage_cli.outputs import (
+    FanOut,
+    check_targets,
+    live_info,
+    open_live_output,
+    shown_target,
+    without_secrets,
+)
 from mirage_cli.push_sink import PushSink
 from mirage_cli.video_in import open_file
 from mirage_cli.video_out import open_output, plan_output
@@ -274,6 +281,7 @@ def test_names_of_outputs(tmp_path):
     )
     assert shown_target("srt://me:pw@h:9000?passphrase=x") == "srt://h:9000"
     assert shown_target("-") == "standard output" and shown_target("/a/b.mp4") == "b.mp4"
+    assert without_secrets("rtmp://h/live2/key") == "rtmp://h/live2/..." and without_secrets("a/b.mp4") == "a/b.mp4"
     seen: list[str] = []
     check_targets(["-", "rtmp://h/a/b", "camera", "a.mp4", "b.mp4"], seen.append)
     assert seen == ["a.mp4", "b.mp4"]

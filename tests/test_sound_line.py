@@ -16,6 +16,7 @@ from cli_fakes import FakeEngine, RecordingUi
 from senders import free_port, need
 
 from mirage_cli import live, transform
+from mirage_cli.cli_terminal import summary
 from mirage_cli.config import LiveConfig, TransformConfig
 from mirage_cli.errors import MediaError
 from mirage_cli.frames import Frame, Sound
@@ -277,6 +278,7 @@ def test_transform_waits_for_a_receiver_that_was_killed(clip, tmp_path, monkeypa
     (document,) = done
     assert document["frames"] == 90 and document["dropped"] == 0
     assert any("connected again 1 times, 0 frames not sent" in text for text in document["warnings"])
+    assert not any("key" in text for text in (*ui.warnings, *ui.notes, ui.stats[-1].target, summary(document)))
     # The rest of the film came, in step, but for what was on its way when the receiver died.
     check_in_step(tmp_path / "two.mkv", 2)
     assert 35 <= media.probe(tmp_path / "two.mkv").frames <= 75
