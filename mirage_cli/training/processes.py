@@ -14,6 +14,10 @@ def join_processes(device: str) -> tuple[int, int]:
     """This process's number and their count, as torchrun tells; they are joined on the first call."""
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if world > 1 and not dist.is_initialized():
+        # torch.optim imports this on first use, and default arguments in it hold the group that is there then:
+        # it outlives destroy_process_group, and its threads may abort the process while Python ends.
+        import torch.distributed.nn.functional  # noqa: F401
+
         if device == "cuda":
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
         dist.init_process_group("nccl" if device == "cuda" else "gloo")
