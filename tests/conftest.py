@@ -12,7 +12,7 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # A user's own settings must not change what is tested.
 for _name in [name for name in os.environ if name.startswith("MIRAGE_")]:
-    if _name not in ("MIRAGE_FFMPEG", "MIRAGE_BENCH_JSON"):
+    if _name not in ("MIRAGE_FFMPEG", "MIRAGE_BENCH_JSON", "MIRAGE_SANITIZED_FRAMES"):
         del os.environ[_name]
 
 # Started in the background, this process may ignore Ctrl-C; what it starts must not inherit that.
