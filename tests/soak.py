@@ -93,6 +93,13 @@ def quarters(samples: list[tuple[float, float]], since: float) -> tuple[float, f
     return statistics.median(kept[:count]), statistics.median(kept[-count:])
 
 
+def over_time(samples: list[tuple[float, float]], since: float, parts: int = 48) -> list[tuple[int, float]]:
+    """Medians of equal parts of (moment, value): (seconds since a moment, median) each."""
+    size = max(1, -(-len(samples) // parts))
+    pieces = [samples[at : at + size] for at in range(0, len(samples), size)]
+    return [(round(piece[0][0] - since), round(statistics.median(v for _, v in piece), 1)) for piece in pieces]
+
+
 def watch(pid: int, stop: threading.Event, every: float, into: list[tuple[float, float, float]]) -> None:
     """(moment on ``time.monotonic``'s clock, taken, resident) every so many seconds."""
     while not stop.wait(every):
@@ -189,6 +196,7 @@ class Lossless:
                 "p50": round(late[len(late) // 2], 1), "p95": round(late[int(len(late) * 0.95)], 1),
                 "max": round(late[-1], 1),
             },
+            "latency_ms_over_time": over_time(self.latency, self.flows_since),
             "frames_timed": len(late), "sender_at_most_late_ms": round(self.late_ms, 1),
             "latency_grows": last > first + 1e3 / self.fps,
         }  # fmt: skip
