@@ -118,8 +118,8 @@ def flash_and_beep(
     return path
 
 
-def flash_seconds(path: Path) -> float:
-    """When the picture turns white, in the file's own time."""
+def brightness(path: Path) -> tuple[list[float], np.ndarray]:
+    """Each picture's time, in the file's own, and its mean grey."""
     shown = ffmpeg(
         "-copyts", "-i", file_url(path), "-map", "0:v:0", "-vf", "scale=8:8,format=gray",
         "-fps_mode", "passthrough", "-enc_time_base", "1/1000000", "-f", "framecrc", "-",
@@ -129,7 +129,12 @@ def flash_seconds(path: Path) -> float:
         "-i", file_url(path), "-map", "0:v:0", "-vf", "scale=8:8,format=gray", "-fps_mode",
         "passthrough", "-f", "rawvideo", "-",
     )
-    grey = np.frombuffer(raw, np.uint8).reshape(-1, 64).mean(axis=1)
+    return times, np.frombuffer(raw, np.uint8).reshape(-1, 64).mean(axis=1)
+
+
+def flash_seconds(path: Path) -> float:
+    """When the picture turns white, in the file's own time."""
+    times, grey = brightness(path)
     return times[int(np.argmax(grey > 120))]
 
 
@@ -218,17 +223,8 @@ def flashes_and_beeps(path: Path, *, every: float = 0.5, seconds: float = 3.0, f
 
 def offsets_ms(path: Path, *, negative: bool = True) -> list[float]:
     """How much later than its beep each flash is; ``negative`` where white became black."""
-    shown = ffmpeg(
-        "-copyts", "-i", file_url(path), "-map", "0:v:0", "-vf", "scale=8:8,format=gray",
-        "-fps_mode", "passthrough", "-enc_time_base", "1/1000000", "-f", "framecrc", "-",
-    ).decode()
-    times = [int(row) / 1e6 for row in re.findall(r"^0, +-?\d+, +(-?\d+),", shown, re.M)]
-    raw = ffmpeg(
-        "-i", file_url(path), "-map", "0:v:0", "-vf", "scale=8:8,format=gray", "-fps_mode",
-        "passthrough", "-f", "rawvideo", "-",
-    )
-    bright = np.frombuffer(raw, np.uint8).reshape(-1, 64).mean(axis=1) > 120
-    flash = bright != negative
+    times, grey = brightness(path)
+    flash = (grey > 120) != negative
     flashes = [times[n] for n in range(1, len(flash)) if flash[n] and not flash[n - 1]]
     rate = 48000
     wave = np.frombuffer(ffmpeg(
