@@ -11,7 +11,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
-from mirage_cli.frames import Frame, FrameSource, StreamInfo
+from mirage_cli.frames import Frame, FrameSource, StreamInfo, Wrapper
 from mirage_cli.sound_line import SoundLine
 
 Clock = Callable[[], float]
@@ -150,7 +150,7 @@ def _plant_trees(
             cv2.circle(canvas, crown, int(size * 0.7), leaf, -1, cv2.LINE_AA)
 
 
-class PacedSource:
+class PacedSource(Wrapper):
     """Plays another source at its own pace, so that a file behaves like a camera.
 
     A frame is given when its time has come, never before; when the taker is late the clock is not
@@ -169,7 +169,7 @@ class PacedSource:
         reopen: Callable[[], FrameSource] | None = None,
         clock: Clock = time.perf_counter,
     ) -> None:
-        self._source, self._reopen, self._clock = source, reopen, clock
+        self.inner, self._reopen, self._clock = source, reopen, clock
         self._closed = threading.Event()
         self._swap = threading.Lock()
         self.sound = SoundLine() if getattr(source, "sound", None) is not None else None
@@ -181,24 +181,19 @@ class PacedSource:
     @property
     def pausing(self) -> bool:
         """It waits for a frame's time, or for a stream that keeps its own watch."""
-        return self._waiting or getattr(self._source, "pausing", False)
-
-    @property
-    def state(self) -> str:
-        """Of a stream inside: connected, or what is being done about it."""
-        return getattr(self._source, "state", "")
+        return self._waiting or super().pausing
 
     @property
     def warnings(self) -> list[str]:
         """Of all passes, each once."""
-        return list(dict.fromkeys(self._old_warnings + list(self._source.warnings)))
+        return list(dict.fromkeys(self._old_warnings + list(self.inner.warnings)))
 
     def __iter__(self) -> Iterator[Frame]:
         begin: float | None = None
         index, shift = 0, 0.0
         while True:
             last, empty = 0.0, True
-            for frame in self._source:
+            for frame in self.inner:
                 if begin is None:
                     begin = self._clock()
                 empty = False
@@ -218,56 +213,44 @@ class PacedSource:
                 if self.sound is not None:
                     self.sound.finished = not self._closed.is_set()
                 return
-            self._source.close()
+            self.inner.close()
             shift = last + 1.0 / max(self.info.fps, 1e-3)
             with self._swap:
                 if self._closed.is_set():
                     return
-                self._old_warnings += self._source.warnings
-                self._source = self._reopen()
+                self._old_warnings += self.inner.warnings
+                self.inner = self._reopen()
 
     def _pass_sound(self, shift_seconds: float) -> None:
-        line = getattr(self._source, "sound", None)
+        line = getattr(self.inner, "sound", None)
         if self.sound is not None and line is not None:
             self.sound.move_from(line, shift_seconds)
 
     def close(self) -> None:
         self._closed.set()
         with self._swap:
-            self._source.close()
+            self.inner.close()
 
 
-class ResizedSource:
+class ResizedSource(Wrapper):
     """Gives another source's frames at a given size (for pipes, whose size is known too late)."""
 
     def __init__(self, source: FrameSource, size: tuple[int, int]) -> None:
-        self.source, self._size = source, size
+        self.inner, self._size = source, size
         self.live = source.live
         self.info = replace(source.info, width=size[0], height=size[1])
 
     @property
-    def warnings(self) -> list[str]:
-        return self.source.warnings
-
-    @property
-    def pausing(self) -> bool:
-        return getattr(self.source, "pausing", False)
-
-    @property
-    def state(self) -> str:
-        return getattr(self.source, "state", "")
-
-    @property
     def sound(self) -> SoundLine | None:
-        return getattr(self.source, "sound", None)
+        return getattr(self.inner, "sound", None)
 
     def __iter__(self) -> Iterator[Frame]:
-        for frame in self.source:
+        for frame in self.inner:
             rgb = cv2.resize(frame.rgb, self._size, interpolation=cv2.INTER_AREA)
             yield Frame(rgb, frame.pts_seconds, frame.index)
 
     def close(self) -> None:
-        self.source.close()
+        self.inner.close()
 
 
 def quiet_opencv() -> None:

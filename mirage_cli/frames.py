@@ -106,3 +106,24 @@ class FrameSink(Protocol):
     def write(self, frame: Frame) -> None: ...
 
     def close(self, commit: bool = True) -> None: ...
+
+
+class Wrapper:
+    """What a source or sink around another one, ``inner``, says as that one says it.
+
+    A wrapper that has something to add overrides it.
+    """
+
+    inner: Any
+
+    @property
+    def warnings(self) -> list[str]:
+        return self.inner.warnings
+
+    @property
+    def pausing(self) -> bool:
+        return getattr(self.inner, "pausing", False)
+
+    @property
+    def state(self) -> str:
+        return getattr(self.inner, "state", "")

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from mirage_cli.errors import UsageProblem
-from mirage_cli.frames import Frame, FrameSource
+from mirage_cli.frames import Frame, FrameSource, Wrapper
 from mirage_cli.measure import exact_percentile
 
 COUNTER_BITS, CHECK_BITS = 24, 8
@@ -85,33 +85,24 @@ def carry(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     return result
 
 
-class MarkedSource:
+class MarkedSource(Wrapper):
     """Another source's frames, numbered 0, 1, 2 ... in the strip, with the moment each was handed over."""
 
     def __init__(self, source: FrameSource, clock: Callable[[], float]) -> None:
-        self._source, self._clock = source, clock
+        self.inner, self._clock = source, clock
         self.live, self.info = source.live, source.info
         block_pixels(source.info.width)
         self.born_seconds: list[float] = []
 
-    @property
-    def warnings(self) -> list[str]:
-        return self._source.warnings
-
-    @property
-    def pausing(self) -> bool:
-        """It waits for a frame's time, so nothing hangs."""
-        return getattr(self._source, "pausing", False)
-
     def __iter__(self) -> Iterator[Frame]:
-        for counter, frame in enumerate(self._source):
+        for counter, frame in enumerate(self.inner):
             rgb = frame.rgb.copy()
             stamp(rgb, counter)
             self.born_seconds.append(self._clock())
             yield Frame(rgb, frame.pts_seconds, frame.index)
 
     def close(self) -> None:
-        self._source.close()
+        self.inner.close()
 
 
 @dataclass

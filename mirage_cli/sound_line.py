@@ -16,7 +16,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from mirage_cli.frames import Frame, FrameSink, Sound
+from mirage_cli.frames import Frame, FrameSink, Sound, Wrapper
 
 RATE, CHANNELS = 48_000, 2
 KEPT_SECONDS = 30.0
@@ -67,37 +67,25 @@ class SoundLine:
             self.put(replace(sound, pts_seconds=sound.pts_seconds + later_seconds))
 
 
-class SoundCarrier:
+class SoundCarrier(Wrapper):
     """Another sink that also gets the sound of a line, ahead of each frame; see ``frames.FrameSink``."""
 
     def __init__(self, sink: FrameSink, line: SoundLine) -> None:
-        self.sink, self._line = sink, line
-
-    @property
-    def warnings(self) -> list[str]:
-        return self.sink.warnings
-
-    @property
-    def pausing(self) -> bool:
-        return getattr(self.sink, "pausing", False)
-
-    @property
-    def state(self) -> str:
-        return getattr(self.sink, "state", "")
+        self.inner, self._line = sink, line
 
     def write(self, frame: Frame) -> None:
         self.carry()
-        self.sink.write(frame)
+        self.inner.write(frame)
 
     def carry(self) -> None:
         """Gives the sink what has come."""
         for sound in self._line.take():
-            self.sink.write_sound(sound)  # type: ignore[attr-defined]
+            self.inner.write_sound(sound)  # type: ignore[attr-defined]
 
     def close(self, commit: bool = True) -> None:
         if commit and self._line.finished:  # the last picture may end before the sound does
             self.carry()
-        self.sink.close(commit)
+        self.inner.close(commit)
 
 
 class SoundFeed:

@@ -177,7 +177,7 @@ def _open_one(
     from mirage_cli.video_in import FileSource
     from mirage_cli.video_out import FileSink, plan_output
 
-    inner = source.source if isinstance(source, ResizedSource) else source
+    inner = source.inner if isinstance(source, ResizedSource) else source
     if is_image(target):
         if config.resume:
             raise UsageProblem("--resume is for videos, not for pictures", "Leave --resume away.")

@@ -20,12 +20,12 @@ import cv2
 import numpy as np
 
 from mirage_cli.errors import MediaError, MirageError
-from mirage_cli.frames import Frame, FrameSink, Sound
+from mirage_cli.frames import Frame, FrameSink, Sound, Wrapper
 
 OpenRecording = Callable[[str], FrameSink]
 
 
-class TapSink:
+class TapSink(Wrapper):
     """Passes frames on to ``inner`` and, while asked to, to a recording, a snapshot and watchers.
 
     Args:
@@ -42,7 +42,7 @@ class TapSink:
         open_recording: OpenRecording,
         number_of: Callable[[int], int] = lambda index: index,
     ) -> None:
-        self._inner, self._folder, self._open = inner, Path(folder), open_recording
+        self.inner, self._folder, self._open = inner, Path(folder), open_recording
         self._number_of = number_of
         self._lock = threading.Lock()
         self._recording: FrameSink | None = None
@@ -58,7 +58,7 @@ class TapSink:
 
     @property
     def warnings(self) -> list[str]:
-        return [*self._inner.warnings, *self._own_warnings]
+        return [*super().warnings, *self._own_warnings]
 
     def write(self, frame: Frame) -> None:
         """Take the next picture of the output."""
@@ -72,7 +72,7 @@ class TapSink:
         for shot in shots:
             if shot.set_running_or_notify_cancel():
                 shot.set_result((number, frame.rgb))
-        self._inner.write(frame)
+        self.inner.write(frame)
         if self._recording is not None:
             self._record(frame)
             self._recent.clear()  # it has them
@@ -92,18 +92,10 @@ class TapSink:
             self._own_warnings.append(f"the recording ended: {error.message}")
             broken.close(commit=False)
 
-    @property
-    def pausing(self) -> bool:
-        return getattr(self._inner, "pausing", False)
-
-    @property
-    def state(self) -> str:
-        return getattr(self._inner, "state", "")
-
     def write_sound(self, sound: Sound) -> None:
         """Take sound that goes out beside the pictures."""
-        if hasattr(self._inner, "write_sound"):
-            self._inner.write_sound(sound)
+        if hasattr(self.inner, "write_sound"):
+            self.inner.write_sound(sound)
         if self._recording is not None and self._begin_seconds is not None:
             self._record_sound(sound)
         else:
@@ -243,7 +235,7 @@ class TapSink:
             if sink is not None:
                 sink.close(commit=self._begin_seconds is not None)
         finally:
-            self._inner.close(commit)
+            self.inner.close(commit)
 
 
 class NewestPicture:
