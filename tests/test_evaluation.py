@@ -428,6 +428,19 @@ def test_bars_are_met_and_missed() -> None:
     }  # fmt: skip
 
 
+def test_looks_bound_to_the_screen_are_not_asked_to_move_along() -> None:
+    def look(teacher: float, ratio: float) -> dict:
+        return {"fidelity": {"warped_error_teacher": teacher, "warped_error_history_off": 0.1},
+                "temporal": {"warped_error_over_history_off": ratio}}  # fmt: skip
+
+    found = report.summary({"looks": {"mosaic": look(0.1, 1.0), "cartoon": look(0.05, 0.6), "night": look(0.07, 0.8)}})
+    temporal = found["summary"]["temporal"]
+    assert temporal["bound_to_screen"] == ["mosaic"]
+    assert temporal["free_over_history_off"] == pytest.approx(0.7)
+    assert temporal["warped_error_over_history_off"] == pytest.approx(0.8)
+    assert [bar["met"] for bar in found["bars"] if "move along" in bar["bar"]] == [True]
+
+
 def test_a_picture_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     frame = texture(48, 64)
     with pytest.raises(MediaError):

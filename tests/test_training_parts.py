@@ -10,14 +10,16 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mirage_cli.lsd.model import LSDConfig, LSDNet
+from mirage_cli.lsd.model import LSDConfig, LSDNet, Past
 from mirage_cli.training import filters
 from mirage_cli.training.data import PictureBank, VideoBank, load_clips, render_clips
 from mirage_cli.training.distill import two_half_steps
 from mirage_cli.training.losses import temporal_difference, texture_difference
 from mirage_cli.training.playing import ClipPlayer
 from mirage_cli.training.loop import Trainer
+from mirage_cli.training.settle import CELL, again_as_begun, settle_difference
 from mirage_cli.training.state import RunningMean
+from mirage_cli.training.streams import StreamConfig, StreamPool, Task
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -143,3 +145,56 @@ def test_temporal_difference_wants_the_change_of_the_target_and_no_other():
     jumped = temporal_difference(last + change + 0.2, last, change, trusted)
     assert abs(float(jumped) - 0.2) < 1e-5
     assert temporal_difference(last + change + 0.2, last, change, trusted * 0) == 0
+
+
+def test_settle_difference_wants_tones_and_strokes_but_not_their_places():
+    strokes = torch.zeros(2, 3, 65, 64)
+    strokes[..., ::4] = 0.5
+    both = torch.ones(2)
+    assert settle_difference(strokes, strokes, both) == 0
+    elsewhere = settle_difference(torch.roll(strokes, 2, dims=3), strokes, both)
+    bolder, paler = strokes * 1.3, strokes + 0.1
+    assert elsewhere < 0.1 * settle_difference(bolder, strokes, both)
+    assert abs(float(settle_difference(paler, strokes, both)) - 0.1) < 1e-5
+    washed = paler.clone()  # an area wider than a cell that goes over into another tone, the mean staying
+    washed[..., :32], washed[..., 32:] = strokes[..., :32] - 0.1, strokes[..., 32:] + 0.1
+    assert settle_difference(washed, strokes, both) > 0.09
+    half = settle_difference(paler, strokes, torch.tensor([1.0, 0.0]))
+    assert abs(float(half) - 0.05) < 1e-5 and CELL == 16
+
+
+def test_frames_painted_again_begin_a_stream():
+    torch.manual_seed(5)
+    b, rows = 3, torch.tensor([2, 0])
+    task = Task(
+        frame=torch.rand(b, 3, 16, 16), target=torch.rand(b, 3, 16, 16), x_t=torch.rand(b, 3, 16, 16), t=torch.rand(b),
+        d=torch.full((b,), 0.5), look=torch.rand(b, 4), strength=torch.rand(b), past=None, change=None, trusted=None,
+    )  # fmt: skip
+    seen = Past(torch.rand(b, 3, 16, 16), torch.rand(b, 6, 8, 8), torch.rand(b, 1, 16, 16), torch.rand(b, 5, 7), torch.ones(b))
+    noise, nothing = torch.rand(b, 3, 16, 16), torch.rand(1, 1, 7)
+    longer, past, levels = again_as_begun(task, seen, torch.zeros(b, 3), rows, noise, nothing)
+    for name in ("frame", "look", "strength", "x_t", "t", "d"):
+        torch.testing.assert_close(getattr(longer, name)[:b], getattr(task, name))
+    torch.testing.assert_close(longer.frame[b:], task.frame[rows])
+    torch.testing.assert_close(longer.x_t[b:], noise[rows])
+    assert longer.t[b:].tolist() == [0, 0] and longer.d[b:].tolist() == [1, 1] and levels[b:].min() == 1
+    assert not (past.last[b:].any() or past.older[b:].any() or past.valid[b:].any())
+    torch.testing.assert_close(past.memory[b:], nothing.expand(2, 5, 7))
+    torch.testing.assert_close(past.last[:b], seen.last)
+    assert longer.target is task.target
+
+
+def test_some_streams_live_long():
+    photos = torch.randint(0, 255, (2, 3, 64, 64), dtype=torch.uint8)
+    bank = PictureBank(photos, torch.zeros(2, 1, 4, 64, 64, dtype=torch.uint8), [3])
+    net = LSDNet(LSDConfig(looks=("a", "identity"), widths=(16, 16, 64), middle_blocks=2))
+    config = StreamConfig(mean_frames=3, long_share=0.25, long_frames=60, switch=0)
+    pool = StreamPool([(bank, 1.0)], [0], net, 16, 32, config, None, (), seed=1)
+    assert pool.mean_age.tolist() == [3.0, 3.0, 3.0, 60.0] * 4  # among the others, so on every bank
+    oldest = torch.zeros(16)
+    for _ in range(80):
+        task = pool.next(net)
+        pool.feed(task, task.target, net.memory_null.detach().expand(16, net.config.memory_tokens, -1)[:, :1])
+        oldest = torch.maximum(oldest, pool.age)
+    short, long = oldest.view(4, 4)[:, :3], oldest.view(4, 4)[:, 3]
+    assert short.max() < 30 and long.max() > 30

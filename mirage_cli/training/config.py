@@ -33,6 +33,7 @@ class TrainConfig:
         clips: (film, each game clip, frames) of the real clips; clip_share: streams they feed, as a share.
         distil_every: steps between two steps with shortcut distillation (loss.distil), on distil_share of
             the streams.
+        settle_share: streams whose frame is painted again without a past each step (loss.settle), as a share.
         shippable_only: train on media that may be shipped, so that the weights may.
         prefer_filters: looks painted by filters though a neural teacher knows them too.
         widths ... middle_blocks: the network, see LSDConfig; empty means its default.
@@ -60,6 +61,7 @@ class TrainConfig:
     clip_share: float = 0.15
     distil_every: int = 8
     distil_share: float = 0.25
+    settle_share: float = 0.3
     shippable_only: bool = True
     prefer_filters: tuple[str, ...] = ()
     learning_rate: float = 5e-4

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from mirage_cli.errors import Interrupted, ModelError, UsageProblem
 from mirage_cli.lsd.checkpoint import cpu_has_bf16
-from mirage_cli.lsd.model import UNSHUFFLE, Past, screen_channels
+from mirage_cli.lsd.model import UNSHUFFLE, Past, Prediction, screen_channels
 from mirage_cli.lsd.sampling import compose
 from mirage_cli.lsd.text import read_looks
 from mirage_cli.measure import TrainStats
@@ -36,6 +36,7 @@ from mirage_cli.training.forcing import force
 from mirage_cli.training.losses import frame_loss, temporal_difference
 from mirage_cli.training.processes import average_gradients, device_kind, join_processes
 from mirage_cli.training.progress import Meter, RunLog
+from mirage_cli.training.settle import again_as_begun, settle_difference
 from mirage_cli.training.state import RunningMean, load_state, load_streams, save_state, save_streams
 from mirage_cli.training.streams import StreamPool, Task
 from mirage_cli.training.teachers import Teachers
@@ -151,11 +152,11 @@ class Trainer:
             group["lr"] = rate
         task = self.pool.next(self.net)
         seen, kept, levels = force(task.past, c.forcing, self.generator)
+        rows, inputs = self._settling(len(task.t)), (task, seen, levels)
+        if c.loss.settle:
+            inputs = again_as_begun(*inputs, rows, self.pool.noise, self.net.memory_null)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed):
-            modulation = self.net.modulation(
-                self.net.look_vector(task.look), task.t, task.d, levels, task.strength
-            )
-            prediction = self.forward(task.x_t, task.frame, seen, self.screen, modulation)
+            prediction, begun = self._predict(*inputs, len(task.t))
         clean, keep = prediction.frame.float(), prediction.keep.float()
         generated = clean + keep * (kept.last - clean)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed):
@@ -164,6 +165,11 @@ class Trainer:
                 terms["temporal"] = temporal_difference(generated, task.past.last, task.change, task.trusted)
                 loss = loss + c.loss.temporal * terms["temporal"]
                 terms["temporal"] = terms["temporal"].detach()
+            if c.loss.settle:
+                twins = seen.valid[rows] * (task.t[rows] == 0)
+                terms["settle"] = settle_difference(generated[rows], begun.float(), twins)
+                loss = loss + c.loss.settle * terms["settle"]
+                terms["settle"] = terms["settle"].detach()
             if c.loss.distil and self.progress["step"] % c.distil_every == 0:
                 terms["distil"] = self._distil(task, seen, levels)
                 loss = loss + c.loss.distil * terms["distil"]
@@ -179,6 +185,17 @@ class Trainer:
         self.progress["step"] += 1
         terms |= {"loss": loss.detach(), "keep": keep.mean().detach()}
         return terms
+
+    def _predict(self, task: Task, seen: Past, levels: Tensor, streams: int) -> tuple[Prediction, Tensor]:
+        """What the network makes of the streams' frames, and of those that ``again_as_begun`` put behind them."""
+        modulation = self.net.modulation(self.net.look_vector(task.look), task.t, task.d, levels, task.strength)
+        made = self.forward(task.x_t, task.frame, seen, self.screen, modulation)
+        return Prediction(*(field[:streams] for field in made)), made.frame[streams:]
+
+    def _settling(self, streams: int) -> Tensor:
+        """The streams whose frame is painted again without a past in this step: [n], all of them in turn."""
+        n = max(1, round(streams * self.config.settle_share))
+        return (torch.arange(n, device=self.device) + self.progress["step"] * n) % streams
 
     def _distil(self, task: Task, seen: Past, levels: Tensor) -> Tensor:
         """Shortcut loss on the first streams: long steps against two half steps of the mean network."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Weights of the terms; see ``frame_loss``, ``temporal_difference`` and ``distill``."""
+    """Weights of the terms; see ``frame_loss``, ``temporal_difference``, ``settle_difference`` and ``distill``."""
 
     clean: float = 0.5
     features: float = 0.2
@@ -19,6 +19,7 @@ class LossConfig:
     texture: float = 0.0
     distil: float = 0.0
     temporal: float = 0.0
+    settle: float = 0.0
 
 
 def edge_difference(a: Tensor, b: Tensor) -> Tensor:
@@ -31,19 +32,20 @@ def edge_difference(a: Tensor, b: Tensor) -> Tensor:
     return total / 4
 
 
+def edge_strength(x: Tensor, cell: int) -> Tensor:
+    """Mean strength of a picture's edges in cells of ``cell`` pixels: [B, C, H, W] -> [B, C, h, w]."""
+    across = (x[..., :-1, 1:] - x[..., :-1, :-1]).abs()
+    down = (x[..., 1:, :-1] - x[..., :-1, :-1]).abs()
+    return F.avg_pool2d(across + down, cell, ceil_mode=True)
+
+
 def texture_difference(a: Tensor, b: Tensor, cell: int = 8) -> Tensor:
     """How much the strength of the pictures' edges differs, cell by cell. [B, C, H, W] -> scalar.
 
     Where a stroke's exact place cannot be known, the other terms are smallest for a blur; this one asks
     for as much stroke as there should be, wherever it lies.
     """
-
-    def strength(x: Tensor) -> Tensor:
-        across = (x[..., :-1, 1:] - x[..., :-1, :-1]).abs()
-        down = (x[..., 1:, :-1] - x[..., :-1, :-1]).abs()
-        return F.avg_pool2d(across + down, cell, ceil_mode=True)
-
-    return (strength(a) - strength(b)).abs().mean()
+    return (edge_strength(a, cell) - edge_strength(b, cell)).abs().mean()
 
 
 def temporal_difference(generated: Tensor, last: Tensor, change: Tensor, trusted: Tensor) -> Tensor:

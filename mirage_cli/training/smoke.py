@@ -52,7 +52,8 @@ SETTINGS = (
     "device=cpu", "compile=false", "minutes=0", f"max_steps={STEPS}", "log_every=1", "streams=12", "size=64",
     "banks=[[96,128,0.6],[80,112,0.4]]", "film=4", "game_each=0", f"clips=[1,0,{CLIP}]", "clip_share=0.2",
     "learning_rate=0.003", "warmup_steps=4", "mean_decay=0.9", "distil_every=4", "checkpointing=true",
-    "stream.mean_frames=12", "loss.features=0", "loss.texture=0.1", "loss.distil=0.2", "loss.temporal=0.2",
+    "stream.mean_frames=12", "stream.long_share=0.3", "loss.features=0", "loss.texture=0.1", "loss.distil=0.2",
+    "loss.temporal=0.2", "loss.settle=0.2",
     'network={"widths":[24,32,64],"encoder_blocks":[1,1],"middle_blocks":2,"decoder_blocks":[1,1],"memory_slots":4}',
 )  # fmt: skip
 

@@ -31,7 +31,9 @@ class StreamConfig:
 
     Attributes:
         mean_frames: mean length of a stream.
-        switch: chance a frame that the look changes while the past stays.
+        long_share: share of the streams that live ``long_frames`` on average instead: where a scene settles that
+            hardly moves shows after hundreds of frames only.
+        switch: chance a frame that the look changes while the past stays; as many times a life in long streams.
         weak: share of streams with a strength below one.
         noise: largest standard deviation of camera noise, in [-1, 1] units.
         many_steps: share of the frames graded at a flow time above zero.
@@ -41,6 +43,8 @@ class StreamConfig:
     """
 
     mean_frames: float = 28.0
+    long_share: float = 0.0
+    long_frames: float = 400.0
     switch: float = 0.02
     weak: float = 0.2
     noise: float = 0.05
@@ -113,6 +117,7 @@ class StreamPool:
         self.memory = net.empty_memory(streams).detach().clone()
         self.last_target = torch.zeros_like(self.history.last)
         self.age = torch.zeros(streams, dtype=torch.long, device=device)
+        self.mean_age = self._mean_ages()
         self.writes = torch.zeros(streams, dtype=torch.long, device=device)
         self.index = torch.zeros(2, streams, dtype=torch.long, device=device)
         # positions in ``own``: the look, and the one mixed in with a weight
@@ -129,6 +134,13 @@ class StreamPool:
 
     def _pick(self, count: int, *shape: int) -> Tensor:
         return torch.randint(0, count, shape, device=self.device, generator=self.generator)
+
+    def _mean_ages(self) -> Tensor:
+        """How long each stream lives on average, in frames [B]; the long ones lie evenly among the others."""
+        c = self.config
+        place = torch.arange(self.streams, device=self.device)
+        is_long = ((place + 1) * c.long_share).floor() > (place * c.long_share).floor()
+        return torch.where(is_long, c.long_frames, c.mean_frames)
 
     def _forget(self, which: Tensor, net: LSDNet) -> None:
         """Empty the memory bank of some streams."""
@@ -164,9 +176,9 @@ class StreamPool:
     def next(self, net: LSDNet) -> Task:
         """Move every stream on by one frame and say what is to be generated."""
         n, c = self.streams, self.config
-        ended = (self._rand(n) < 1 / c.mean_frames) & (self.age > 0)
+        ended = (self._rand(n) < 1 / self.mean_age) & (self.age > 0)
         self._restart(ended, net)
-        switched = (self._rand(n) < c.switch) & (self.age > 2)
+        switched = (self._rand(n) < c.switch * c.mean_frames / self.mean_age) & (self.age > 2)
         self._new_look(switched)
         self._forget(switched, net)
         clean, styled = self._views()
