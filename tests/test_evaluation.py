@@ -402,6 +402,14 @@ def _serve_or_die(connection, spec) -> None:
         connection.send(("result", ({"measured": True}, True, {})))
 
 
+def test_a_stream_cut_short_is_named_and_not_called_complete(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_pictures(tmp_path / "walk", moving(20))
+    words = ("--clips", str(tmp_path / "walk"), "--looks", "night", "--parts", "drift", "--frames", "9000")
+    assert evaluate(*words, "--budget-seconds", "4s", "-o", str(tmp_path / "e.json")) == 0
+    assert "of 9000 frames: no time left (night)" in capsys.readouterr().out
+    assert not json.loads((tmp_path / "e.json").read_text())["complete"]
+
+
 def test_a_spent_budget_leaves_out_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_pictures(tmp_path / "walk", moving(20))
     words = ("--clips", str(tmp_path / "walk"), "--looks", "night", "--parts", "drift,temporal", "--frames", "64")

@@ -6,6 +6,7 @@ import hashlib
 import json
 import resource
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,19 @@ def tile_means() -> np.ndarray:
 def test_golden_frames():
     """Within a level of the recorded tiles; after a wanted change ``python tests/test_session.py`` records anew."""
     np.testing.assert_allclose(tile_means(), np.array(json.loads(GOLDEN.read_text())), atol=1.0)
+
+
+def test_the_model_says_how_far_its_past_is_to_be_trusted():
+    """Whole trust by default; at level 1 the network is told with a past what it is told without."""
+    given = {}
+    for level in (0.0, 0.5, 1.0):
+        bundle = tiny_bundle()
+        bundle.net.config = replace(bundle.net.config, history_level=level)
+        given[level] = Session(bundle, width=64, height=48).modulations.clone()
+    assert torch.equal(given[1.0][0], given[1.0][1])
+    assert all(torch.equal(given[level][1], given[1.0][1]) for level in given)
+    assert not torch.equal(given[0.5][0], given[1.0][0]) and not torch.equal(given[0.5][0], given[0.0][0])
+    assert LSDConfig(looks=("a",)).history_level == 0
 
 
 def test_same_seed_same_frames_and_another_seed_differs():

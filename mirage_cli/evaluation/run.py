@@ -77,7 +77,7 @@ def run(config: EvalConfig, note: Say = lambda text: None, warn: Say = lambda te
     if find_weights(config.lpips) is None:
         document["left_out"].append({"part": "perceptual distances", "why": f"no weights: {REMEDY}"})
     with tempfile.TemporaryDirectory(prefix="mirage-eval-") as folder:
-        specs = specs_of(config, save_clips(clips, Path(folder)), device, begun, deadline)
+        specs = specs_of(config, save_clips(clips, Path(folder)), device, deadline)
         note(
             f"{len(tasks)} measurements of {len(config.looks)} looks on {len(clips)} clip(s), "
             f"{config.size[0]}x{config.size[1]}, {len(specs)} process(es) on {specs[0].device}"
@@ -135,7 +135,7 @@ def plan(config: EvalConfig, clips: int) -> list[Task]:
     return tasks
 
 
-def specs_of(config: EvalConfig, clips: tuple, device: torch.device, begun: float, deadline: float) -> list[Spec]:
+def specs_of(config: EvalConfig, clips: tuple, device: torch.device, deadline: float) -> list[Spec]:
     """One for each process: GPUs in turn, processor threads shared evenly."""
     if device.type == "cpu":
         devices = ["cpu"]
@@ -146,7 +146,7 @@ def specs_of(config: EvalConfig, clips: tuple, device: torch.device, begun: floa
     threads = max(1, (os.cpu_count() or 1) // config.jobs)
     if config.jobs == 1:
         threads = torch.get_num_threads()
-    return [Spec(config, clips, devices[i % len(devices)], threads, begun, deadline) for i in range(config.jobs)]
+    return [Spec(config, clips, devices[i % len(devices)], threads, deadline) for i in range(config.jobs)]
 
 
 Message = tuple[Task, dict, bool, dict]
@@ -220,6 +220,7 @@ class Keeper:
         self.note, self.warn = note, warn
         self.done: set[Task] = set()
         self.pictures: dict[str, dict] = {}
+        self.cut_short = False  # a long stream ended before its last frame
         self._saved = 0.0
 
     def take(self, task: Task, found: dict, complete: bool, pictures: dict) -> None:
@@ -239,6 +240,10 @@ class Keeper:
             self.document["prompts"] = found
         else:
             self.document["looks"][task.look][task.part] = found
+        if complete and task.part == "drift" and not reason and not found["complete"]:
+            why = f"only {found['frames']} of {found['frames_asked']} frames: no time left"
+            self.document["left_out"].append({"part": task.part, "look": task.look, "why": why})
+            self.cut_short = True
         if complete:
             self.done.add(task)
             if not reason:
@@ -251,7 +256,8 @@ class Keeper:
         for task in self.tasks:
             if task not in self.done:
                 self.document["left_out"].append({"part": task.part, "look": task.look, "why": "not reached"})
-        self.document["complete"] = len(self.done) == len(self.tasks) and "interrupted" not in self.document
+        reached = len(self.done) == len(self.tasks) and not self.cut_short
+        self.document["complete"] = reached and "interrupted" not in self.document
         self.save()
         if self.config.sheet and self.pictures:
             draw_sheet(self.config.sheet, self.pictures)

@@ -52,14 +52,13 @@ class Spec:
         clips: (name, note, file of uint8 [N, H, W, 3]) each.
         device: cpu or cuda:N.
         threads: for torch and OpenCV.
-        begun, deadline: on ``time.monotonic``.
+        deadline: on ``time.monotonic``.
     """
 
     config: EvalConfig
     clips: tuple[tuple[str, str, str], ...]
     device: str
     threads: int
-    begun: float
     deadline: float
 
 
@@ -68,6 +67,7 @@ class Worker:
 
     def __init__(self, spec: Spec) -> None:
         self.spec, self.config = spec, spec.config
+        self.begun = time.monotonic()  # many processes may take a minute to start: no stream is cut short for that
         torch.set_num_threads(spec.threads)
         cv2.setNumThreads(spec.threads)
         if spec.device.startswith("cuda"):
@@ -120,7 +120,7 @@ class Worker:
         spec, clip = self.spec, self.clips[task.clip]
         deadline = spec.deadline
         if len(self.config.parts) > 1:
-            deadline = min(deadline, spec.begun + DRIFT_SHARE * (deadline - spec.begun))
+            deadline = min(deadline, self.begun + DRIFT_SHARE * (deadline - self.begun))
         self.session.set_look({task.look: 1.0})
         for document in drift.measure_drift(self.session, clip, self.config.frames, self.config.history, deadline):
             pictures = document.pop("pictures", None)

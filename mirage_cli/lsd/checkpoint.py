@@ -119,8 +119,10 @@ def _check_numbers(config: LSDConfig) -> None:
             raise ValueError(f"{name} {value!r}; allowed: {count} numbers")
         if any(type(number) is not int or not low <= number <= high for number in numbers):
             raise ValueError(f"{name} {value!r}; allowed: {low} to {high}")
-    if type(config.keep_limit) not in (int, float) or not 0 <= config.keep_limit <= 1:
-        raise ValueError(f"keep_limit {config.keep_limit!r}; allowed: 0 to 1")
+    for name in ("keep_limit", "history_level"):
+        value = getattr(config, name)
+        if type(value) not in (int, float) or not 0 <= value <= 1:
+            raise ValueError(f"{name} {value!r}; allowed: 0 to 1")
 
 
 def read_weights(file: Path, net: LSDNet) -> dict[str, Tensor]:

@@ -47,6 +47,8 @@ class LSDConfig:
         memory_anchors: of these, slots that are written once and never leave.
         memory_grid: tokens (rows, columns) kept of a frame.
         keep_limit: the most of F(i) that a pixel may keep; below one, so that errors fade.
+        history_level: noise that the network is told is on its past at run time, though there is none: the
+            higher, the less it builds on what it made itself (Diffusion Forcing, arXiv 2407.01392).
     """
 
     looks: tuple[str, ...]
@@ -60,6 +62,7 @@ class LSDConfig:
     memory_anchors: int = 2
     memory_grid: tuple[int, int] = (6, 8)
     keep_limit: float = 0.9
+    history_level: float = 0.0
 
     def to_dict(self) -> dict:
         """Plain data for config.json."""
@@ -214,6 +217,11 @@ class LSDNet(nn.Module):
         scalars = torch.cat((t[:, None], d[:, None], levels, strength[:, None]), dim=1)
         features = fourier_features(scalars).to(look.dtype)
         return self.modulate(self.condition(torch.cat((look, features), dim=1)))
+
+    def told_levels(self, batch: int, has_past: bool) -> Tensor:
+        """Noise levels of F(i), F(i-1), F(i-2) that the network is told at run time: [B, 3], all 1 without a past."""
+        level = self.config.history_level if has_past else 1.0
+        return torch.full((batch, 3), level, device=self.memory_null.device)
 
     def empty_memory(self, batch: int) -> Tensor:
         """A bank that holds nothing: [B, M, C] of the null token."""

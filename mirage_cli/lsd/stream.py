@@ -246,8 +246,8 @@ class Session:
         mixture = torch.tensor([[self._weights.get(look, 0.0) for look in self.bundle.looks]])
         look = self.net.look_vector(mixture.to(self.device, self.bundle.dtype))
         one = torch.ones(1, device=self.device)
-        for row, level in enumerate((0.0, 1.0)):  # a whole past, or none
-            levels = torch.full((1, 3), level, device=self.device)
+        for row, has_past in enumerate((True, False)):
+            levels = self.net.told_levels(1, has_past)
             for column, (t, d) in enumerate(schedule(self.steps)):
                 self.modulations[row, column] = self.net.modulation(look, one * t, one * d, levels, one * self._strength)
 

@@ -43,9 +43,8 @@ def rolling(
     device = noise.device
     screen = screen_channels(height, width, device)
     one, vector = torch.ones(batch, device=device), net.look_vector(look)
-    told = {v: torch.full((batch, 3), 0.0 if v else 1.0, device=device) for v in (True, False)}
     modulations = {
-        v: [net.modulation(vector, one * t, one * d, told[v], one * strength) for t, d in schedule(steps)]
+        v: [net.modulation(vector, one * t, one * d, net.told_levels(batch, v), one * strength) for t, d in schedule(steps)]
         for v in (True, False)
     }
     constant = net.stem_constant(noise, screen)
