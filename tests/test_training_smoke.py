@@ -86,7 +86,7 @@ def test_the_recipe_in_the_model_folder_is_the_run_s(smoked):
 def test_a_smoke_run_that_learns_nothing_fails_and_leaves_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
-    assert main(["train", "--smoke", "learning_rate=0", "max_steps=6", "film=0", "clips=[0,0,0]", "streams=6", "-q"]) == 4
+    assert main(["train", "--smoke", "learning_rate=0", "max_steps=24", "film=0", "clips=[0,0,0]", "streams=6", "-q"]) == 4
     assert "the loss did not fall" in capsys.readouterr().err
     assert list(tmp_path.glob("mirage*")) == []
 
