@@ -113,10 +113,8 @@ def _steadiness(looks: dict) -> dict[str, Any]:
         teacher, alone = (found.get("fidelity", {}).get(f"warped_error_{of}") for of in ("teacher", "history_off"))
         if teacher and alone and teacher > STEADY * alone:
             bound.append(look)
-    ratios = [found["temporal"].get("warped_error_over_history_off") for look, found in looks.items()
-              if "temporal" in found and look not in bound]  # fmt: skip
-    ratios = [ratio for ratio in ratios if ratio is not None]
-    return {"bound_to_screen": bound} | ({"free_over_history_off": sum(ratios) / len(ratios)} if ratios else {})
+    free = _means({look: found for look, found in looks.items() if look not in bound}, "temporal")
+    return {"bound_to_screen": bound, "free_over_history_off": free.get("warped_error_over_history_off")}
 
 
 def rows(document: dict[str, Any]) -> list[dict[str, Any]]:

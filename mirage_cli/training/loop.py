@@ -152,8 +152,9 @@ class Trainer:
             group["lr"] = rate
         task = self.pool.next(self.net)
         seen, kept, levels = force(task.past, c.forcing, self.generator)
-        rows, inputs = self._settling(len(task.t)), (task, seen, levels)
+        inputs = task, seen, levels
         if c.loss.settle:
+            rows = self._settling(len(task.t))
             inputs = again_as_begun(*inputs, rows, self.pool.noise, self.net.memory_null)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed):
             prediction, begun = self._predict(*inputs, len(task.t))
