@@ -55,7 +55,7 @@ def count_flops(session: Any) -> int:
 
     past = Past(frame, half, frame[:, :1], session.memory.tokens, torch.ones(1, device=session.device))
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        session.net(session.noise, frame, past, session.screen, session.modulations[0, 0])
+        session.net(session.noise, frame, past, session.screen, session.conditioning.modulations[0, 0])
     return counter.get_total_flops() * session.steps
 
 

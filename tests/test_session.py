@@ -75,7 +75,7 @@ def test_the_model_says_how_far_its_past_is_to_be_trusted():
     for level in (0.0, 0.5, 1.0):
         bundle = tiny_bundle()
         bundle.net.config = replace(bundle.net.config, history_level=level)
-        given[level] = Session(bundle, width=64, height=48).modulations.clone()
+        given[level] = Session(bundle, width=64, height=48).conditioning.modulations.clone()
     assert torch.equal(given[1.0][0], given[1.0][1])
     assert all(torch.equal(given[level][1], given[1.0][1]) for level in given)
     assert not torch.equal(given[0.5][0], given[1.0][0]) and not torch.equal(given[0.5][0], given[0.0][0])
@@ -195,8 +195,11 @@ def test_a_cut_forgets_the_past():
 def test_constant_memory_over_500_frames():
     frames = moving(20)
     session = Session(tiny_bundle(), width=64, height=48)
-    tensors = [*vars(session.history).values(), session.memory.tokens, session.modulations]
-    places = [t.data_ptr() for t in tensors]
+
+    def state():
+        return [*vars(session.history).values(), session.memory.tokens, session.conditioning.modulations]
+
+    places = [tensor.data_ptr() for tensor in state()]
     for i in range(60):
         session.step(frames[i % 20])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -204,7 +207,7 @@ def test_constant_memory_over_500_frames():
         session.step(frames[i % 20])
     grown_mb = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     assert grown_mb < 8, grown_mb
-    assert places == [t.data_ptr() for t in (*vars(session.history).values(), session.memory.tokens, session.modulations)]
+    assert places == [tensor.data_ptr() for tensor in state()]
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4])

@@ -35,12 +35,13 @@ from mirage_cli.engine.reference import Nv12
 from mirage_cli.errors import GpuError, ModelError, UsageProblem
 from mirage_cli.lsd.checkpoint import ModelBundle
 from mirage_cli.lsd.compiled import compile_frame, program_refusal
+from mirage_cli.lsd.conditioning import Conditioning
 from mirage_cli.lsd.copies import Copies, Made, Upload
 from mirage_cli.lsd.guard import DriftGuard
 from mirage_cli.lsd.history import History
 from mirage_cli.lsd.memory import MemoryBank
 from mirage_cli.lsd.model import FRAME_MULTIPLE, Past, Prediction, screen_channels
-from mirage_cli.lsd.packed import FoldedBlock, packed
+from mirage_cli.lsd.packed import packed
 from mirage_cli.lsd.sampling import MAX_STEPS, compose, sample, schedule
 from mirage_cli.lsd.state import State, fit_state, put_state, take_state
 
@@ -141,11 +142,9 @@ class Session:
             self.stem_constant = self.net.stem_constant(self.noise, self.screen)
         self.history = History.empty(1, height, width, self.device)
         self.memory = MemoryBank(self.net)
-        # [with past or without, step, 1, modulation width]; in place, so that a graph sees new prompts
-        size = self.net.modulate.out_features
-        self.modulations = torch.zeros(2, self.steps, 1, size, device=self.device, dtype=self.bundle.dtype)
+        self.conditioning = Conditioning(self.bundle, self.steps)
         self.program = self._compile()
-        self.packed, self._folded = None, {}  # on a CPU: the network on packed weights; blocks by row of modulations
+        self.packed = None  # on a CPU: the network on packed weights
         if self.device.type == "cpu" and self.kernels is None:
             keep_freed_memory()
             with torch.inference_mode():
@@ -178,8 +177,8 @@ class Session:
         size = (self.height, self.width)
         try:
             program = compile_frame(
-                self.net, self.history, self.memory, self.modulations, self.noise, self.screen, schedule(self.steps),
-                size, self.ops.device,
+                self.net, self.history, self.memory, self.conditioning.modulations, self.noise, self.screen,
+                schedule(self.steps), size, self.ops.device,
             )  # fmt: skip
         except GpuError as error:
             if self._strict:
@@ -211,7 +210,7 @@ class Session:
             self.guard.anchor()
             self.memory.clear()  # it remembers pictures in the old looks
         self._weights = new
-        self._condition()
+        self.conditioning.tell(self._weights, self._strength)
 
     def set_strength(self, strength: float) -> None:
         """How much of the look, 0 to 1, from the next frame on.
@@ -225,7 +224,7 @@ class Session:
             self._strength = float(strength)
             self.guard.anchor()
             if self._weights:
-                self._condition()
+                self.conditioning.tell(self._weights, self._strength)
 
     @torch.inference_mode()
     def set_seed(self, seed: int) -> None:
@@ -238,18 +237,6 @@ class Session:
     def _noise(self, seed: int) -> Tensor:
         generator = torch.Generator("cpu").manual_seed(seed)  # the same noise on every device
         return torch.randn(1, 3, *self.padded, generator=generator)
-
-    @torch.inference_mode()
-    def _condition(self) -> None:
-        """Compute the modulation of every block once a prompt, not once a frame."""
-        self._folded.clear()
-        mixture = torch.tensor([[self._weights.get(look, 0.0) for look in self.bundle.looks]])
-        look = self.net.look_vector(mixture.to(self.device, self.bundle.dtype))
-        one = torch.ones(1, device=self.device)
-        for row, has_past in enumerate((True, False)):
-            levels = self.net.told_levels(1, has_past)
-            for column, (t, d) in enumerate(schedule(self.steps)):
-                self.modulations[row, column] = self.net.modulation(look, one * t, one * d, levels, one * self._strength)
 
     @property
     def looks(self) -> dict[str, float]:
@@ -447,18 +434,12 @@ class Session:
         return frame, past, cut
 
     def _denoise(self, frame: Tensor, past: Past) -> Prediction:
+        has_past, told = past.valid[0] > 0, self.conditioning
         if self.packed is not None:
-            blocks = self._blocks(0 if past.valid[0] > 0 else 1)
+            blocks = told.folded(self.packed, bool(has_past))
             return sample(self.packed, self.noise, frame, past, self.screen, blocks, constant=self.stem_constant)
-        has_past = past.valid[0] > 0
-        chosen = torch.where(has_past, self.modulations[0], self.modulations[1])
-        return sample(self.net, self.noise, frame, past, self.screen, list(chosen), self.kernels, self.stem_constant)
-
-    def _blocks(self, row: int) -> list[list[FoldedBlock]]:
-        """The packed network's blocks for each step, with a past (0) or without (1); made when first wanted."""
-        if row not in self._folded:
-            self._folded[row] = [self.packed.fold(modulation) for modulation in self.modulations[row]]
-        return self._folded[row]
+        modulations = told.chosen(has_past)
+        return sample(self.net, self.noise, frame, past, self.screen, modulations, self.kernels, self.stem_constant)
 
     def _compose(self, prediction: Prediction, frame: Tensor, past: Past) -> tuple[Tensor, Tensor]:
         """The finished frame as uint8 [H, W, 3] and whether it is finite; the history takes it over."""

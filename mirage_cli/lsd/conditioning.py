@@ -1,0 +1,53 @@
+"""What the network is told beside the pictures: look, strength, flow time, and how far the past can be trusted.
+
+All of it stays the same from one prompt to the next, so the modulation of every block is computed once a
+prompt instead of once a frame.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mirage_cli.lsd.checkpoint import ModelBundle
+from mirage_cli.lsd.packed import FoldedBlock, PackedNet
+from mirage_cli.lsd.sampling import schedule
+
+
+class Conditioning:
+    """The modulations of one stream.
+
+    Attributes:
+        modulations: [2, steps, 1, modulation width], first with a past, then without. Allocated once and only
+            ever written in place, so that a captured CUDA graph sees new prompts.
+    """
+
+    def __init__(self, bundle: ModelBundle, steps: int) -> None:
+        self.bundle, self.steps = bundle, steps
+        size = bundle.net.modulate.out_features
+        self.modulations = torch.zeros(2, steps, 1, size, device=bundle.device, dtype=bundle.dtype)
+        self._folded: dict[bool, list[list[FoldedBlock]]] = {}
+
+    @torch.inference_mode()
+    def tell(self, weights: dict[str, float], strength: float) -> None:
+        """Condition on a mixture of looks, whose weights sum to one, and on a strength of 0 to 1."""
+        self._folded.clear()
+        net, device = self.bundle.net, self.bundle.device
+        mixture = torch.tensor([[weights.get(look, 0.0) for look in self.bundle.looks]])
+        look = net.look_vector(mixture.to(device, self.bundle.dtype))
+        one = torch.ones(1, device=device)
+        for row, has_past in enumerate((True, False)):
+            levels = net.told_levels(1, has_past)
+            for column, (t, d) in enumerate(schedule(self.steps)):
+                self.modulations[row, column] = net.modulation(look, one * t, one * d, levels, one * strength)
+
+    def chosen(self, has_past: Tensor) -> list[Tensor]:
+        """The modulation of each step, [1, modulation width], by a flag on the device: nothing waits for it."""
+        return list(torch.where(has_past, self.modulations[0], self.modulations[1]))
+
+    def folded(self, packed: PackedNet, has_past: bool) -> list[list[FoldedBlock]]:
+        """The packed network's blocks of each step with the modulation folded in; made when first wanted."""
+        if has_past not in self._folded:
+            row = self.modulations[0 if has_past else 1]
+            self._folded[has_past] = [packed.fold(modulation) for modulation in row]
+        return self._folded[has_past]
