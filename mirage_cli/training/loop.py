@@ -166,19 +166,17 @@ class Trainer:
                 twins = begun.float(), begun.float(), task.target[rows]
                 graded = tuple(torch.cat(pair) for pair in zip(graded, twins))
             loss, terms = frame_loss(*graded, self.features, c.loss, self.progress["step"])
+            more = {}
             if c.loss.temporal:
-                terms["temporal"] = temporal_difference(generated, task.past.last, task.change, task.trusted)
-                loss = loss + c.loss.temporal * terms["temporal"]
-                terms["temporal"] = terms["temporal"].detach()
+                more["temporal"] = temporal_difference(generated, task.past.last, task.change, task.trusted)
             if c.loss.settle:
                 counts = seen.valid[rows] * (task.t[rows] == 0)
-                terms["settle"] = settle_difference(generated[rows], begun.float(), counts)
-                loss = loss + c.loss.settle * terms["settle"]
-                terms["settle"] = terms["settle"].detach()
+                more["settle"] = settle_difference(generated[rows], begun.float(), counts)
             if c.loss.distil and self.progress["step"] % c.distil_every == 0:
-                terms["distil"] = self._distil(task, seen, levels)
-                loss = loss + c.loss.distil * terms["distil"]
-                terms["distil"] = terms["distil"].detach()
+                more["distil"] = self._distil(task, seen, levels)
+            for name, term in more.items():
+                loss = loss + getattr(c.loss, name) * term
+                terms[name] = term.detach()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         average_gradients(self.net, self.world)

@@ -92,7 +92,7 @@ def temporal_difference(generated: Tensor, last: Tensor, change: Tensor, trusted
 def frame_loss(
     generated: Tensor, clean: Tensor, target: Tensor, features, config: LossConfig, step: int = 0
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """L1 of the composed and of the clean frame, of edges, and of network features.
+    """L1 of the composed and of the clean frame, of edges and of network features; strength of edges; style.
 
     Args:
         generated: after the consistency blend; clean: before it; target; all [B, 3, H, W] in [-1, 1].
