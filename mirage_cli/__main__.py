@@ -5,7 +5,7 @@ import sys
 
 
 def run() -> int:
-    """Import the command line and run it; Ctrl-C is no traceback, however early or late it comes."""
+    """Import the command line and run it; Ctrl-C and SIGTERM are no traceback, however early or late."""
     listens = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if listens:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing to clean up yet
@@ -13,6 +13,8 @@ def run() -> int:
 
     if listens:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a KeyboardInterrupt too, hence 130
     try:
         return main()
     finally:

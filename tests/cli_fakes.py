@@ -148,10 +148,11 @@ if __name__ == "__main__":
     import functools
 
     from mirage_cli import batch, cli, live, transform
+    from mirage_cli.__main__ import run
     from mirage_cli.config import TransformConfig
 
     cli.TransformConfig = functools.partial(  # type: ignore[misc]
         TransformConfig, piece_frames=int(os.environ.get("FAKE_PIECE_FRAMES", "250"))
     )
     transform.Engine = live.Engine = batch.Engine = FakeEngine  # type: ignore[misc,assignment]
-    sys.exit(cli.main())
+    sys.exit(run())

@@ -219,6 +219,31 @@ def test_a_signal_while_the_file_is_begun_leaves_nothing(monkeypatch, clip, tmp_
     assert os.listdir(tmp_path) == []
 
 
+def signalled(number: int, line: str) -> subprocess.CompletedProcess:
+    """A process of ``mirage`` after ``line``, which may send itself ``number`` by ``hit()``."""
+    code = (
+        "import atexit, os, signal, sys, time\nfrom mirage_cli import __main__, cli\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"def hit(**_):\n os.kill(os.getpid(), {int(number)})\n time.sleep(0.2)\n"
+        f"{line}\nsys.exit(__main__.run())"
+    )
+    command = (sys.executable, "-c", code)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, stdin=subprocess.DEVNULL, timeout=60)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_before_there_is_a_run_is_an_interruption(number):
+    done = signalled(number, "cli.cli.main = hit")
+    assert done.returncode == 130 and b"nothing was written" in done.stderr, done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_python_takes_its_leave_changes_nothing(number):
+    done = signalled(number, "atexit.register(hit)\nsys.argv[1:] = ['--version']")
+    assert done.returncode == 0 and done.stdout and not done.stderr, done.stderr
+
+
 @pytest.mark.parametrize("kind", ["file to mp4 with sound", "live to mp4"])
 def test_stops_at_random_moments(kind, tmp_path):
     """Two of what tests/random_stops.py does fifty times with the shipped model."""
@@ -231,7 +256,8 @@ def test_stops_at_random_moments(kind, tmp_path):
         arguments, draw.uniform(0.9, 1.6), draw.choice([signal.SIGINT, signal.SIGTERM]), FAKE
     )
     wrong, frames = random_stops.judge(code, out, err, folder)
-    assert not wrong and code in (0, 130), (wrong, err)
+    before_it_listens = code < 0 and not out and not err  # a busy machine, still importing
+    assert not wrong and (code in (0, 130) or before_it_listens), (code, wrong, err)
     assert frames is not None or not list(folder.iterdir())
 
 
