@@ -14,11 +14,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from conftest import ROOT
 from mirage_cli.cli import main
 from mirage_cli.errors import MediaError, ModelError, UsageProblem
-from mirage_cli.evaluation import clips, drift, fidelity, perceptual, pictures, prompts, report, run, temporal
+from mirage_cli.evaluation import clips, drift, fidelity, perceptual, pictures, prompts, report, run, strokes, temporal
 from mirage_cli.evaluation.clips import Clip, load_clips, longest_shot
 from test_metrics import texture
 from test_session import moving, tiny_bundle
@@ -236,6 +237,8 @@ def test_known_warps_return_and_grade_the_teacher_itself_as_perfect(warps, monke
     assert found["first_5"] == found["last_return"] == found["return_difference"] == 0.0
     assert found["warped_error"] == found["warped_error_teacher"] and found["returns"] == 2
     assert found["edges_kept"] == found["edges_kept_teacher"] > 0.3
+    for name in ("strokes_first", "strokes", "strokes_first_likeness", "strokes_likeness"):
+        assert found[name] == pytest.approx(1.0, abs=1e-5)
 
 
 def test_errors_that_grow_from_return_to_return_are_seen(warps, monkeypatch) -> None:
@@ -258,6 +261,34 @@ def test_the_network_itself_runs_over_known_warps(warps) -> None:
     assert found["first_5"] != found["history_off_first_5"]
     steps = warps.measure_steps("night", against=2)
     assert steps["l1_1_over_2"] == steps["l1_1"] / steps["l1_2"] > 0
+
+
+def test_strokes_count_wherever_they_lie() -> None:
+    """Bold strokes elsewhere are as good as the teacher's own; faint ones, a blur and noise are not."""
+    scene = torch.zeros(1, 3, 128, 128)
+    scene[..., :64] = torch.rand(1, 3, 128, 64, generator=torch.Generator().manual_seed(1)) - 0.5
+    generator = torch.Generator().manual_seed(2)
+    lines = F.interpolate(torch.rand(1, 3, 32, 32, generator=generator) - 0.5, scale_factor=4.0, mode="bicubic")
+    teacher = 0.2 + lines
+
+    def of(picture: torch.Tensor) -> tuple[float, float]:
+        found = strokes.stroke_numbers(picture, teacher, scene)
+        return found["strength"], found["likeness"]
+
+    assert of(teacher) == pytest.approx((1.0, 1.0))
+    strength, likeness = of(teacher.flip(-1))  # other strokes in every window
+    assert 0.9 < strength < 1.1 and likeness > 0.95
+    strength, likeness = of(0.2 + 0.4 * lines)
+    assert 0.35 < strength < 0.6 and likeness < 0.8
+    strength, likeness = of(0.2 + 2 * lines)
+    assert 1.6 < strength and likeness < 0.9
+    assert max(of(F.avg_pool2d(teacher, 9, 1, 4))) < 0.7
+    strength, likeness = of(teacher + 0.5 * torch.randn(teacher.shape, generator=generator))
+    assert strength > 2 and likeness < 0.8
+    # What is not plain in the scene does not count.
+    assert of(torch.cat((teacher[..., :64] * 0, teacher[..., 64:]), dim=-1))[1] > 0.9
+    with pytest.raises(ValueError, match="32 pixels"):
+        strokes.band_strengths(torch.zeros(1, 3, 16, 64))
 
 
 # --- perceptual ------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from mirage_cli.evaluation.clips import Clip
 from mirage_cli.evaluation.perceptual import PerceptualDistance
+from mirage_cli.evaluation.strokes import stroke_numbers
 from mirage_cli.lsd.checkpoint import ModelBundle
 from mirage_cli.metrics import FlowWarper, edges_kept, moved_gap
 from mirage_cli.models import catalog
@@ -31,6 +32,7 @@ STILL_SIZE = (512, 704)  # height, width; the camera's window is WINDOW pixels a
 WINDOW = 256
 WARP_PAIRS = range(10, 34)  # neighbours whose warped error is taken
 JUDGED_AT = (4, 12, 24, 36, 49)  # frames of a round whose perceptual distance is taken
+STROKES_AT = JUDGED_AT[-1]  # beside the first frame, whose strokes have no past to lean on
 STEP_FRAMES, STEP_JUDGED = 20, (4, 9, 14, 19)
 
 if sys.version_info >= (3, 11):
@@ -139,7 +141,7 @@ class KnownWarps:
         half = period // 2
         for i, out in enumerate(self._roll(rounds, look, steps, history)):
             errors.append((out - targets[i % period]).abs().mean())
-            if i < period and (i in JUDGED_AT or i in WARP_PAIRS or i - 1 in WARP_PAIRS):
+            if i == 0 or i < period and (i in JUDGED_AT or i in WARP_PAIRS or i - 1 in WARP_PAIRS):
                 kept[i] = out
             if half <= i < half + FIRST:
                 first_round.append(out)
@@ -160,9 +162,13 @@ class KnownWarps:
         return result
 
     def _judged(self, frames: Tensor, targets: Tensor, kept: dict[int, Tensor], alone: list[Tensor]) -> dict:
-        """Perceptual distances, warped errors of model, history off and teacher, edges of the first round."""
+        """Perceptual distances, strokes, warped errors of model, history off and teacher, edges of the first round."""
         result: dict = {}
         places = [i for i in JUDGED_AT if i in kept]
+        for name, i in (("strokes_first", 0), ("strokes", STROKES_AT)):
+            if i in kept:
+                found = stroke_numbers(kept[i], targets[i], frames[i])
+                result |= {name: found["strength"], f"{name}_likeness": found["likeness"]}
         if self.perceptual is not None and places:
             result["perceptual"] = self._distance(kept, targets, places)
             result["perceptual_history_off"] = self._distance(alone, targets, places)
