@@ -4,7 +4,7 @@
 // targets: sm_80 sm_90
 #include "compose.cuh"
 
-// ingest: uint8 RGB -> the network's input cells (channels 0 to 47 of 112), luma at 1/2, 1/4 and 1/16.
+// ingest: uint8 RGB -> the network's input cells (channels 0 to 47 of 112), luma at 1/2, 1/4, 1/8 and 1/16.
 // Four threads a cell of 4x4 pixels, a row each. Launch: block (256), grid (ceil(W / 64), ceil(H / 16)).
 template <typename T>
 __device__ __forceinline__ void ingest(const unsigned char* rgb, T* cells, float* pyramid, int* flags, int rgb_height,
@@ -37,16 +37,24 @@ __device__ __forceinline__ void ingest(const unsigned char* rgb, T* cells, float
     if (inside && dy % 2 == 0)
         *reinterpret_cast<float2*>(pyramid + size_t(y / 2) * (W / 2) + x / 2) = make_float2(half_left, half_right);
     if (inside && dy == 0) pyramid[halves + size_t(cell_y) * (W / 4) + cell_x] = quarter;
-    // a coarse value is the mean of 4x4 cells: lanes 4, 8 of a row of cells, then the four rows
-    float sum = quarter + __shfl_xor_sync(0xffffffffu, quarter, 4);
-    sum += __shfl_xor_sync(0xffffffffu, sum, 8);
-    __shared__ float rows[4][4];
-    if (threadIdx.x % 16 == 0) rows[threadIdx.x / 64][threadIdx.x % 64 / 16] = sum;
+    // a value at 1/8 is the mean of 2x2 cells, at 1/16 of 4x4: neighbours in a row by lanes, then the four rows
+    const float pair_of_cells = quarter + __shfl_xor_sync(0xffffffffu, quarter, 4);
+    const float four_cells = pair_of_cells + __shfl_xor_sync(0xffffffffu, pair_of_cells, 8);
+    __shared__ float pairs[4][8], rows[4][4];
+    if (threadIdx.x % 8 == 0) pairs[threadIdx.x / 64][threadIdx.x % 64 / 8] = pair_of_cells;
+    if (threadIdx.x % 16 == 0) rows[threadIdx.x / 64][threadIdx.x % 64 / 16] = four_cells;
     __syncthreads();
+    if (threadIdx.x < 16) {
+        const int row = threadIdx.x / 8, column = threadIdx.x % 8;
+        const int eighth_y = blockIdx.y * 2 + row, eighth_x = blockIdx.x * 8 + column;
+        if (eighth_x < W / 8 && eighth_y < H / 8)
+            pyramid[halves + quarters + size_t(eighth_y) * (W / 8) + eighth_x] =
+                (pairs[2 * row][column] + pairs[2 * row + 1][column]) * 0.25f;
+    }
     if (threadIdx.x < 4) {
         const int coarse_x = blockIdx.x * 4 + threadIdx.x;
         if (coarse_x < W / 16 && int(blockIdx.y) < H / 16)
-            pyramid[halves + quarters + size_t(blockIdx.y) * (W / 16) + coarse_x] =
+            pyramid[halves + quarters + quarters / 4 + size_t(blockIdx.y) * (W / 16) + coarse_x] =
                 (rows[0][threadIdx.x] + rows[1][threadIdx.x] + rows[2][threadIdx.x] + rows[3][threadIdx.x]) * (1.f / 16.f);
     }
 }
@@ -174,12 +182,14 @@ __device__ __forceinline__ Sample sample_at(float x, float y, int height, int wi
     return {y0 * width + x0, y0 * width + x1, y1 * width + x0, y1 * width + x1, x - x0, y - y0};
 }
 
-// One Gauss-Newton step on a tile of 32 x 8 flow vectors. Launch: block (256), grid (ceil(w / 32), ceil(h / 8)).
-template <int RADIUS, int FACTOR>
+// One Gauss-Newton step on a tile of 32 x 8 flow vectors, from a flow FACTOR times as small. Leaves the refined
+// vectors times their confidence, and the confidence, for spread. Constants as in consistency.py.
+// Launch: block (256), grid (ceil(w / 32), ceil(h / 8)).
+template <int FACTOR>
 __device__ __forceinline__ void lucas_kanade(const float* __restrict__ previous, const float* __restrict__ following,
-                                             const float* __restrict__ flow, float* __restrict__ refined, int height,
-                                             int width, float limit) {
-    constexpr int MW = 34 + 2 * RADIUS, MH = 10 + 2 * RADIUS, PW = 32 + 2 * RADIUS, PH = 8 + 2 * RADIUS;
+                                             const float* __restrict__ flow, float* __restrict__ weighted, int height, int width) {
+    constexpr int RADIUS = 3, MW = 34 + 2 * RADIUS, MH = 10 + 2 * RADIUS, PW = 32 + 2 * RADIUS, PH = 8 + 2 * RADIUS;
+    constexpr float DAMPING = 1e-5f, HALF_CONFIDENT = 1e-3f, LEAST_CONFIDENCE = 1e-3f, LONGEST_STEP = 1.f;
     __shared__ float moved[MH][MW];
     __shared__ float products[5][PH][PW];
     __shared__ float across[5][PH][32];
@@ -224,35 +234,99 @@ __device__ __forceinline__ void lucas_kanade(const float* __restrict__ previous,
         for (int d = 0; d <= 2 * RADIUS; ++d) sum += across[k][ty + d][tx];
         box[k] = sum * share;
     }
-    const float xx = box[0] + 1e-3f, yy = box[2] + 1e-3f, xy = box[1];
+    const float half_difference = 0.5f * (box[0] - box[2]);
+    const float least = fmaxf(0.5f * (box[0] + box[2]) - sqrtf(half_difference * half_difference + box[1] * box[1]), 0.f);
+    const float confidence = least / (least + HALF_CONFIDENT) + LEAST_CONFIDENCE;
+    const float xx = box[0] + DAMPING, yy = box[2] + DAMPING, xy = box[1];
     const float inverse = 1.f / (xx * yy - xy * xy);
     const float step_x = (yy * box[3] - xy * box[4]) * inverse, step_y = (xx * box[4] - xy * box[3]) * inverse;
     const float2 v = flow_at<FACTOR>(flow, x, y, height, width);
-    refined[size_t(y) * width + x] = v.x + fminf(fmaxf(step_x, -limit), limit);
-    refined[size_t(height) * width + size_t(y) * width + x] = v.y + fminf(fmaxf(step_y, -limit), limit);
+    const size_t plane = size_t(height) * width, at = size_t(y) * width + x;
+    weighted[at] = (v.x + fminf(fmaxf(step_x, -LONGEST_STEP), LONGEST_STEP)) * confidence;
+    weighted[plane + at] = (v.y + fminf(fmaxf(step_y, -LONGEST_STEP), LONGEST_STEP)) * confidence;
+    weighted[2 * plane + at] = confidence;
 }
-#define LUCAS_KANADE(name, radius, factor)                                                                        \
+#define LUCAS_KANADE(name, factor)                                                                                \
     extern "C" __global__ void __launch_bounds__(256) name(const float* previous, const float* following,         \
-                                                           const float* flow, float* refined, int height, int width, \
-                                                           float limit) {                                         \
-        lucas_kanade<radius, factor>(previous, following, flow, refined, height, width, limit);                   \
+                                                           const float* flow, float* weighted, int height, int width) { \
+        lucas_kanade<factor>(previous, following, flow, weighted, height, width);                                 \
     }
-LUCAS_KANADE(mirage_refine_from_coarse, 3, 4)
-LUCAS_KANADE(mirage_refine, 2, 1)
-LUCAS_KANADE(mirage_refine_from_quarter, 2, 2)
+LUCAS_KANADE(mirage_refine, 1)
+LUCAS_KANADE(mirage_refine_from_coarser, 2)
 
-// moves: flow where moving explains the new frame clearly better than standing still, zero elsewhere.
-// Launch as lucas_kanade.
+// spread: the mean of the vectors within 6 pixels, each by its confidence. Launch as lucas_kanade.
+extern "C" __global__ void __launch_bounds__(256) mirage_spread(const float* __restrict__ weighted, float* __restrict__ flow,
+                                                                int height, int width) {
+    constexpr int REACH = 6, PW = 32 + 2 * REACH, PH = 8 + 2 * REACH;
+    __shared__ float given[3][PH][PW], across[3][PH][32];
+    let_next_start();
+    wait_for_previous();
+    const int x0 = blockIdx.x * 32, y0 = blockIdx.y * 8;
+    const size_t plane = size_t(height) * width;
+    for (int i = threadIdx.x; i < PW * PH; i += 256) {
+        const int x = x0 - REACH + i % PW, y = y0 - REACH + i / PW;
+        const bool inside = unsigned(x) < unsigned(width) && unsigned(y) < unsigned(height);
+#pragma unroll
+        for (int k = 0; k < 3; ++k) given[k][i / PW][i % PW] = inside ? weighted[k * plane + size_t(y) * width + x] : 0.f;
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < 3 * PH * 32; i += 256) {
+        const int k = i / (PH * 32), y = i / 32 % PH, x = i % 32;
+        float sum = 0.f;
+#pragma unroll
+        for (int d = 0; d <= 2 * REACH; ++d) sum += given[k][y][x + d];
+        across[k][y][x] = sum;
+    }
+    __syncthreads();
+    const int tx = threadIdx.x % 32, ty = threadIdx.x / 32, x = x0 + tx, y = y0 + ty;
+    if (x >= width || y >= height) return;
+    float sums[3] = {0.f, 0.f, 0.f};
+#pragma unroll
+    for (int k = 0; k < 3; ++k)
+#pragma unroll
+        for (int d = 0; d <= 2 * REACH; ++d) sums[k] += across[k][ty + d][tx];
+    flow[size_t(y) * width + x] = sums[0] / sums[2];
+    flow[plane + size_t(y) * width + x] = sums[1] / sums[2];
+}
+
+// Sums over a window of 2 RADIUS + 1 rows and columns around each pixel of a tile of 32 x 8, whose errors come
+// with a margin of MARGIN pixels; `across` holds sums along the rows. Two kinds of error, and their mean over
+// what lies in the picture.
+template <int RADIUS, int MARGIN>
+__device__ __forceinline__ float2 window_means(const float (&errors)[2][8 + 2 * MARGIN][32 + 2 * MARGIN],
+                                               float (&across)[2][8 + 2 * MARGIN][32], int x, int y, int height, int width) {
+    constexpr int ROWS = 8 + 2 * RADIUS, SKIPPED = MARGIN - RADIUS;
+    for (int i = threadIdx.x; i < 2 * ROWS * 32; i += 256) {
+        const int k = i / (ROWS * 32), row = i / 32 % ROWS, column = i % 32;
+        float sum = 0.f;
+#pragma unroll
+        for (int d = 0; d <= 2 * RADIUS; ++d) sum += errors[k][SKIPPED + row][SKIPPED + column + d];
+        across[k][row][column] = sum;
+    }
+    __syncthreads();
+    float sums[2] = {0.f, 0.f};
+#pragma unroll
+    for (int k = 0; k < 2; ++k)
+#pragma unroll
+        for (int d = 0; d <= 2 * RADIUS; ++d) sums[k] += across[k][threadIdx.x / 32 + d][threadIdx.x % 32];
+    __syncthreads();  // the next window writes where this one was read
+    const int rows = min(y + RADIUS, height - 1) - max(y - RADIUS, 0) + 1, columns = min(x + RADIUS, width - 1) - max(x - RADIUS, 0) + 1;
+    const float share = 1.f / max(rows * columns, 1);
+    return make_float2(sums[0] * share, sums[1] * share);
+}
+
+// moves: flow where moving explains the new frame clearly better than standing still, or does so around a place
+// that cannot tell; zero elsewhere. Launch as lucas_kanade.
 extern "C" __global__ void __launch_bounds__(256) mirage_moves(
     const float* __restrict__ previous, const float* __restrict__ following, const float* __restrict__ flow,
     float* __restrict__ out, int height, int width) {
-    constexpr int RADIUS = 3, PW = 32 + 2 * RADIUS, PH = 8 + 2 * RADIUS;
+    constexpr int NEAR = 3, AROUND = 12, PW = 32 + 2 * AROUND, PH = 8 + 2 * AROUND;
     __shared__ float errors[2][PH][PW], across[2][PH][32];
     let_next_start();
     wait_for_previous();
     const int x0 = blockIdx.x * 32, y0 = blockIdx.y * 8;
     for (int i = threadIdx.x; i < PW * PH; i += 256) {
-        const int x = x0 - RADIUS + i % PW, y = y0 - RADIUS + i / PW;
+        const int x = x0 - AROUND + i % PW, y = y0 - AROUND + i / PW;
         float still = 0.f, moved = 0.f;
         if (unsigned(x) < unsigned(width) && unsigned(y) < unsigned(height)) {
             const float here = following[size_t(y) * width + x];
@@ -264,26 +338,13 @@ extern "C" __global__ void __launch_bounds__(256) mirage_moves(
         errors[1][i / PW][i % PW] = moved;
     }
     __syncthreads();
-    for (int i = threadIdx.x; i < 2 * PH * 32; i += 256) {
-        const int k = i / (PH * 32), y = i / 32 % PH, x = i % 32;
-        float sum = 0.f;
-#pragma unroll
-        for (int d = 0; d <= 2 * RADIUS; ++d) sum += errors[k][y][x + d];
-        across[k][y][x] = sum;
-    }
-    __syncthreads();
-    const int tx = threadIdx.x % 32, ty = threadIdx.x / 32, x = x0 + tx, y = y0 + ty;
+    const int x = x0 + threadIdx.x % 32, y = y0 + threadIdx.x / 32;
+    const float2 near = window_means<NEAR, AROUND>(errors, across, x, y, height, width);      // still, moved
+    const float2 around = window_means<AROUND, AROUND>(errors, across, x, y, height, width);  // likewise
     if (x >= width || y >= height) return;
-    float still = 0.f, moved = 0.f;
-#pragma unroll
-    for (int d = 0; d <= 2 * RADIUS; ++d) {
-        still += across[0][ty + d][tx];
-        moved += across[1][ty + d][tx];
-    }
-    const int rows = min(y + RADIUS, height - 1) - max(y - RADIUS, 0) + 1, columns = min(x + RADIUS, width - 1) - max(x - RADIUS, 0) + 1;
-    const float share = 1.f / (rows * columns);
     const float2 v = flow_at<1>(flow, x, y, height, width);
-    const bool moves = moved * share < 0.8f * (still * share) - 0.002f;
+    const bool clearly = near.y < 0.8f * near.x - 0.002f;
+    const bool moves = clearly || (around.y < 0.8f * around.x - 0.001f && near.y <= near.x + 0.002f);
     out[size_t(y) * width + x] = moves ? v.x : 0.f;
     out[size_t(height) * width + size_t(y) * width + x] = moves ? v.y : 0.f;
 }
@@ -443,8 +504,12 @@ extern "C" __global__ void __launch_bounds__(256) mirage_carry(
     if (dy == 0) {
         size_t lower = half_plane + cell;
         previous_pyramid[lower] = pyramid[lower];
+        if (cell_y % 2 == 0 && cell_x % 2 == 0) {
+            lower = half_plane + half_plane / 4 + size_t(cell_y / 2) * (W / 8) + cell_x / 2;
+            previous_pyramid[lower] = pyramid[lower];
+        }
         if (cell_y % 4 == 0 && cell_x % 4 == 0) {
-            lower = half_plane + half_plane / 4 + size_t(cell_y / 4) * (W / 16) + cell_x / 4;
+            lower = half_plane + half_plane / 4 + half_plane / 16 + size_t(cell_y / 4) * (W / 16) + cell_x / 4;
             previous_pyramid[lower] = pyramid[lower];
         }
     }

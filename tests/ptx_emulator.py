@@ -105,9 +105,9 @@ def _statement(entry: Entry, text: str) -> None:
                 entry.widths[name] = width
         return
     if text.startswith(".shared"):
-        width, name, count = re.search(r"\.[bu](\d+)\s+(\w+)\[(\d+)\]", text).groups()
+        width, name, count = re.search(r"\.[bu](\d+)\s+([\w$]+)(?:\[(\d+)\])?", text).groups()
         entry.shared[name] = entry.shared_bytes
-        entry.shared_bytes += int(width) // 8 * int(count)
+        entry.shared_bytes += -(-int(width) // 8 * int(count or 1) // 16) * 16
         return
     guard = re.match(r"@(!?)(%\w+)\s+", text)
     body = text[guard.end() :] if guard else text
@@ -240,7 +240,7 @@ class Launch:
 
     def _address(self, operand: str) -> np.ndarray:
         base, _, offset = operand.strip("[] ").partition("+")
-        return self._raw(base.strip()) + np.uint64(int(offset) if offset.strip() else 0)
+        return self._raw(base.strip()) + np.uint64(int(offset or 0) & (2**64 - 1))
 
     def _place(self, space: str, operand: str, width: int, total: int, mask: np.ndarray) -> np.ndarray:
         """Byte offsets of an access of ``total`` bytes, checked, for the threads of ``mask``."""
@@ -327,11 +327,12 @@ class Launch:
         elif operation in ("mov", "cvta"):
             self._set(o[0], self._raw(o[1]), mask)
         elif operation == "shfl":
-            if i.name[1:3] != ["sync", "bfly"] or o[3] != "31" or o[4] not in ("0xffffffff", "-1"):
+            distance, clamp, members = (self._value(operand, "u32") for operand in o[2:])
+            if i.name[1:3] != ["sync", "bfly"] or (clamp[mask] != 31).any() or (members[mask] != 0xFFFFFFFF).any():
                 raise PtxError("unknown shuffle")
             self._warps(mask)
-            source = np.arange(self.count) ^ int(o[2])
-            self._set(o[0], self._raw(o[1])[source], mask)
+            source = np.arange(self.count) ^ distance
+            self._set(o[0].partition("|")[0], self._raw(o[1])[source], mask)
         elif operation == "redux":
             self._warps(mask)
             total = self._value(o[1], kind).reshape(-1, 32).sum(1, dtype=np.uint32)
@@ -388,16 +389,25 @@ class Launch:
             value = self._value(o[0], kind)
             return (np.left_shift if operation == "shl" else np.right_shift)(value, amount.astype(value.dtype))
         a = [self._value(operand, kind) for operand in o]
-        wide = f"{a[0].dtype.kind}8" if "wide" in i.name else a[0].dtype
+        wide = f"{a[0].dtype.kind}{2 * a[0].dtype.itemsize}" if "wide" in i.name else a[0].dtype
+        if operation == "mul" and "hi" in i.name:
+            return (a[0].astype(f"{kind[0].replace('s', 'i')}8") * a[1] >> 32).astype(a[0].dtype)
         if operation == "mul":
             return a[0].astype(wide) * a[1].astype(wide)
         if operation == "mad":
-            third = self._value(o[2], kind[0] + "64") if "wide" in i.name else a[2]
+            third = self._value(o[2], f"{kind[0]}{2 * int(kind[1:])}") if "wide" in i.name else a[2]
             return a[0].astype(wide) * a[1].astype(wide) + third
         if operation == "fma":
             return (a[0].astype(np.float64) * a[1] + a[2]).astype(np.float32)
         if operation == "rcp":
             return (1.0 / a[0].astype(np.float64)).astype(np.float32)
+        if operation == "div" and kind[0] == "f":
+            return (a[0].astype(np.float64) / a[1]).astype(np.float32)
+        if operation == "sqrt":
+            return np.sqrt(a[0])
+        if operation in ("div", "rem") and kind[0] == "s":  # towards zero, where numpy goes down
+            quotient = np.abs(a[0]) // np.abs(a[1]) * np.sign(a[0]) * np.sign(a[1])
+            return quotient if operation == "div" else a[0] - quotient * a[1]
         if operation == "rsqrt":
             return (1.0 / np.sqrt(a[0].astype(np.float64))).astype(np.float32)
         if operation == "ex2":
@@ -405,7 +415,7 @@ class Launch:
         two = {"add": np.add, "sub": np.subtract, "div": np.floor_divide, "rem": np.remainder}
         if operation in ("max", "min"):
             return getattr(np, "f" + operation)(a[0], a[1]) if kind[0] == "f" else getattr(np, operation + "imum")(a[0], a[1])
-        if operation in two and (kind[0] != "f" or operation in ("add", "sub")) and not (kind[0] == "s" and operation in ("div", "rem")):
+        if operation in two and (kind[0] != "f" or operation in ("add", "sub")):
             return two[operation](a[0], a[1])
         if operation in ("neg", "abs"):
             return (np.negative if operation == "neg" else np.abs)(a[0])

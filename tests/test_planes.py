@@ -30,8 +30,8 @@ def test_shrink_of_sizes_that_do_not_divide():
     torch.testing.assert_close(shrink(x, 4), F.avg_pool2d(x, 4))
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 2, 3), (1, 49, 18, 32), (2, 5, 40, 33)])
-@pytest.mark.parametrize("radius", [1, 2, 3])
+@pytest.mark.parametrize("shape", [(1, 1, 2, 3), (1, 49, 1, 1), (1, 49, 18, 32), (2, 5, 40, 33)])
+@pytest.mark.parametrize("radius", [1, 2, 3, 6, 12])
 def test_box_counts_only_what_lies_inside(shape, radius):
     x = picture(*shape)
     torch.testing.assert_close(box(x, radius), by_torch(box, x, radius), rtol=1e-5, atol=1e-6)

@@ -3,7 +3,7 @@
     program = FrameProgram(network, stream, device)     # weights packed, buffers made, kernels loaded
     out, (cut, finite), tokens = program.run(rgb)       # or captured once as a CUDA graph
 
-A frame of a one-step model is some forty launches: seven that prepare (motion, the past moved), the network,
+A frame of a one-step model is some fifty launches: seventeen that prepare (motion, the past moved), the network,
 whose convolutions take norms, modulation, activation, residuals, doubling and concatenation along
 (kernels/conv.cuh), and the last of them composes the finished picture and leaves the history behind.
 ``FrameProgram`` only knows tensors; lsd/compiled.py hands it the weights of an ``LSDNet``.
@@ -62,7 +62,7 @@ class Network:
         weights: name -> tensor, names as in the checkpoint ("encoder0.0.conv1.weight").
         encoder, middle, decoder: residual blocks, encoder and decoder at 1/4 and 1/8.
         memory_grid: rows and columns of memory tokens a frame; keep_limit: see ``LSDConfig``.
-        cut_threshold: of the cut score.
+        cut_threshold: of the cut score; motion_steps: of Lucas-Kanade at 1/16, 1/8, 1/4 and 1/2.
     """
 
     weights: Mapping[str, Tensor]
@@ -73,6 +73,7 @@ class Network:
     memory_grid: tuple[int, int]
     keep_limit: float
     cut_threshold: float
+    motion_steps: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -190,16 +191,7 @@ class FrameProgram:
         self.sizes = [(height // s, width // s) for s in (4, 8, 16)]
         pixels = [h * w for h, w in self.sizes]
         fp32 = torch.float32
-        self.cells = self._empty(pixels[0], 112)  # incoming frame 48, moved last frame 48, moved luma 16
-        self.older_cells = self._empty(pixels[1], 96)
-        self.moved_last = self._empty(3, height, width, dtype=fp32)
-        self.moved_older = self._empty(3, height // 2, width // 2, dtype=fp32)
-        levels = [height * width // s for s in (4, 16, 256)]
-        self.pyramid = self._empty(sum(levels), dtype=fp32)  # luma at 1/2, 1/4, 1/16
-        self.previous_pyramid = self._empty(sum(levels), dtype=fp32)
-        self.moved_coarse = self._empty(levels[2], dtype=fp32)
-        self.flows = [self._empty(2, n, dtype=fp32) for n in (levels[2], levels[1], levels[1], levels[0], levels[0])]
-        self.flags = self._empty(4, dtype=torch.int32)  # past, cut, finite, blocks that are done
+        self._allocate_motion(height, width)
         self.out = self._empty(self.stream.height, self.stream.width, 3, dtype=torch.uint8)
         self.features = [[self._empty(n, c) for _ in range(2)] for n, c in zip(pixels, WIDTHS)]  # encoder, decoder
         self.hidden = [self._empty(n, c) for n, c in zip(pixels, WIDTHS)]
@@ -227,6 +219,22 @@ class FrameProgram:
         self._query_key_value = tuple(
             torch.cat([weights[f"attention.{n}.{kind}"] for n in ("query", "key_value")]) for kind in ("weight", "bias")
         )
+
+    def _allocate_motion(self, height: int, width: int) -> None:
+        """What motion and the moved past are worked out in."""
+        fp32 = torch.float32
+        self.cells = self._empty(height * width // 16, 112)  # incoming frame 48, moved last frame 48, moved luma 16
+        self.older_cells = self._empty(height * width // 64, 96)
+        self.moved_last = self._empty(3, height, width, dtype=fp32)
+        self.moved_older = self._empty(3, height // 2, width // 2, dtype=fp32)
+        levels = [height * width // s for s in (4, 16, 64, 256)]
+        self.pyramid = self._empty(sum(levels), dtype=fp32)  # luma at 1/2, 1/4, 1/8, 1/16
+        self.previous_pyramid = self._empty(sum(levels), dtype=fp32)
+        self.moved_coarse = self._empty(levels[3], dtype=fp32)
+        self.flows = [self._empty(2, n, dtype=fp32) for n in levels]
+        self.weighted = [self._empty(3, n, dtype=fp32) for n in levels]  # vectors times their confidence, and that
+        self.flow = self._empty(2, levels[0], dtype=fp32)  # what the past is moved by
+        self.flags = self._empty(4, dtype=torch.int32)  # past, cut, finite, blocks that are done
 
     def _keep(self, tensor: Tensor) -> int:
         self._kept.append(tensor)
@@ -269,32 +277,29 @@ class FrameProgram:
         def i(*numbers: int) -> tuple[ctypes.c_int, ...]:
             return tuple(ctypes.c_int(n) for n in numbers)
 
-        half, quarter, coarse = (height // 2, width // 2), (height // 4, width // 4), (height // 16, width // 16)
-        at_quarter = half[0] * half[1]
-        at_coarse = at_quarter + quarter[0] * quarter[1]
+        sizes = [(height // f, width // f) for f in (2, 4, 8, 16)]
+        places = [sum(h * w for h, w in sizes[:level]) for level in range(4)]  # in the pyramids
+        half, quarter, coarse, at_coarse = sizes[0], sizes[1], sizes[3], places[3]
         previous, following = self.previous_pyramid, self.pyramid
         tiles = (-(-width // 64), height // 16)
         self._rgb = ctypes.c_void_p(0)  # set by run
         self._launch("mirage_ingest", tiles, (self._rgb, p(self.cells), p(following), p(self.flags), *i(s.height, s.width, height, width)))
         self._launch(
             "mirage_block_match", (-(-coarse[1] // 4), -(-coarse[0] // 4)),
-            (p(previous, at_coarse), p(following, at_coarse), p(self.flows[0]), *i(*coarse)), block=1024,
+            (p(previous, at_coarse), p(following, at_coarse), p(self.flows[3]), *i(*coarse)), block=1024,
         )  # fmt: skip
-        steps = (
-            ("mirage_refine_from_coarse", quarter, at_quarter, 0, 1.5),
-            ("mirage_refine", quarter, at_quarter, 1, 1.0),
-            ("mirage_refine_from_quarter", half, 0, 2, 1.0),
-        )
-        for name, size, at, source, limit in steps:
-            arguments = (p(previous, at), p(following, at), p(self.flows[source]), p(self.flows[source + 1]), *i(*size))
-            self._launch(name, (-(-size[1] // 32), -(-size[0] // 8)), (*arguments, ctypes.c_float(limit)))
-        self._launch(
-            "mirage_moves", (-(-half[1] // 32), -(-half[0] // 8)),
-            (p(previous), p(following), p(self.flows[3]), p(self.flows[4]), *i(*half)),
-        )  # fmt: skip
+        for level, steps in zip((3, 2, 1, 0), self.network.motion_steps):
+            size, at, weighted, flow = sizes[level], places[level], self.weighted[level], self.flows[level]
+            grid = (-(-size[1] // 32), -(-size[0] // 8))
+            for step in range(steps):
+                finer = step == 0 and level < 3
+                name, source = ("mirage_refine_from_coarser", self.flows[level + 1]) if finer else ("mirage_refine", flow)
+                self._launch(name, grid, (p(previous, at), p(following, at), p(source), p(weighted), *i(*size)))
+                self._launch("mirage_spread", grid, (p(weighted), p(flow), *i(*size)))
+        self._launch("mirage_moves", grid, (p(previous), p(following), p(flow), p(self.flow), *i(*half)))
         self._launch(
             "mirage_warp_past", tiles,
-            (p(s.last), p(s.input_luma), p(s.older), p(self.flows[4]), p(self.cells), p(self.older_cells), p(self.moved_last),
+            (p(s.last), p(s.input_luma), p(s.older), p(self.flow), p(self.cells), p(self.older_cells), p(self.moved_last),
              p(self.moved_older), p(self.moved_coarse), p(following, at_coarse), p(s.valid), p(self.flags),
              ctypes.c_float(self.network.cut_threshold), *i(height, width)),
         )  # fmt: skip

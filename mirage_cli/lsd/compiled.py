@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mirage_cli.engine.program import FrameProgram, Network, Stream, why_not
-from mirage_cli.lsd.consistency import CUT_THRESHOLD
+from mirage_cli.lsd.consistency import CUT_THRESHOLD, STEPS
 from mirage_cli.lsd.history import History
 from mirage_cli.lsd.memory import MemoryBank
 from mirage_cli.lsd.model import LSDNet
@@ -26,6 +26,7 @@ def describe_network(net: LSDNet) -> Network:
         memory_grid=tuple(config.memory_grid),
         keep_limit=config.keep_limit,
         cut_threshold=CUT_THRESHOLD,
+        motion_steps=STEPS,
     )
 
 

@@ -1,9 +1,11 @@
 """Temporal consistency: where did things move, and is this still the same shot?
 
 Motion is estimated between the incoming frames I(i) and I(i+1), never on generated ones, and moves
-the generated past to where its things are now. Coarse block matching finds large motion, two
-Lucas-Kanade steps (Lucas and Kanade, IJCAI 1981) refine it to a fraction of a pixel. All of it is a
-fixed number of plain tensor operations, so it batches for training and captures into a CUDA graph.
+the generated past to where its things are now. Coarse block matching finds large motion; Lucas-Kanade
+steps (Lucas and Kanade, IJCAI 1981) from coarse to fine refine it to a fraction of a pixel. After each
+step vectors spread from where the picture tells them to where it does not: a plain wall moves with what
+is around it, and strokes painted on it must, too. All of it is a fixed number of plain tensor operations,
+so it batches for training and captures into a CUDA graph.
 """
 
 from __future__ import annotations
@@ -18,6 +20,14 @@ from mirage_cli.lsd.planes import box, resize_flow, shrink, warp
 
 COARSE = 16  # pixels of one cell in block matching
 SEARCH = 3  # cells searched to each side: motion up to 48 pixels a frame
+STEPS = (1, 1, 2, 2)  # of Lucas-Kanade at 1/16, 1/8, 1/4 and 1/2
+WINDOW = 3  # radius of its windows, in pixels of the level
+REACH = 6  # how far vectors spread after each step, likewise
+LONGEST_STEP = 1.0  # likewise
+AROUND = 12  # radius of what decides for a plain place whether it moves, in pixels of half size
+DAMPING = 1e-5  # in squared luma a pixel: without texture the step is zero
+HALF_CONFIDENT = 1e-3  # likewise; camera noise lies far below
+LEAST_CONFIDENCE = 1e-3
 CUT_THRESHOLD = 0.35  # of cut_score; nine held-out clips: 0.15 at most inside a shot, 0.37 at least across
 
 
@@ -44,30 +54,47 @@ def _block_match(previous: Tensor, following: Tensor) -> Tensor:
     return torch.einsum("bkhw,kc->bchw", weight, vectors)
 
 
-def _lucas_kanade(previous: Tensor, following: Tensor, flow: Tensor, radius: int, limit: float) -> Tensor:
-    """One Gauss-Newton step on luma: flow [B, 2, h, w] -> refined flow; steps are cut at ``limit`` pixels."""
+def _lucas_kanade(previous: Tensor, following: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
+    """One Gauss-Newton step on luma: flow [B, 2, h, w] -> (refined flow, confidence [B, 1, h, w]).
+
+    The confidence grows from ``LEAST_CONFIDENCE`` to 1 with the smaller eigenvalue of the window's structure
+    tensor (Shi and Tomasi, "Good features to track", CVPR 1994): low where there is no texture, and along edges.
+    """
     moved = warp(previous, flow)
     padded = F.pad(moved, (1, 1, 1, 1), mode="replicate")
     gx = 0.5 * (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2])
     gy = 0.5 * (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1])
     error = following - moved
     products = torch.cat((gx * gx, gx * gy, gy * gy, gx * error, gy * error), dim=1)
-    xx, xy, yy, xe, ye = box(products, radius).unbind(dim=1)
-    damping = 1e-3  # in squared luma a pixel: without texture the step is zero
-    determinant = (xx + damping) * (yy + damping) - xy * xy
-    step = torch.stack(((yy + damping) * xe - xy * ye, (xx + damping) * ye - xy * xe), dim=1) / determinant[:, None]
-    return flow + step.clamp(-limit, limit)
+    xx, xy, yy, xe, ye = box(products, WINDOW).unbind(dim=1)
+    half_difference = 0.5 * (xx - yy)
+    least = 0.5 * (xx + yy) - (half_difference * half_difference + xy * xy).sqrt()
+    confidence = least.clamp(min=0) / (least.clamp(min=0) + HALF_CONFIDENT) + LEAST_CONFIDENCE
+    xx, yy = xx + DAMPING, yy + DAMPING
+    determinant = xx * yy - xy * xy
+    step = torch.stack(((yy * xe - xy * ye), (xx * ye - xy * xe)), dim=1) / determinant[:, None]
+    return flow + step.clamp(-LONGEST_STEP, LONGEST_STEP), confidence[:, None]
+
+
+def _spread(flow: Tensor, confidence: Tensor) -> Tensor:
+    """Mean of the vectors around, each by its confidence (normalised convolution: Knutsson and Westin, CVPR 1993)."""
+    means = box(torch.cat((flow * confidence, confidence), dim=1), REACH)
+    return means[:, :2] / means[:, 2:]
 
 
 def _moves(previous: Tensor, following: Tensor, flow: Tensor) -> Tensor:
     """1 where moving explains the new frame clearly better than standing still, else 0: [B, 1, h, w].
 
     Noise alone gives small vectors, and a warp by a fraction of a pixel softens the picture each time;
-    what stands still must stay untouched.
+    what stands still must stay untouched. A plain wall cannot say whether it moves: it does if what is around it
+    does, unless moving it would explain the new frame worse.
     """
-    still = box((previous - following).abs(), 3)
-    moved = box((warp(previous, flow) - following).abs(), 3)
-    return (moved < 0.8 * still - 0.002).to(flow.dtype)
+    still = (previous - following).abs()
+    moved = (warp(previous, flow) - following).abs()
+    near_still, near_moved = box(still, 3), box(moved, 3)
+    clearly = near_moved < 0.8 * near_still - 0.002
+    around = box(moved, AROUND) < 0.8 * box(still, AROUND) - 0.001
+    return (clearly | (around & (near_moved <= near_still + 0.002))).to(flow.dtype)
 
 
 def estimate_motion(previous: Tensor, following: Tensor) -> Tensor:
@@ -80,14 +107,16 @@ def estimate_motion(previous: Tensor, following: Tensor) -> Tensor:
         Flow [B, 2, H/2, W/2] in half-size pixels: following(p) is previous(p + flow(p)).
     """
     previous, following = previous.float(), following.float()
-    halves = [shrink(x, 2) for x in (previous, following)]
-    quarters = [shrink(x, 2) for x in halves]
-    coarse = [shrink(x, COARSE // 4) for x in quarters]
-    flow = resize_flow(box(_block_match(*coarse), 1), COARSE // 4)
-    flow = _lucas_kanade(*quarters, flow, radius=3, limit=1.5)
-    flow = resize_flow(_lucas_kanade(*quarters, flow, radius=2, limit=1.0), 2)
-    flow = _lucas_kanade(*halves, flow, radius=2, limit=1.0)
-    return flow * _moves(*halves, flow)
+    pyramid = [[shrink(x, 2) for x in (previous, following)]]
+    while len(pyramid) < len(STEPS):
+        pyramid.append([shrink(x, 2) for x in pyramid[-1]])
+    flow = box(_block_match(*pyramid[-1]), 1)
+    for level, steps in zip(reversed(pyramid), STEPS):
+        if flow.shape[-2:] != level[0].shape[-2:]:
+            flow = resize_flow(flow, 2)
+        for _ in range(steps):
+            flow = _spread(*_lucas_kanade(*level, flow))
+    return flow * _moves(*pyramid[0], flow)
 
 
 def cut_score(moved: Tensor, following: Tensor) -> Tensor:
@@ -98,5 +127,11 @@ def cut_score(moved: Tensor, following: Tensor) -> Tensor:
     """
     small_moved, small = (shrink(x.float(), COARSE) for x in (moved, following))
     error = (small_moved - small).abs().mean(dim=(1, 2, 3))
-    spread = 0.5 * (small_moved.std(dim=(1, 2, 3)) + small.std(dim=(1, 2, 3)))
+    spread = 0.5 * (_deviation(small_moved) + _deviation(small))
     return error / (spread + 0.05)
+
+
+def _deviation(x: Tensor) -> Tensor:
+    """Standard deviation [B] over all but the batch; NaN, hence no cut, of a single value."""
+    squares = (x - x.mean(dim=(1, 2, 3), keepdim=True)).square().sum(dim=(1, 2, 3))
+    return (squares / (x[0].numel() - 1)).sqrt()

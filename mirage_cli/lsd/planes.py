@@ -46,14 +46,16 @@ def box(x: Tensor, radius: int) -> Tensor:
     if not _for_opencv(x):
         if torch.compiler.is_compiling():
             return _box_of_sums(x, radius)
-        return F.avg_pool2d(x, 2 * radius + 1, stride=1, padding=radius, count_include_pad=False)
+        size = 2 * radius + 1  # rows, then columns: a pooling adds up its whole window for each pixel
+        rows = F.avg_pool2d(x, (size, 1), stride=1, padding=(radius, 0), count_include_pad=False)
+        return F.avg_pool2d(rows, (1, size), stride=1, padding=(0, radius), count_include_pad=False)
     height, width = x.shape[-2:]
 
     def sums(plane: np.ndarray, result: np.ndarray) -> None:
         window = (2 * radius + 1,) * 2
         cv2.boxFilter(plane, -1, window, dst=result, normalize=False, borderType=cv2.BORDER_CONSTANT)
 
-    if len(x) == 1 and x.shape[1] > 8:  # many small planes: one call for all, as channels
+    if len(x) == 1 and x.shape[1] > 8 and height * width > 1:  # many small planes: one call for all, as channels
         inside = x[0].permute(1, 2, 0).contiguous()
         result = torch.empty_like(inside)
         sums(inside.numpy(), result.numpy())

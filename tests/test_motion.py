@@ -1,0 +1,165 @@
+"""Motion between two frames: as exact as it says, on plain walls too, and the same by the GPU's kernels.
+
+The kernels run here as their PTX, in the emulator: which launches there are and what they are handed is the
+program's own doing.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from ptx_emulator import EmulatedKernels
+
+from mirage_cli.engine.program import FrameProgram
+from mirage_cli.kernels import loader
+from mirage_cli.lsd.consistency import CUT_THRESHOLD, STEPS, estimate_motion
+from mirage_cli.lsd.model import luma
+from mirage_cli.lsd.planes import resize_flow, warp
+
+
+def scene(height: int, width: int, wall: bool = False, seed: int = 0) -> np.ndarray:
+    """A picture with texture of all sizes, float32 [H, W, 3] in 0..255; ``wall``: its middle is one colour."""
+    random = np.random.default_rng(seed)
+    picture = sum(
+        cv2.resize(random.uniform(-1, 1, (height // s + 2, width // s + 2, 3)).astype(np.float32), (width, height),
+                   interpolation=cv2.INTER_CUBIC)
+        for s in (6, 12, 24, 48)
+    )  # fmt: skip
+    picture = np.clip(128 + 45 * picture, 0, 255)
+    if wall:
+        at, left = height // 2, width // 2
+        picture[at - height // 10 : at + height // 10, left - width // 10 : left + width // 10] = (200, 190, 180)
+    return picture
+
+
+def view(picture: np.ndarray, x: float, y: float, height: int, width: int) -> np.ndarray:
+    """A window of the picture at a place between pixels, uint8 [height, width, 3]."""
+    shift = np.float32([[1, 0, x], [0, 1, y]])
+    moved = cv2.warpAffine(picture, shift, (width, height), flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP)
+    return np.clip(moved + 0.5, 0, 255).astype(np.uint8)
+
+
+def light(rgb: np.ndarray) -> torch.Tensor:
+    return luma(torch.from_numpy(rgb).permute(2, 0, 1)[None].float() * (1 / 127.5) - 1)
+
+
+def error_pixels(x: float, y: float, wall: bool) -> torch.Tensor:
+    """How far off the vectors are where a camera moves by (x, y), [H/2, W/2] in pixels; the border left out."""
+    picture = scene(320, 448, wall)
+    before, after = (light(view(picture, 60 + dx, 60 + dy, 192, 320)) for dx, dy in ((0, 0), (x, y)))
+    truth = torch.tensor([x, y])[:, None, None]
+    margin = 8 + int(max(abs(x), abs(y))) // 2
+    return (2 * estimate_motion(before, after)[0] - truth).norm(dim=0)[margin:-margin, margin:-margin]
+
+
+@pytest.mark.parametrize(("x", "y"), [(0.4, 0.0), (2.3, -1.6), (-7.5, 3.2), (21.0, 10.0), (-40.0, 4.0)])
+def test_motion_is_right_to_a_fraction_of_a_pixel(x, y):
+    error = error_pixels(x, y, wall=False)
+    assert error.mean() < 0.15 and error.quantile(0.99) < 0.6
+
+
+@pytest.mark.parametrize(("x", "y"), [(2.3, -1.6), (-7.5, 3.2)])
+def test_a_plain_wall_moves_with_what_is_around_it(x, y):
+    """What was painted on it must; the wall is 88 x 64 pixels."""
+    assert error_pixels(x, y, wall=True).mean() < 0.15
+
+
+def test_noise_moves_nothing():
+    random = np.random.default_rng(3)
+    still = view(scene(192, 320, wall=True), 0, 0, 192, 320)
+    noisy = [light(np.clip(still + random.normal(0, 4, still.shape), 0, 255).astype(np.uint8)) for _ in range(2)]
+    assert (estimate_motion(*noisy) != 0).float().mean() < 0.01
+
+
+def test_what_stands_beside_something_that_moves_stays():
+    picture, thing = scene(192, 320), scene(192, 320, seed=1)
+    frames = []
+    for x in (100, 106):
+        frame = picture.copy()
+        frame[60:130, x : x + 90] = thing[60:130, 20:110]
+        frames.append(light(frame.astype(np.uint8)))
+    flow = 2 * estimate_motion(*frames)[0]
+    inside, outside = flow[:, 36:59, 60:90], torch.cat((flow[:, :20], flow[:, 76:]), dim=1)
+    assert (inside - torch.tensor([-6.0, 0.0])[:, None, None]).norm(dim=0).mean() < 0.5
+    assert outside.norm(dim=0).mean() < 0.1
+
+
+def test_opencv_and_torch_find_the_same_motion():
+    picture = scene(200, 260, wall=True)
+    before, after = (light(view(picture, 20 + d, 20 + d, 144, 208)) for d in (0, 4.5))
+    fast = estimate_motion(before, after)
+    by_torch = estimate_motion(before.requires_grad_(), after).detach()
+    assert ((fast - by_torch).abs() > 2e-3).float().mean() < 5e-3
+
+
+# kernels -----------------------------------------------------------------------------------------
+
+
+class Recorder:
+    """Takes a program's launches, and the tensors behind the addresses that they are handed."""
+
+    def __init__(self, program: FrameProgram) -> None:
+        self.program, self.tensors, self.launches = program, [], []
+
+    def keep(self, tensor: torch.Tensor) -> int:
+        self.tensors.append(tensor)
+        return tensor.data_ptr()
+
+    def launch(self, name, grid, arguments, *, block=256, **_) -> None:
+        entry = name if name in loader.PROGRAM_FILES["motion"] else f"{name}_f16"
+        self.launches.append((entry, grid, (block,), [self._argument(a) for a in arguments]))
+
+    def _argument(self, argument):
+        kinds = {"c_int": np.int32, "c_float": np.float32}
+        if (kind := kinds.get(type(argument).__name__)) is not None:
+            return kind(argument.value)
+        if not argument.value:
+            return None  # the incoming frame, which run() sets
+        for tensor in self.tensors:
+            offset = (argument.value - tensor.data_ptr()) // tensor.element_size()
+            if 0 <= offset < tensor.numel():
+                return tensor.reshape(-1)[offset:]
+        raise AssertionError("an address of no tensor")
+
+
+def motion_program(height: int, width: int) -> tuple[FrameProgram, Recorder]:
+    """Only the motion of a program, on the CPU: buffers and launches."""
+    program = FrameProgram.__new__(FrameProgram)
+    program.dtype, program.device = torch.float16, torch.device("cpu")
+    program.network = SimpleNamespace(cut_threshold=CUT_THRESHOLD, motion_steps=STEPS)
+    zeros = torch.zeros
+    program.stream = SimpleNamespace(
+        last=zeros(1, 3, height, width), older=zeros(1, 6, height // 2, width // 2), input_luma=zeros(1, 1, height, width),
+        valid=zeros(1), height=height, width=width,
+    )  # fmt: skip
+    recorder = Recorder(program)
+    program._keep, program._launch = recorder.keep, recorder.launch
+    program._allocate_motion(height, width)
+    program._prepare(height, width)
+    return program, recorder
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (48, 80), (96, 144)])
+def test_the_kernels_motion_is_that_of_torch(height, width):
+    program, recorder = motion_program(height, width)
+    kernels = EmulatedKernels([(loader.HERE / "motion.sm80.ptx").read_text()])
+    picture = scene(height + 32, width + 32, wall=True)
+    frames = [np.ascontiguousarray(view(picture, 8 + d, 8 - d, height, width)) for d in (0, 3.4)]
+    for frame in frames:
+        for entry, grid, block, arguments in recorder.launches:
+            if "warp_past" in entry:
+                continue  # its cut needs what the emulator lacks
+            given = [torch.from_numpy(frame).reshape(-1) if a is None else a for a in arguments]
+            kernels.launch(entry, grid, block, tuple(given))
+    before, after = (light(frame) for frame in frames)
+    torch.testing.assert_close(program.stream.input_luma, after, rtol=0, atol=1e-6)  # carried to the next frame
+    assert torch.equal(program.previous_pyramid, program.pyramid)
+    wanted = estimate_motion(before, after)[0]
+    found = program.flow.reshape(2, height // 2, width // 2)
+    assert ((found - wanted).abs() > 2e-3).float().mean() < 5e-3
+    if height > 16:
+        assert wanted.abs().max() > 1.0  # it moves
