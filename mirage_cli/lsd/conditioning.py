@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mirage_cli.lsd.checkpoint import ModelBundle
 from mirage_cli.lsd.packed import FoldedBlock, PackedNet
-from mirage_cli.lsd.sampling import schedule
+from mirage_cli.lsd.sampling import step_modulations
 
 
 class Conditioning:
@@ -32,14 +32,12 @@ class Conditioning:
     def tell(self, weights: dict[str, float], strength: float) -> None:
         """Condition on a mixture of looks, whose weights sum to one, and on a strength of 0 to 1."""
         self._folded.clear()
-        net, device = self.bundle.net, self.bundle.device
+        net = self.bundle.net
         mixture = torch.tensor([[weights.get(look, 0.0) for look in self.bundle.looks]])
-        look = net.look_vector(mixture.to(device, self.bundle.dtype))
-        one = torch.ones(1, device=device)
-        for row, has_past in enumerate((True, False)):
-            levels = net.told_levels(1, has_past)
-            for column, (t, d) in enumerate(schedule(self.steps)):
-                self.modulations[row, column] = net.modulation(look, one * t, one * d, levels, one * strength)
+        look = net.look_vector(mixture.to(self.bundle.device, self.bundle.dtype))
+        for row, has_past in zip(self.modulations, (True, False)):
+            for entry, modulation in zip(row, step_modulations(net, look, self.steps, has_past, strength)):
+                entry.copy_(modulation)
 
     def chosen(self, has_past: Tensor) -> list[Tensor]:
         """The modulation of each step, [1, modulation width], by a flag on the device: nothing waits for it."""

@@ -20,7 +20,7 @@ from mirage_cli.lsd.planes import box, resize_flow, shrink, warp
 
 COARSE = 16  # pixels of one cell in block matching
 SEARCH = 3  # cells searched to each side: motion up to 48 pixels a frame
-STEPS = (1, 1, 2, 2)  # of Lucas-Kanade at 1/16, 1/8, 1/4 and 1/2
+STEPS = (2, 1, 2, 2)  # of Lucas-Kanade at 1/16, 1/8, 1/4 and 1/2
 WINDOW = 3  # radius of its windows, in pixels of the level
 REACH = 6  # how far vectors spread after each step, likewise
 LONGEST_STEP = 1.0  # likewise

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from mirage_cli.lsd.model import LSDNet, Past, Prediction
@@ -23,6 +24,19 @@ MAX_STEPS = 4
 def schedule(steps: int) -> list[tuple[float, float]]:
     """(t, d) of each step, from noise at t = 0 to the frame at t = 1."""
     return [(k / steps, 1.0 / steps) for k in range(steps)]
+
+
+def step_modulations(net: LSDNet, look: Tensor, steps: int, has_past: bool, strength: float) -> list[Tensor]:
+    """The network's conditioning in each step of a frame at run time: ``steps`` of [B, modulation width].
+
+    Args:
+        look: [B, look_width] from ``net.look_vector``.
+        has_past: with one, the network is told of ``history_level``; without, that there is none.
+        strength: 0 to 1, of all rows.
+    """
+    batch = len(look)
+    one, levels = torch.ones(batch, device=look.device), net.told_levels(batch, has_past)
+    return [net.modulation(look, one * t, one * d, levels, one * strength) for t, d in schedule(steps)]
 
 
 def sample(

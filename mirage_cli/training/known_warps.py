@@ -17,7 +17,7 @@ from torch import Tensor
 from mirage_cli.lsd.history import History
 from mirage_cli.lsd.memory import MemoryBank
 from mirage_cli.lsd.model import LSDNet, screen_channels
-from mirage_cli.lsd.sampling import compose, sample, schedule
+from mirage_cli.lsd.sampling import compose, sample, step_modulations
 from mirage_cli.training.camera import CameraWalk, WalkConfig
 from mirage_cli.training.data import render_bank
 from mirage_cli.training.teachers import Teachers
@@ -42,11 +42,8 @@ def rolling(
     batch, _, height, width = noise.shape
     device = noise.device
     screen = screen_channels(height, width, device)
-    one, vector = torch.ones(batch, device=device), net.look_vector(look)
-    modulations = {
-        v: [net.modulation(vector, one * t, one * d, net.told_levels(batch, v), one * strength) for t, d in schedule(steps)]
-        for v in (True, False)
-    }
+    vector = net.look_vector(look)
+    modulations = {v: step_modulations(net, vector, steps, v, strength) for v in (True, False)}
     constant = net.stem_constant(noise, screen)
     history, bank = History.empty(batch, height, width, device), MemoryBank(net, batch)
     for number, frame in enumerate(frames):
