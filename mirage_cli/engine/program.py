@@ -3,7 +3,7 @@
     program = FrameProgram(network, stream, device)     # weights packed, buffers made, kernels loaded
     out, (cut, finite), tokens = program.run(rgb)       # or captured once as a CUDA graph
 
-A frame of a one-step model is some fifty launches: seventeen that prepare (motion, the past moved), the network,
+A frame of a one-step model is some fifty launches: eighteen that prepare (motion, the past moved), the network,
 whose convolutions take norms, modulation, activation, residuals, doubling and concatenation along
 (kernels/conv.cuh), and the last of them composes the finished picture and leaves the history behind.
 ``FrameProgram`` only knows tensors; lsd/compiled.py hands it the weights of an ``LSDNet``.

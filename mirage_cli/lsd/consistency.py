@@ -28,7 +28,7 @@ AROUND = 12  # radius of what decides for a plain place whether it moves, in pix
 DAMPING = 1e-5  # in squared luma a pixel: without texture the step is zero
 HALF_CONFIDENT = 1e-3  # likewise; camera noise lies far below
 LEAST_CONFIDENCE = 1e-3
-CUT_THRESHOLD = 0.35  # of cut_score; nine held-out clips: 0.15 at most inside a shot, 0.37 at least across
+CUT_THRESHOLD = 0.35  # of cut_score; nine held-out clips: 0.14 at most inside a shot, 0.47 at least across
 
 
 @functools.lru_cache(maxsize=8)
