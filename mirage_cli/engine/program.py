@@ -231,8 +231,11 @@ class FrameProgram:
         self.pyramid = self._empty(sum(levels), dtype=fp32)  # luma at 1/2, 1/4, 1/8, 1/16
         self.previous_pyramid = self._empty(sum(levels), dtype=fp32)
         self.moved_coarse = self._empty(levels[3], dtype=fp32)
-        self.flows = [self._empty(2, n, dtype=fp32) for n in levels]
-        self.weighted = [self._empty(3, n, dtype=fp32) for n in levels]  # vectors times their confidence, and that
+        # Each step has buffers of its own: kernels that start early may read through caches that are not coherent.
+        refined = [n for n, steps in zip(reversed(levels), self.network.motion_steps) for _ in range(steps)]
+        self.matched = self._empty(2, levels[3], dtype=fp32)
+        self.weighted = [self._empty(3, n, dtype=fp32) for n in refined]  # vectors times their confidence, and that
+        self.flows = [self._empty(2, n, dtype=fp32) for n in refined]
         self.flow = self._empty(2, levels[0], dtype=fp32)  # what the past is moved by
         self.flags = self._empty(4, dtype=torch.int32)  # past, cut, finite, blocks that are done
 
@@ -286,16 +289,18 @@ class FrameProgram:
         self._launch("mirage_ingest", tiles, (self._rgb, p(self.cells), p(following), p(self.flags), *i(s.height, s.width, height, width)))
         self._launch(
             "mirage_block_match", (-(-coarse[1] // 4), -(-coarse[0] // 4)),
-            (p(previous, at_coarse), p(following, at_coarse), p(self.flows[3]), *i(*coarse)), block=1024,
+            (p(previous, at_coarse), p(following, at_coarse), p(self.matched), *i(*coarse)), block=1024,
         )  # fmt: skip
+        flow, fields = self.matched, iter(zip(self.weighted, self.flows))
         for level, steps in zip((3, 2, 1, 0), self.network.motion_steps):
-            size, at, weighted, flow = sizes[level], places[level], self.weighted[level], self.flows[level]
+            size, at = sizes[level], places[level]
             grid = (-(-size[1] // 32), -(-size[0] // 8))
             for step in range(steps):
-                finer = step == 0 and level < 3
-                name, source = ("mirage_refine_from_coarser", self.flows[level + 1]) if finer else ("mirage_refine", flow)
-                self._launch(name, grid, (p(previous, at), p(following, at), p(source), p(weighted), *i(*size)))
-                self._launch("mirage_spread", grid, (p(weighted), p(flow), *i(*size)))
+                name = "mirage_refine_from_coarser" if step == 0 and level < 3 else "mirage_refine"
+                weighted, refined = next(fields)
+                self._launch(name, grid, (p(previous, at), p(following, at), p(flow), p(weighted), *i(*size)))
+                self._launch("mirage_spread", grid, (p(weighted), p(refined), *i(*size)))
+                flow = refined
         self._launch("mirage_moves", grid, (p(previous), p(following), p(flow), p(self.flow), *i(*half)))
         self._launch(
             "mirage_warp_past", tiles,

@@ -23,7 +23,7 @@ SEARCH = 3  # cells searched to each side: motion up to 48 pixels a frame
 STEPS = (2, 1, 2, 2)  # of Lucas-Kanade at 1/16, 1/8, 1/4 and 1/2
 WINDOW = 3  # radius of its windows, in pixels of the level
 REACH = 6  # how far vectors spread after each step, likewise
-LONGEST_STEP = 1.0  # likewise
+LONGEST_STEP = 1.0  # of one refinement, likewise
 AROUND = 12  # radius of what decides for a plain place whether it moves, in pixels of half size
 DAMPING = 1e-5  # in squared luma a pixel: without texture the step is zero
 HALF_CONFIDENT = 1e-3  # likewise; camera noise lies far below
@@ -68,8 +68,8 @@ def _lucas_kanade(previous: Tensor, following: Tensor, flow: Tensor) -> tuple[Te
     products = torch.cat((gx * gx, gx * gy, gy * gy, gx * error, gy * error), dim=1)
     xx, xy, yy, xe, ye = box(products, WINDOW).unbind(dim=1)
     half_difference = 0.5 * (xx - yy)
-    least = 0.5 * (xx + yy) - (half_difference * half_difference + xy * xy).sqrt()
-    confidence = least.clamp(min=0) / (least.clamp(min=0) + HALF_CONFIDENT) + LEAST_CONFIDENCE
+    least = (0.5 * (xx + yy) - (half_difference * half_difference + xy * xy).sqrt()).clamp(min=0)
+    confidence = least / (least + HALF_CONFIDENT) + LEAST_CONFIDENCE
     xx, yy = xx + DAMPING, yy + DAMPING
     determinant = xx * yy - xy * xy
     step = torch.stack(((yy * xe - xy * ye), (xx * ye - xy * xe)), dim=1) / determinant[:, None]
