@@ -182,6 +182,35 @@ __device__ __forceinline__ Sample sample_at(float x, float y, int height, int wi
     return {y0 * width + x0, y0 * width + x1, y1 * width + x0, y1 * width + x1, x - x0, y - y0};
 }
 
+// Sums over the window of 2 RADIUS + 1 rows and columns around the thread's pixel of a tile of 32 x 8, whose values
+// come with a margin of MARGIN pixels, zero outside of the picture; `across` holds sums along the rows. Values must
+// be there for all threads (a barrier ahead); before `across` or the values are written again, another one.
+template <int KINDS, int RADIUS, int MARGIN>
+__device__ __forceinline__ void window_sums(const float (&values)[KINDS][8 + 2 * MARGIN][32 + 2 * MARGIN],
+                                            float (&across)[KINDS][8 + 2 * MARGIN][32], float (&sums)[KINDS]) {
+    constexpr int ROWS = 8 + 2 * RADIUS, SKIPPED = MARGIN - RADIUS;
+    for (int i = threadIdx.x; i < KINDS * ROWS * 32; i += 256) {
+        const int k = i / (ROWS * 32), row = i / 32 % ROWS, column = i % 32;
+        float sum = 0.f;
+#pragma unroll
+        for (int d = 0; d <= 2 * RADIUS; ++d) sum += values[k][SKIPPED + row][SKIPPED + column + d];
+        across[k][row][column] = sum;
+    }
+    __syncthreads();
+#pragma unroll
+    for (int k = 0; k < KINDS; ++k) {
+        sums[k] = 0.f;
+#pragma unroll
+        for (int d = 0; d <= 2 * RADIUS; ++d) sums[k] += across[k][threadIdx.x / 32 + d][threadIdx.x % 32];
+    }
+}
+// One over the number of a window's pixels that lie in the picture.
+template <int RADIUS>
+__device__ __forceinline__ float window_share(int x, int y, int height, int width) {
+    const int rows = min(y + RADIUS, height - 1) - max(y - RADIUS, 0) + 1, columns = min(x + RADIUS, width - 1) - max(x - RADIUS, 0) + 1;
+    return 1.f / (rows * columns);
+}
+
 // One Gauss-Newton step on a tile of 32 x 8 flow vectors, from a flow FACTOR times as small. Leaves the refined
 // vectors times their confidence, and the confidence, for spread. Constants as in consistency.py.
 // Launch: block (256), grid (ceil(w / 32), ceil(h / 8)).
@@ -214,26 +243,13 @@ __device__ __forceinline__ void lucas_kanade(const float* __restrict__ previous,
         for (int k = 0; k < 5; ++k) products[k][py][px] = p[k];
     }
     __syncthreads();
-    for (int i = threadIdx.x; i < 5 * PH * 32; i += 256) {
-        const int k = i / (PH * 32), y = i / 32 % PH, x = i % 32;
-        float sum = 0.f;
-#pragma unroll
-        for (int d = 0; d <= 2 * RADIUS; ++d) sum += products[k][y][x + d];
-        across[k][y][x] = sum;
-    }
-    __syncthreads();
-    const int tx = threadIdx.x % 32, ty = threadIdx.x / 32, x = x0 + tx, y = y0 + ty;
-    if (x >= width || y >= height) return;
     float box[5];
-    const int rows = min(y + RADIUS, height - 1) - max(y - RADIUS, 0) + 1, columns = min(x + RADIUS, width - 1) - max(x - RADIUS, 0) + 1;
-    const float share = 1.f / (rows * columns);
+    window_sums<5, RADIUS, RADIUS>(products, across, box);
+    const int x = x0 + threadIdx.x % 32, y = y0 + threadIdx.x / 32;
+    if (x >= width || y >= height) return;
+    const float share = window_share<RADIUS>(x, y, height, width);
 #pragma unroll
-    for (int k = 0; k < 5; ++k) {
-        float sum = 0.f;
-#pragma unroll
-        for (int d = 0; d <= 2 * RADIUS; ++d) sum += across[k][ty + d][tx];
-        box[k] = sum * share;
-    }
+    for (int k = 0; k < 5; ++k) box[k] *= share;
     const float half_difference = 0.5f * (box[0] - box[2]);
     const float least = fmaxf(0.5f * (box[0] + box[2]) - sqrtf(half_difference * half_difference + box[1] * box[1]), 0.f);
     const float confidence = least / (least + HALF_CONFIDENT) + LEAST_CONFIDENCE;
@@ -270,49 +286,12 @@ extern "C" __global__ void __launch_bounds__(256) mirage_spread(const float* __r
         for (int k = 0; k < 3; ++k) given[k][i / PW][i % PW] = inside ? weighted[k * plane + size_t(y) * width + x] : 0.f;
     }
     __syncthreads();
-    for (int i = threadIdx.x; i < 3 * PH * 32; i += 256) {
-        const int k = i / (PH * 32), y = i / 32 % PH, x = i % 32;
-        float sum = 0.f;
-#pragma unroll
-        for (int d = 0; d <= 2 * REACH; ++d) sum += given[k][y][x + d];
-        across[k][y][x] = sum;
-    }
-    __syncthreads();
-    const int tx = threadIdx.x % 32, ty = threadIdx.x / 32, x = x0 + tx, y = y0 + ty;
+    float sums[3];
+    window_sums<3, REACH, REACH>(given, across, sums);
+    const int x = x0 + threadIdx.x % 32, y = y0 + threadIdx.x / 32;
     if (x >= width || y >= height) return;
-    float sums[3] = {0.f, 0.f, 0.f};
-#pragma unroll
-    for (int k = 0; k < 3; ++k)
-#pragma unroll
-        for (int d = 0; d <= 2 * REACH; ++d) sums[k] += across[k][ty + d][tx];
     flow[size_t(y) * width + x] = sums[0] / sums[2];
     flow[plane + size_t(y) * width + x] = sums[1] / sums[2];
-}
-
-// Sums over a window of 2 RADIUS + 1 rows and columns around each pixel of a tile of 32 x 8, whose errors come
-// with a margin of MARGIN pixels; `across` holds sums along the rows. Two kinds of error, and their mean over
-// what lies in the picture.
-template <int RADIUS, int MARGIN>
-__device__ __forceinline__ float2 window_means(const float (&errors)[2][8 + 2 * MARGIN][32 + 2 * MARGIN],
-                                               float (&across)[2][8 + 2 * MARGIN][32], int x, int y, int height, int width) {
-    constexpr int ROWS = 8 + 2 * RADIUS, SKIPPED = MARGIN - RADIUS;
-    for (int i = threadIdx.x; i < 2 * ROWS * 32; i += 256) {
-        const int k = i / (ROWS * 32), row = i / 32 % ROWS, column = i % 32;
-        float sum = 0.f;
-#pragma unroll
-        for (int d = 0; d <= 2 * RADIUS; ++d) sum += errors[k][SKIPPED + row][SKIPPED + column + d];
-        across[k][row][column] = sum;
-    }
-    __syncthreads();
-    float sums[2] = {0.f, 0.f};
-#pragma unroll
-    for (int k = 0; k < 2; ++k)
-#pragma unroll
-        for (int d = 0; d <= 2 * RADIUS; ++d) sums[k] += across[k][threadIdx.x / 32 + d][threadIdx.x % 32];
-    __syncthreads();  // the next window writes where this one was read
-    const int rows = min(y + RADIUS, height - 1) - max(y - RADIUS, 0) + 1, columns = min(x + RADIUS, width - 1) - max(x - RADIUS, 0) + 1;
-    const float share = 1.f / max(rows * columns, 1);
-    return make_float2(sums[0] * share, sums[1] * share);
 }
 
 // moves: flow where moving explains the new frame clearly better than standing still, or does so around a place
@@ -338,13 +317,18 @@ extern "C" __global__ void __launch_bounds__(256) mirage_moves(
         errors[1][i / PW][i % PW] = moved;
     }
     __syncthreads();
+    float near[2], around[2];  // still, moved
+    window_sums<2, NEAR, AROUND>(errors, across, near);
+    __syncthreads();
+    window_sums<2, AROUND, AROUND>(errors, across, around);
     const int x = x0 + threadIdx.x % 32, y = y0 + threadIdx.x / 32;
-    const float2 near = window_means<NEAR, AROUND>(errors, across, x, y, height, width);      // still, moved
-    const float2 around = window_means<AROUND, AROUND>(errors, across, x, y, height, width);  // likewise
     if (x >= width || y >= height) return;
+    const float near_share = window_share<NEAR>(x, y, height, width), share = window_share<AROUND>(x, y, height, width);
+    const float near_still = near[0] * near_share, near_moved = near[1] * near_share;
+    const bool clearly = near_moved < 0.8f * near_still - 0.002f;
+    const bool is_around = around[1] * share < 0.8f * (around[0] * share) - 0.001f;
+    const bool moves = clearly || (is_around && near_moved <= near_still + 0.002f);
     const float2 v = flow_at<1>(flow, x, y, height, width);
-    const bool clearly = near.y < 0.8f * near.x - 0.002f;
-    const bool moves = clearly || (around.y < 0.8f * around.x - 0.001f && near.y <= near.x + 0.002f);
     out[size_t(y) * width + x] = moves ? v.x : 0.f;
     out[size_t(height) * width + size_t(y) * width + x] = moves ? v.y : 0.f;
 }

@@ -18,7 +18,6 @@ from mirage_cli.engine.program import FrameProgram
 from mirage_cli.kernels import loader
 from mirage_cli.lsd.consistency import CUT_THRESHOLD, STEPS, estimate_motion
 from mirage_cli.lsd.model import luma
-from mirage_cli.lsd.planes import resize_flow, warp
 
 
 def scene(height: int, width: int, wall: bool = False, seed: int = 0) -> np.ndarray:
@@ -102,8 +101,8 @@ def test_opencv_and_torch_find_the_same_motion():
 class Recorder:
     """Takes a program's launches, and the tensors behind the addresses that they are handed."""
 
-    def __init__(self, program: FrameProgram) -> None:
-        self.program, self.tensors, self.launches = program, [], []
+    def __init__(self) -> None:
+        self.tensors, self.launches = [], []
 
     def keep(self, tensor: torch.Tensor) -> int:
         self.tensors.append(tensor)
@@ -136,7 +135,7 @@ def motion_program(height: int, width: int) -> tuple[FrameProgram, Recorder]:
         last=zeros(1, 3, height, width), older=zeros(1, 6, height // 2, width // 2), input_luma=zeros(1, 1, height, width),
         valid=zeros(1), height=height, width=width,
     )  # fmt: skip
-    recorder = Recorder(program)
+    recorder = Recorder()
     program._keep, program._launch = recorder.keep, recorder.launch
     program._allocate_motion(height, width)
     program._prepare(height, width)

@@ -227,7 +227,8 @@ class FrameProgram:
         self.older_cells = self._empty(height * width // 64, 96)
         self.moved_last = self._empty(3, height, width, dtype=fp32)
         self.moved_older = self._empty(3, height // 2, width // 2, dtype=fp32)
-        levels = [height * width // s for s in (4, 16, 64, 256)]
+        self.motion_sizes = [(height // s, width // s) for s in (2, 4, 8, 16)]
+        levels = [h * w for h, w in self.motion_sizes]
         self.pyramid = self._empty(sum(levels), dtype=fp32)  # luma at 1/2, 1/4, 1/8, 1/16
         self.previous_pyramid = self._empty(sum(levels), dtype=fp32)
         self.moved_coarse = self._empty(levels[3], dtype=fp32)
@@ -280,7 +281,7 @@ class FrameProgram:
         def i(*numbers: int) -> tuple[ctypes.c_int, ...]:
             return tuple(ctypes.c_int(n) for n in numbers)
 
-        sizes = [(height // f, width // f) for f in (2, 4, 8, 16)]
+        sizes = self.motion_sizes
         places = [sum(h * w for h, w in sizes[:level]) for level in range(4)]  # in the pyramids
         half, quarter, coarse, at_coarse = sizes[0], sizes[1], sizes[3], places[3]
         previous, following = self.previous_pyramid, self.pyramid
