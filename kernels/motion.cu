@@ -182,6 +182,44 @@ __device__ __forceinline__ Sample sample_at(float x, float y, int height, int wi
     return {y0 * width + x0, y0 * width + x1, y1 * width + x0, y1 * width + x1, x - x0, y - y0};
 }
 
+struct CubicSample {  // a bicubic sample's place (Keys 1981, a = -0.75): four rows and columns, and their weights
+    int row[4], column[4];
+    float down[4], across[4];
+    __device__ __forceinline__ float of(const float* __restrict__ plane) const {
+        float sum = 0.f;
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            const float* line = plane + row[i];
+            sum += down[i] * (line[column[0]] * across[0] + line[column[1]] * across[1] + line[column[2]] * across[2] +
+                              line[column[3]] * across[3]);
+        }
+        return fminf(fmaxf(sum, -1.f), 1.f);  // it may overshoot
+    }
+};
+__device__ __forceinline__ void cubic_weights(float t, float (&weights)[4]) {
+    constexpr float A = -0.75f;
+    const float s = 1.f - t;
+    weights[0] = A * t * s * s;
+    weights[1] = ((A + 2.f) * t - (A + 3.f)) * t * t + 1.f;
+    weights[2] = ((A + 2.f) * s - (A + 3.f)) * s * s + 1.f;
+    weights[3] = A * s * t * t;
+}
+__device__ __forceinline__ CubicSample cubic_sample_at(float x, float y, int height, int width) {
+    // Beyond one pixel outside nothing changes any more; fmaxf(NaN, -1) is -1.
+    x = fminf(fmaxf(x, -1.f), float(width));
+    y = fminf(fmaxf(y, -1.f), float(height));
+    const float left = floorf(x), top = floorf(y);
+    CubicSample at;
+    cubic_weights(x - left, at.across);
+    cubic_weights(y - top, at.down);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        at.row[i] = min(max(int(top) + i - 1, 0), height - 1) * width;
+        at.column[i] = min(max(int(left) + i - 1, 0), width - 1);
+    }
+    return at;
+}
+
 // Sums over the window of 2 RADIUS + 1 rows and columns around the thread's pixel of a tile of 32 x 8, whose values
 // come with a margin of MARGIN pixels, zero outside of the picture; `across` holds sums along the rows. Values must
 // be there for all threads (a barrier ahead); before `across` or the values are written again, another one.
@@ -369,8 +407,8 @@ __device__ __forceinline__ void decide_cut(const float* moved, const float* next
     }
 }
 
-// warp_past: the last frame and the last luma moved to the incoming frame, into their channels (48 to 111)
-// of the network's input; the two older frames likewise at half size, into cells of their own; fp32 copies
+// warp_past: the last frame and the last luma moved to the incoming frame, bicubic, into their channels (48 to 111)
+// of the network's input; the two older frames likewise at half size, bilinear, into cells of their own; fp32 copies
 // for the blend and the history. The block that finishes last decides on the cut. Flow is at half size.
 // Launch: block (256), grid (ceil(W / 64), ceil(H / 16)).
 template <typename T>
@@ -394,7 +432,7 @@ __device__ __forceinline__ void warp_past(
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
             const float2 f = flow_at<2>(flow, x + k, y, H, W);
-            const Sample at = sample_at(x + k + f.x, y + f.y, H, W);
+            const CubicSample at = cubic_sample_at(x + k + f.x, y + f.y, H, W);
 #pragma unroll
             for (int c = 0; c < 3; ++c) v[c][k] = at.of(last + c * plane);
             v[3][k] = at.of(input_luma);

@@ -73,6 +73,7 @@ def parse(text: str) -> dict[str, Entry]:
     """Entries of a PTX text by name."""
     text = re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
     text = re.sub(r"//[^\n]*", "", text)
+    shared = re.findall(r"^\.shared[^;]+", text, re.MULTILINE)  # of functions that were inlined
     entries = {}
     for match in re.finditer(r"\.visible\s+\.entry\s+(\w+)\s*\(([^)]*)\)[^{]*\{", text):
         depth, end = 1, match.end()
@@ -82,7 +83,8 @@ def parse(text: str) -> dict[str, Entry]:
         entry = Entry()
         for width, name in re.findall(r"\.param\s+\.[a-z](\d+)\s+(\w+)", match.group(2)):
             entry.parameters.append((name, int(width) // 8))
-        for statement in text[match.end() : end - 1].split(";"):
+        body = text[match.end() : end - 1]
+        for statement in [*(s for s in shared if re.search(r"([\w$]+)\[", s).group(1) in body), *body.split(";")]:
             _statement(entry, statement.strip())
         entries[match.group(1)] = entry
     return entries
@@ -124,6 +126,7 @@ def _bf16(values: np.ndarray) -> np.ndarray:
 
 
 COMPARE = {"eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal}
+WHOLE = {"rni": np.rint, "rzi": np.trunc, "rmi": np.floor}
 LOGIC = {"and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor}
 
 
@@ -299,6 +302,20 @@ class Launch:
         place = self._place(space, i.operands[0], width, width, mask)
         np.add.at(self._bytes(space).view(f"u{width}"), place // width, self._value(i.operands[1], kind)[mask])
 
+    def _atom(self, i: Instruction, mask: np.ndarray) -> None:
+        """Additions in the order of the threads: each gets what was there before its own."""
+        space, kind = i.name[1], i.name[-1]
+        if i.name[-2] != "add":
+            raise PtxError("atom other than add")
+        width = BITS[kind[1:]] // 8
+        cells = self._bytes(space).view(f"u{width}")
+        place, values = self._place(space, i.operands[1], width, width, mask) // width, self._value(i.operands[2], kind)
+        before = np.zeros(self.count, f"u{width}")
+        for thread, cell in zip(np.flatnonzero(mask), place, strict=True):
+            before[thread] = cells[cell]
+            cells[cell] += values[thread].astype(cells.dtype)
+        self._set(i.operands[0], before, mask)
+
     # arithmetic --------------------------------------------------------------------------------
 
     def _warps(self, mask: np.ndarray) -> None:
@@ -316,6 +333,10 @@ class Launch:
             self._store(i, mask)
         elif operation == "red":
             self._reduce(i, mask)
+        elif operation == "atom":
+            self._atom(i, mask)
+        elif operation == "membar":
+            pass  # every store is seen at once
         elif operation == "mov" and o[0].startswith("{"):
             for number, target in enumerate(self._vector(o[0])):
                 self._set(target, self._raw(o[1]) >> np.uint64(16 * number), mask)
@@ -331,7 +352,7 @@ class Launch:
             if i.name[1:3] != ["sync", "bfly"] or (clamp[mask] != 31).any() or (members[mask] != 0xFFFFFFFF).any():
                 raise PtxError("unknown shuffle")
             self._warps(mask)
-            source = np.arange(self.count) ^ distance
+            source = np.arange(self.count) ^ np.where(mask, distance, 0)
             self._set(o[0].partition("|")[0], self._raw(o[1])[source], mask)
         elif operation == "redux":
             self._warps(mask)
@@ -365,13 +386,14 @@ class Launch:
             self._set(o[0], (high << np.uint64(16)) | low, mask)
             return
         value = self._value(o[1], of)
+        whole = next((WHOLE[part] for part in i.name[1:-2] if part in WHOLE), None)
+        if of[0] == "f" and whole:
+            value = whole(value)
         if to == "bf16":
             self._set(o[0], _bf16(value), mask)
         elif to[0] == "f":
             self._set(o[0], value.astype(f"f{int(to[1:]) // 8}"), mask)
         else:
-            if of[0] == "f":
-                value = {"rni": np.rint, "rzi": np.trunc, "rmi": np.floor}[i.name[1]](value)
             self._set(o[0], value.astype(("i" if to[0] == "s" else "u") + str(BITS[to[1:]] // 8)), mask)
 
     def _arithmetic(self, operation: str, i: Instruction, kind: str, o: list[str]) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -43,12 +45,28 @@ def test_resize_flow(factor):
     torch.testing.assert_close(resize_flow(flow, factor), by_torch(resize_flow, flow, factor), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("cubic", [False, True])
 @pytest.mark.parametrize("channels", [1, 3, 4, 6])
-def test_warp_repeats_the_borders(channels):
+def test_warp_repeats_the_borders(channels, cubic):
     x, flow = picture(2, channels, 24, 40), picture(2, 2, 24, 40) * 30 - 15
-    torch.testing.assert_close(warp(x, flow), by_torch(warp, x, flow), rtol=0, atol=5e-3)
-    still = warp(x, torch.zeros_like(flow))
+    torch.testing.assert_close(warp(x, flow, cubic=cubic), by_torch(functools.partial(warp, cubic=cubic), x, flow), rtol=0, atol=5e-3)
+    still = warp(x, torch.zeros_like(flow), cubic=cubic)
     torch.testing.assert_close(still, x, rtol=0, atol=1e-6)
+    outside = warp(x, torch.full_like(flow, -100.0), cubic=cubic)
+    torch.testing.assert_close(outside, x[..., :1, :1].expand_as(x), rtol=0, atol=1e-6)
+
+
+def test_a_cubic_warp_keeps_fine_waves_that_a_bilinear_one_softens():
+    at = torch.arange(80.0)
+
+    def wave(shift: float) -> torch.Tensor:
+        return torch.sin((at + shift) * 1.4).expand(1, 1, 16, 80).contiguous()  # 4.5 pixels long
+
+    halfway = torch.zeros(1, 2, 16, 80)
+    halfway[:, 0] = 0.5
+    inner = (..., slice(3, -3))
+    error = {cubic: (warp(wave(0), halfway, cubic=cubic) - wave(0.5))[inner].abs().max() for cubic in (False, True)}
+    assert error[True] < 0.02 and error[False] > 0.2
 
 
 def test_views_need_not_be_contiguous():

@@ -63,7 +63,9 @@ class History:
         following = luma(frame)
         if flow is None:
             flow = self.motion_to(frame)
-        pictures = warp(torch.cat((self.last, self.input_luma), dim=1), resize_flow(flow, 2))
+        # Bicubic, or each frame of a pan would soften the strokes once more.
+        pictures = torch.cat((self.last, self.input_luma), dim=1)
+        pictures = warp(pictures, resize_flow(flow, 2), cubic=True).clamp(-1, 1)
         older = warp(self.older, flow)
         cut = (cut_score(pictures[:, 3:], following) > CUT_THRESHOLD).to(frame.dtype) * self.valid
         valid = self.valid * (1 - cut)
