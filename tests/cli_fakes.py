@@ -1,7 +1,8 @@
 """``mirage`` with a stand-in for the trained model: ``python tests/cli_fakes.py transform ...``.
 
 All else is real: command line, threads, ffmpeg, signals, terminal. The stand-in turns each frame
-into its negative (``negative``) or leaves it (``identity``), after FAKE_MODEL_MS of sleep.
+into its negative (``negative``) or leaves it (``identity``), after FAKE_MODEL_MS of sleep. To the pipe
+FAKE_READY_FD, where there is one, it writes a byte once Ctrl-C and SIGTERM are interruptions of the run.
 """
 
 from __future__ import annotations
@@ -155,4 +156,13 @@ if __name__ == "__main__":
         TransformConfig, piece_frames=int(os.environ.get("FAKE_PIECE_FRAMES", "250"))
     )
     transform.Engine = live.Engine = batch.Engine = FakeEngine  # type: ignore[misc,assignment]
+    if "FAKE_READY_FD" in os.environ:
+        mark, begin = int(os.environ["FAKE_READY_FD"]), cli.cli.main
+
+        def ready(*arguments, **options):
+            os.write(mark, b".")
+            os.close(mark)
+            return begin(*arguments, **options)
+
+        cli.cli.main = ready  # type: ignore[method-assign]
     sys.exit(run())

@@ -14,6 +14,7 @@ from mirage_cli.video_in import open_file
 from mirage_cli.video_out import FileSink, open_output
 
 WIDTH, HEIGHT, FPS = 96, 64, 30
+SOUND_RATE = 48_000
 
 
 def ffmpeg(*arguments: object, feed: bytes | None = None) -> bytes:
@@ -140,13 +141,22 @@ def flash_seconds(path: Path) -> float:
 
 def beep_seconds(path: Path, track: int = 0) -> float:
     """When the sound sets in, in the file's own time."""
-    rate = 48000
+    return int(np.argmax(loud(path, track))) / SOUND_RATE
+
+
+def loud(path: Path, track: int = 0) -> np.ndarray:
+    """Whether a wave is high, at each of SOUND_RATE moments a second of the file's own time."""
     raw = ffmpeg(
         "-copyts", "-i", file_url(path), "-map", f"0:a:{track}", "-af",
-        f"aresample={rate}:async=1:first_pts=0", "-ac", 1, "-f", "s16le", "-",
+        f"aresample={SOUND_RATE}:async=1:first_pts=0", "-ac", 1, "-f", "s16le", "-",
     )
-    wave = np.abs(np.frombuffer(raw, np.int16).astype(np.float32))
-    return int(np.argmax(wave > 6000)) / rate
+    return np.abs(np.frombuffer(raw, np.int16).astype(np.int32)) > 6000
+
+
+def beep_begins(path: Path) -> np.ndarray:
+    """When each tone sets in, in seconds of the file's own time."""
+    moments = np.flatnonzero(loud(path))
+    return moments[np.flatnonzero(np.diff(moments, prepend=-SOUND_RATE) > SOUND_RATE // 20)] / SOUND_RATE
 
 
 def streams_of(path: Path) -> str:
@@ -226,12 +236,24 @@ def offsets_ms(path: Path, *, negative: bool = True) -> list[float]:
     times, grey = brightness(path)
     flash = (grey > 120) != negative
     flashes = [times[n] for n in range(1, len(flash)) if flash[n] and not flash[n - 1]]
-    rate = 48000
-    wave = np.frombuffer(ffmpeg(
-        "-copyts", "-i", file_url(path), "-map", "0:a:0", "-af", f"aresample={rate}:async=1:first_pts=0",
-        "-ac", 1, "-f", "s16le", "-",
-    ), np.int16)  # fmt: skip
-    loud = np.flatnonzero(np.abs(wave.astype(np.int32)) > 6000)
-    begins = loud[np.flatnonzero(np.diff(loud, prepend=-rate) > rate // 20)] / rate
+    begins = beep_begins(path)
     nearest = [begins[np.argmin(np.abs(begins - flash))] for flash in flashes]
     return [1e3 * (flash - beep) for flash, beep in zip(flashes, nearest) if abs(flash - beep) < 0.2]
+
+
+def white_and_tone(path: Path, *, fps: int = FPS, negative: bool = True) -> list[tuple[float, bool, bool]]:
+    """(time, whether it is white, whether a tone is on in its middle) of each picture.
+
+    The two agree for every picture, whichever others were dropped, as long as picture and sound are
+    less than half a frame apart. The last picture is left out: a run that is ended with it need not
+    have its sound. ``negative`` where white became black.
+    """
+    times, grey = brightness(path)
+    high = loud(path)
+    found = []
+    for time, level in zip(times[:-1], grey):
+        middle = round((time + 0.5 / fps) * SOUND_RATE)
+        period = SOUND_RATE // 1000  # of the tone
+        tone = high[middle - period // 2 : middle + period // 2]
+        found.append((time, bool((level > 120) != negative), bool(tone.any())))
+    return found

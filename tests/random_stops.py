@@ -7,6 +7,7 @@ size; signal, moment and kind of run are drawn from the seed. Prints one JSON do
 when a run broke a rule:
 
 * it ends within 90 seconds (a busy machine), without a traceback;
+* it ends with 0 or 130, or, while Python still imports, by the signal with nothing said and nothing left;
 * an output under its final name decodes without an error, with as many frames as the run says;
 * there is no other file: nothing half written under any name.
 """
@@ -17,6 +18,7 @@ import argparse
 import json
 import os
 import random
+import select
 import signal
 import subprocess
 import sys
@@ -58,17 +60,31 @@ def make_clips(folder: Path) -> tuple[Path, Path]:
 
 
 def run_once(
-    arguments: list[str], after_seconds: float | None, number: int, command: tuple[str, ...] = MIRAGE
-) -> tuple[int, bytes, bytes, float]:
-    """Exit code, stdout, stderr and seconds of one run that gets a signal after a while."""
+    arguments: list[str], after_seconds: float | None, number: int, command: tuple[str, ...] = MIRAGE,
+    says_ready: bool = False,
+) -> tuple[int, bytes, bytes, float]:  # fmt: skip
+    """Exit code, stdout, stderr and seconds of one run that gets a signal after a while.
+
+    Args:
+        says_ready: ``command`` is ``cli_fakes``; the while begins when it hears signals, however long
+            its imports took.
+    """
     environment = dict(os.environ, OMP_NUM_THREADS="2", FAKE_MODEL_MS="5")
     environment["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), environment.get("PYTHONPATH", "")])
+    heard, mark = os.pipe()
+    if says_ready:
+        environment["FAKE_READY_FD"] = str(mark)
     begin = time.monotonic()
-    process = subprocess.Popen(
-        [*command, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, env=environment,
-    )  # fmt: skip
     try:
+        process = subprocess.Popen(
+            [*command, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, env=environment, pass_fds=(mark,) if says_ready else (),
+        )  # fmt: skip
+    finally:
+        os.close(mark)
+    try:
+        if says_ready:
+            _wait_until_ready(heard)
         if after_seconds is not None:
             try:
                 process.wait(after_seconds)
@@ -79,11 +95,30 @@ def run_once(
         process.kill()
         process.communicate()
         return -999, b"", b"", time.monotonic() - begin
+    finally:
+        os.close(heard)
     return process.returncode, out, err, time.monotonic() - begin
 
 
-def judge(code: int, out: bytes, err: bytes, folder: Path) -> tuple[list[str], int | None]:
-    """(broken rules, frames of what was written or None) of one run into an empty folder."""
+def _wait_until_ready(heard: int) -> None:
+    """Raises:
+        subprocess.TimeoutExpired: it does not say so.
+        RuntimeError: it ended without.
+    """
+    if not select.select([heard], [], [], LIMIT_SECONDS)[0]:
+        raise subprocess.TimeoutExpired("cli_fakes", LIMIT_SECONDS)
+    if not os.read(heard, 1):
+        raise RuntimeError("the stand-in ended before it heard signals")
+
+
+def judge(
+    code: int, out: bytes, err: bytes, folder: Path, said_ready: bool = False
+) -> tuple[list[str], int | None]:
+    """(broken rules, frames of what was written or None) of one run into an empty folder.
+
+    Args:
+        said_ready: the signal came after its handlers, so that it cannot end the process by itself.
+    """
     wrong = []
     left = sorted(folder.iterdir())
     if code == -999:
@@ -93,7 +128,9 @@ def judge(code: int, out: bytes, err: bytes, folder: Path) -> tuple[list[str], i
     wrong += [f"left {path.name}" for path in left if path.suffix == ".part"]
     finals = [path for path in left if path.suffix != ".part"]
     frames = None
-    if code not in (0, 130, -signal.SIGINT, -signal.SIGTERM):
+    by_signal = code in (-signal.SIGINT, -signal.SIGTERM)
+    importing = by_signal and not said_ready and not out and not err and not left
+    if code not in (0, 130) and not importing:
         wrong.append(f"exit code {code}: {err.decode('utf-8', 'replace')[-300:]}")
     if code == 0 and not finals:
         wrong.append("ended with 0 and wrote nothing")
