@@ -239,6 +239,7 @@ def test_known_warps_return_and_grade_the_teacher_itself_as_perfect(warps, monke
     assert found["edges_kept"] == found["edges_kept_teacher"] > 0.3
     for name in ("strokes_first", "strokes", "strokes_first_likeness", "strokes_likeness"):
         assert found[name] == pytest.approx(1.0, abs=1e-5)
+    assert found["weave_levels_first"] == found["weave_levels"] == 0.0
 
 
 def test_errors_that_grow_from_return_to_return_are_seen(warps, monkeypatch) -> None:
@@ -289,6 +290,19 @@ def test_strokes_count_wherever_they_lie() -> None:
     assert of(torch.cat((teacher[..., :64] * 0, teacher[..., 64:]), dim=-1))[1] > 0.9
     with pytest.raises(ValueError, match="32 pixels"):
         strokes.band_strengths(torch.zeros(1, 3, 16, 64))
+
+
+def test_a_weave_of_the_cells_is_seen_and_strokes_are_not() -> None:
+    generator = torch.Generator().manual_seed(2)
+    teacher, elsewhere = (
+        0.8 * F.interpolate(torch.rand(1, 3, 64, 64, generator=generator) - 0.5, scale_factor=4.0, mode="bicubic")
+        for _ in range(2)
+    )
+    assert strokes.weave_levels(teacher, teacher) == 0.0
+    assert strokes.weave_levels(elsewhere, teacher) < 0.5 < 10 < 127.5 * float((elsewhere - teacher).std())
+    checks = 8 / 255 * (1 - 2 * ((torch.arange(256)[:, None] + torch.arange(256)) % 2))  # half a period is a pixel
+    assert strokes.weave_levels(teacher + checks, teacher) == pytest.approx(4.0, abs=0.1)
+    assert strokes.weave_levels(teacher + checks, teacher + checks) == 0.0  # the look's own
 
 
 # --- perceptual ------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from mirage_cli.training import loop
 from mirage_cli.training.config import load_config
 from mirage_cli.training.data import fit, read_manifest
 from mirage_cli.training.forcing import ForcingConfig, force
+from mirage_cli.training.losses import grid_difference
 from mirage_cli.training.state import load_streams
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -196,6 +197,31 @@ def test_forcing_tells_the_levels_and_hides_the_past():
     spread = seen.last[~hidden].flatten(1).std(dim=1)
     np.testing.assert_allclose(spread, 0.5 * levels[~hidden][:, 0], rtol=0.1, atol=0.01)
     assert bool((kept.last == 0).all())  # noise is for the network's eyes only
+
+
+def test_where_a_past_is_torn_it_is_not_trusted(arguments):
+    trainer = loop.Trainer(load_config(None, [*arguments, "stream.torn=0.5"]), lambda line: None)
+    pool, flow = trainer.pool, torch.full((400, 2, 32, 32), 0.25)
+    torn, where = pool._torn(flow)
+    assert where.shape == (400, 1, 64, 64) and set(where.unique().tolist()) == {0.0, 1.0}
+    wrong = (torn != flow).any(dim=1, keepdim=True)
+    assert torch.equal(torch.nn.functional.interpolate(wrong.float(), scale_factor=2.0), where)
+    hit = where.flatten(1).any(dim=1).float().mean()
+    assert 0.4 < hit < 0.6 and 0.05 < where.mean() < 0.2
+    assert 0.5 < (torn - flow)[wrong.expand_as(flow)].std() < 2
+    first = pool.next(trainer.net)
+    pool.feed(first, first.target, trainer.net.empty_memory(len(first.t))[:, :48])
+    pool._torn = lambda flow: (flow, torch.ones(len(flow), 1, 64, 64))
+    assert not pool.next(trainer.net).trusted.any()
+
+
+def test_a_weave_costs_and_strokes_elsewhere_do_not():
+    noise = torch.rand(2, 3, 256, 256, generator=torch.Generator().manual_seed(1)) - 0.5
+    checks = 0.1 * (1 - 2 * ((torch.arange(256)[:, None] + torch.arange(256)) % 2))
+    assert grid_difference(noise, noise + 0.3) < 1e-6  # a tone is no weave
+    assert grid_difference(noise, noise.flip(-1)) < 0.015
+    assert grid_difference(noise + checks, noise) == pytest.approx(0.1, abs=1e-4)
+    assert grid_difference(noise[..., :16, :16], noise[..., :16, :16]) == 0  # smaller than a window
 
 
 def test_fit_covers_and_crops():

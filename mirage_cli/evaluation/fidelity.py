@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mirage_cli.evaluation.clips import Clip
 from mirage_cli.evaluation.perceptual import PerceptualDistance
-from mirage_cli.evaluation.strokes import stroke_numbers
+from mirage_cli.evaluation.strokes import stroke_numbers, weave_levels
 from mirage_cli.lsd.checkpoint import ModelBundle
 from mirage_cli.metrics import FlowWarper, edges_kept, moved_gap
 from mirage_cli.models import catalog
@@ -162,13 +162,14 @@ class KnownWarps:
         return result
 
     def _judged(self, frames: Tensor, targets: Tensor, kept: dict[int, Tensor], alone: list[Tensor]) -> dict:
-        """Perceptual distances, strokes, warped errors of model, history off and teacher, edges of the first round."""
+        """Perceptual distances, strokes, weave, warped errors of model, history off and teacher, edges of the first round."""
         result: dict = {}
         places = [i for i in JUDGED_AT if i in kept]
         for name, i in (("strokes_first", 0), ("strokes", STROKES_AT)):
             if i in kept:
                 found = stroke_numbers(kept[i], targets[i], frames[i])
                 result |= {name: found["strength"], f"{name}_likeness": found["likeness"]}
+                result[name.replace("strokes", "weave_levels")] = weave_levels(kept[i], targets[i])
         if self.perceptual is not None and places:
             result["perceptual"] = self._distance(kept, targets, places)
             result["perceptual_history_off"] = self._distance(alone, targets, places)

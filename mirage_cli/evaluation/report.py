@@ -20,6 +20,7 @@ BARS = (
     ("warped error over the teacher's, mean of looks", "fidelity", "warped_error_over_teacher", 1.2),
     ("strokes of the first frame, likeness to the teacher's, mean of looks", "fidelity", "strokes_first_likeness", -0.9),
     ("strokes later on, likeness to the teacher's, mean of looks", "fidelity", "strokes_likeness", -0.9),
+    ("weave of 4x4 cells in the first frame, levels, mean of looks", "fidelity", "weave_levels_first", 1.0),
     ("flicker on a still, levels, worst look", "temporal", "worst_still_flicker_levels", 1.0),
     ("perceptual distance in 1 step over 4, mean of looks", "steps", "perceptual_1_over_4", 1.1),
     ("unseen paraphrases judged on the picture", "prompts", "share", -0.95),
@@ -136,7 +137,7 @@ def rows(document: dict[str, Any]) -> list[dict[str, Any]]:
             ("warp/off", temporal, "warped_error_over_history_off"), ("flicker", temporal, "still_flicker_levels"),
             ("edges", temporal, "edges_kept"), ("first 5", fidelity, "first_5"),
             ("return", fidelity, "last_over_first_return"), ("perceptual", fidelity, "perceptual"),
-            ("strokes", fidelity, "strokes_first"), ("1/4 steps", steps, "perceptual_1_over_4"),
+            ("strokes", fidelity, "strokes_first"), ("weave", fidelity, "weave_levels_first"), ("1/4 steps", steps, "perceptual_1_over_4"),
         ):  # fmt: skip
             if isinstance(part.get(key), (int, float)):
                 row[heading] = part[key]

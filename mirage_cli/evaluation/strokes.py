@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mirage_cli.lsd.model import UNSHUFFLE
+
 BANDS = 4  # details of about 2, 4, 8 and 16 pixels
 REACH = 32  # pixels a side of a window; windows overlap by half
 STABILISER = 0.01  # of values in [-1, 1], about one level: less contrast than that is none
@@ -55,6 +57,21 @@ def stroke_numbers(shown: Tensor, teacher: Tensor, source: Tensor) -> dict[str, 
         strength.append((own.sum() + STABILISER * own.numel()) / (wanted.sum() + STABILISER * own.numel()))
         likeness.append(((2 * own * wanted + STABILISER**2) / (own**2 + wanted**2 + STABILISER**2)).mean())
     return {"strength": float(torch.stack(strength).mean()), "likeness": float(torch.stack(likeness).mean())}
+
+
+def weave_levels(shown: Tensor, teacher: Tensor) -> float:
+    """What is added alike to every cell of 4x4 pixels, in levels of 255: RMS over places in the cell and colours.
+
+    The network paints each place in a cell from channels of its own, so that a pattern of its making repeats with the
+    cells: a weave that the eye sees on plain places and no other number here does. Strokes lie anywhere and cancel
+    out in the mean over all cells of a picture; to a hundredth or two of their own contrast, which is the floor of
+    this number. A look whose teacher has such a pattern itself (tiles, stitches) is held to that.
+
+    Args:
+        shown, teacher: [B, 3, H, W] in [-1, 1].
+    """
+    cells = F.pixel_unshuffle((shown - teacher).float(), UNSHUFFLE).mean(dim=(2, 3)).unflatten(1, (-1, UNSHUFFLE**2))
+    return float((cells - cells.mean(dim=2, keepdim=True)).square().mean().sqrt()) * 127.5
 
 
 def _binomial(x: Tensor) -> Tensor:

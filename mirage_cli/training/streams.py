@@ -22,6 +22,7 @@ from mirage_cli.training.data import PictureBank, VideoBank
 from mirage_cli.training.playing import ClipPlayer, StillWalk
 
 MEMORY_EVERY = 4  # frames between two writes of the memory bank; streams are shorter than at run time
+TEAR_CELLS, TEAR_ABOVE, TEAR_VECTORS = 8, 0.8, 1.5  # patches across a frame; their share falls with it; half pixels
 MOVED_WITHIN = 0.1  # luma in [-1, 1]: nearer to the last incoming frame, moved, motion is taken to be right
 
 
@@ -37,6 +38,8 @@ class StreamConfig:
         weak: share of streams with a strength below one.
         noise: largest standard deviation of camera noise, in [-1, 1] units.
         many_steps: share of the frames graded at a flow time above zero.
+        torn: share of the frames whose past is moved by wrong vectors in patches, as motion that is not found
+            tears it; what to do about it is the frame's losses' to say, not the temporal one's.
         mixed: share of the streams with a mixture of two looks, whose target is the mixture of theirs.
         rollout, memory, motion: False for ablations: the past is the target instead of what was
             generated; the memory bank stays empty; the past is not moved.
@@ -49,6 +52,7 @@ class StreamConfig:
     weak: float = 0.2
     noise: float = 0.05
     many_steps: float = 0.2
+    torn: float = 0.0
     mixed: float = 0.1
     rollout: bool = True
     memory: bool = True
@@ -192,14 +196,30 @@ class StreamPool:
         flow = self.history.motion_to(frame)
         if not c.motion:
             flow = torch.zeros_like(flow)
+        flow, torn = self._torn(flow)
         past, _ = self.history.moved_to(frame, self.memory, net.memory_null.detach(), flow)
         change = target - warp(self.last_target, resize_flow(flow, 2))
         found = (luma(frame) - past.input_luma).abs() < MOVED_WITHIN
-        trusted = found * (past.valid * ~switched)[:, None, None, None]
+        trusted = found * (1 - torn) * (past.valid * ~switched)[:, None, None, None]
         self.last_target = target
         one_hot = F.one_hot(self.own_index[torch.stack((self.look, self.other))], self.looks).float()
         look = torch.lerp(one_hot[0], one_hot[1], self.other_weight[:, None])
         return Task(frame, target, x_t, t, 1.0 / steps, look, self.strength, past, change, trusted)
+
+    def _torn(self, flow: Tensor) -> tuple[Tensor, Tensor]:
+        """Flow [B, 2, H/2, W/2] with wrong vectors in patches of some streams; where: [B, 1, H, W], 1 or 0."""
+        n, _, height, width = flow.shape
+        if not self.config.torn:
+            return flow, flow.new_zeros(n, 1, 2 * height, 2 * width)
+
+        def noise(channels: int) -> Tensor:
+            small = torch.randn(n, channels, TEAR_CELLS, TEAR_CELLS, device=self.device, generator=self.generator)
+            return F.interpolate(small, size=(height, width), mode="bicubic", align_corners=False)
+
+        hit = self._rand(n) < self.config.torn
+        where = (noise(1) > TEAR_ABOVE) * hit[:, None, None, None]
+        torn = flow + where * TEAR_VECTORS * noise(2)
+        return torn, F.interpolate(where.float(), scale_factor=2.0)
 
     def _views(self) -> tuple[Tensor, Tensor]:
         """Move the cameras on: what they show of the stills and of the finished looks, [B, 3, H, W] each."""
