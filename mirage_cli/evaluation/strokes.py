@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mirage_cli.lsd.model import UNSHUFFLE
+from mirage_cli.training.losses import cell_pattern
 
 BANDS = 4  # details of about 2, 4, 8 and 16 pixels
 REACH = 32  # pixels a side of a window; windows overlap by half
@@ -70,8 +70,7 @@ def weave_levels(shown: Tensor, teacher: Tensor) -> float:
     Args:
         shown, teacher: [B, 3, H, W] in [-1, 1].
     """
-    cells = F.pixel_unshuffle((shown - teacher).float(), UNSHUFFLE).mean(dim=(2, 3)).unflatten(1, (-1, UNSHUFFLE**2))
-    return float((cells - cells.mean(dim=2, keepdim=True)).square().mean().sqrt()) * 127.5
+    return float(cell_pattern(shown - teacher).square().mean().sqrt()) * 127.5
 
 
 def _binomial(x: Tensor) -> Tensor:

@@ -52,20 +52,34 @@ def texture_difference(a: Tensor, b: Tensor, cell: int = 8) -> Tensor:
     return (edge_strength(a, cell) - edge_strength(b, cell)).abs().mean()
 
 
-def grid_difference(a: Tensor, b: Tensor, reach: int = 128) -> Tensor:
+def cell_pattern(x: Tensor, reach: int | None = None) -> Tensor:
+    """What repeats from cell to cell: means of each place in the cells of 4x4 pixels, less the mean of all places.
+
+    Args:
+        x: [B, C, H, W]; reach: pixels a side of the windows whose cells are averaged, which overlap by half; None:
+            all cells of a picture.
+
+    Returns:
+        [B, C, 16, windows down, windows across].
+    """
+    cells = F.pixel_unshuffle(x.float(), UNSHUFFLE)
+    if reach is None:
+        means = cells.mean(dim=(2, 3), keepdim=True)
+    else:
+        window = min(reach // UNSHUFFLE, *cells.shape[-2:])
+        means = F.avg_pool2d(cells, window, max(1, window // 2))
+    places = means.unflatten(1, (-1, UNSHUFFLE**2))
+    return places - places.mean(dim=2, keepdim=True)
+
+
+def grid_difference(a: Tensor, b: Tensor) -> Tensor:
     """How much of the pictures' difference repeats from cell to cell. [B, C, H, W] -> scalar.
 
     The network paints cells of 4x4 pixels, each pixel from channels of its own. A weave that these add to every
     cell costs L1 next to nothing and gives losses on texture and on features the detail that they ask for. The mean
     over many cells of what stands at one place in them shows it: strokes lie anywhere and cancel out.
-
-    Args:
-        reach: pixels a side of the windows whose cells are averaged; they overlap by half.
     """
-    cells = F.pixel_unshuffle((a - b).float(), UNSHUFFLE)
-    window = min(reach // UNSHUFFLE, *cells.shape[-2:])
-    places = F.avg_pool2d(cells, window, max(1, window // 2)).unflatten(1, (-1, UNSHUFFLE**2))
-    return (places - places.mean(dim=2, keepdim=True)).abs().mean()
+    return cell_pattern(a - b, reach=128).abs().mean()
 
 
 def style_difference(given: list[Tensor], wanted: list[Tensor], reach: int = 32) -> Tensor:

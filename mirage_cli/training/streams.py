@@ -22,7 +22,9 @@ from mirage_cli.training.data import PictureBank, VideoBank
 from mirage_cli.training.playing import ClipPlayer, StillWalk
 
 MEMORY_EVERY = 4  # frames between two writes of the memory bank; streams are shorter than at run time
-TEAR_CELLS, TEAR_ABOVE, TEAR_VECTORS = 8, 0.8, 1.5  # patches across a frame; their share falls with it; half pixels
+TEAR_CELLS = 8  # a side of the noise that torn patches and their vectors are made of
+TEAR_ABOVE = 0.8  # of that noise, standard normal: the patches are where it is larger
+TEAR_VECTORS = 1.5  # standard deviation of the wrong vectors, in pixels of half size
 MOVED_WITHIN = 0.1  # luma in [-1, 1]: nearer to the last incoming frame, moved, motion is taken to be right
 
 
@@ -218,8 +220,7 @@ class StreamPool:
 
         hit = self._rand(n) < self.config.torn
         where = (noise(1) > TEAR_ABOVE) * hit[:, None, None, None]
-        torn = flow + where * TEAR_VECTORS * noise(2)
-        return torn, F.interpolate(where.float(), scale_factor=2.0)
+        return flow + where * TEAR_VECTORS * noise(2), F.interpolate(where.float(), scale_factor=2.0)
 
     def _views(self) -> tuple[Tensor, Tensor]:
         """Move the cameras on: what they show of the stills and of the finished looks, [B, 3, H, W] each."""
