@@ -6,6 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
 import cv2
@@ -19,6 +20,8 @@ Clock = Callable[[], float]
 SLEPT_SECONDS = 1.0
 """A source that is later than this was asleep (a stopped process, a closed lid): it goes on from
 where it was instead of catching up."""
+AHEAD_SECONDS = 2.0
+"""How long before its end a looped file is opened again: more than that takes on a busy machine."""
 
 
 class TestPicture:
@@ -157,7 +160,9 @@ class PacedSource(Wrapper):
     moved, so frames follow at once until the pace is met again; later than ``SLEPT_SECONDS``, it is.
 
     Args:
-        reopen: opens the source again, to begin anew at its end; None plays it once.
+        reopen: opens the source again, to begin anew at its end; None plays it once. Called on a
+            thread of its own, ``AHEAD_SECONDS`` before the end where the source says how long it
+            is, so that the last picture of one pass does not stand until the next is open.
     """
 
     live = True
@@ -177,6 +182,8 @@ class PacedSource(Wrapper):
         self.info = replace(source.info, **endless)
         self._old_warnings: list[str] = []
         self._waiting = False
+        self._opener = ThreadPoolExecutor(1, "mirage-opening")
+        self._next: Future[FrameSource] | None = None
 
     @property
     def pausing(self) -> bool:
@@ -206,6 +213,7 @@ class PacedSource(Wrapper):
                     return
                 self._waiting = False
                 self._pass_sound(shift)
+                self._open_ahead(frame.pts_seconds)
                 yield Frame(frame.rgb, pts, index)
                 index += 1
             self._pass_sound(shift)
@@ -215,11 +223,23 @@ class PacedSource(Wrapper):
                 return
             self.inner.close()
             shift = last + 1.0 / max(self.info.fps, 1e-3)
+            self._open_ahead(math.inf)
+            opened = self._next.result() if self._next is not None else None
             with self._swap:
                 if self._closed.is_set():
                     return
                 self._old_warnings += self.inner.warnings
-                self.inner = self._reopen()
+                self.inner, self._next = opened, None
+
+    def _open_ahead(self, pts_seconds: float) -> None:
+        """Begins to open the next pass when this one is about to end."""
+        if self._reopen is None or self._next is not None:
+            return
+        length = self.inner.info.duration_seconds
+        if pts_seconds >= (math.inf if length is None else length - AHEAD_SECONDS):
+            with self._swap:
+                if not self._closed.is_set():
+                    self._next = self._opener.submit(self._reopen)
 
     def _pass_sound(self, shift_seconds: float) -> None:
         line = getattr(self.inner, "sound", None)
@@ -230,6 +250,9 @@ class PacedSource(Wrapper):
         self._closed.set()
         with self._swap:
             self.inner.close()
+            self._opener.shutdown()
+            if self._next is not None and self._next.exception() is None:
+                self._next.result().close()
 
 
 class ResizedSource(Wrapper):

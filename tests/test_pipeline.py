@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from mirage_cli import capture
 from mirage_cli.capture import PacedSource, ResizedSource, TestPicture
 from mirage_cli.display import TeeSink
 from mirage_cli.errors import MediaError
@@ -348,6 +349,60 @@ def test_a_paced_source_keeps_time_and_can_begin_again():
     assert seen[-1][2] < 1.0 and paced.info.frame_count is None
     once = [frame.index for frame in PacedSource(Source(3))]
     assert once == [0, 1, 2]
+
+
+def lasting(count):
+    """Frames, and how long they last, as a file says it."""
+    source = Source(count)
+    source.info = replace(source.info, duration_seconds=count / 30.0)
+    return source
+
+
+def test_the_next_pass_is_opened_before_this_one_ends(monkeypatch):
+    monkeypatch.setattr(capture, "AHEAD_SECONDS", 3 / 30.0)
+    opened, ahead = [lasting(6)], []
+
+    def reopen():
+        opened.append(lasting(6))
+        return opened[-1]
+
+    paced = PacedSource(opened[0], reopen=reopen)
+    for frame in paced:
+        time.sleep(0.01)
+        ahead.append(len(opened))
+        if frame.index == 10:
+            paced.close()
+    # The fourth picture of a pass is the first within the time; its successor sees the next pass open.
+    assert ahead[:3] == [1, 1, 1] and ahead[4:9] == [2] * 5 and ahead[10] == 3
+    assert all(source.closed.is_set() for source in opened)  # the third too, which never was shown
+
+
+def test_a_slow_opening_does_not_hold_the_last_picture(monkeypatch):
+    monkeypatch.setattr(capture, "AHEAD_SECONDS", 10.0)
+
+    def reopen():
+        time.sleep(0.6)
+        return lasting(30)
+
+    paced, begin, late = PacedSource(lasting(30), reopen=reopen), None, []
+    for frame in paced:
+        begin = begin or time.perf_counter()
+        late.append(time.perf_counter() - begin - frame.pts_seconds)
+        if frame.index == 40:
+            paced.close()
+    assert late[30] < 0.3  # opened only at the end, it would be 0.6
+
+
+def test_a_file_that_is_gone_at_the_end_of_a_pass_is_an_error():
+    def gone():
+        raise MediaError("gone", "look for it")
+
+    paced, seen = PacedSource(Source(4), reopen=gone), []
+    with pytest.raises(MediaError, match="gone"):
+        for frame in paced:
+            seen.append(frame.index)
+    assert seen == [0, 1, 2, 3]
+    paced.close()
 
 
 def test_a_resized_source_says_its_size():

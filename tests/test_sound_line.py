@@ -207,10 +207,7 @@ def test_live_passes_the_sound_of_a_stream_on(clip, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("model_ms", "frames"), [(1, 45), (45, 40)])
 def test_a_looped_file_keeps_step(tmp_path, monkeypatch, model_ms, frames):
-    """To open the file again takes longer than a frame: a busy machine drops the first pictures of a flash.
-
-    So each picture that is there is held against the sound under it; a model of 45 ms drops some everywhere.
-    """
+    """Each picture that is there is held against the sound under it: a slow model, or a busy machine, drops some."""
     monkeypatch.setenv("FAKE_MODEL_MS", str(model_ms))
     clip, out = media.flashes_and_beeps(tmp_path / "in.mp4", seconds=0.6, every=0.3), tmp_path / "o.mkv"
     document = live.run(
