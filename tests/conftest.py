@@ -6,9 +6,9 @@ import os
 import signal
 from pathlib import Path
 
-# Before torch and OpenCV are imported: the tests share a small machine.
+# Before torch and OpenCV are imported: on small pictures two threads wait for each other more than they compute.
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-    os.environ.setdefault(_name, "2")
+    os.environ.setdefault(_name, "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # A user's own settings must not change what is tested.
 for _name in [name for name in os.environ if name.startswith("MIRAGE_")]:

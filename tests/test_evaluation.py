@@ -19,8 +19,10 @@ import torch.nn.functional as F
 from conftest import ROOT
 from mirage_cli.cli import main
 from mirage_cli.errors import MediaError, ModelError, UsageProblem
-from mirage_cli.evaluation import clips, drift, fidelity, perceptual, pictures, prompts, report, run, strokes, temporal
+from mirage_cli.evaluation import clips, drift, fidelity, perceptual, pictures, prompts, report, run, strokes, temporal, worker
 from mirage_cli.evaluation.clips import Clip, load_clips, longest_shot
+from mirage_cli.evaluation.worker import NO_TIME
+from mirage_cli.training.known_warps import error_summary
 from test_metrics import texture
 from test_session import moving, tiny_bundle
 
@@ -470,6 +472,51 @@ def test_what_is_not_allowed(words: tuple[str, ...], capsys: pytest.CaptureFixtu
     assert "error:" in capsys.readouterr().err
 
 
+def kept(*messages: tuple) -> dict:
+    """The document after these messages, one from each task that was planned."""
+    document = {"looks": {"night": {}, "mosaic": {}}, "left_out": []}
+    keeper = run.Keeper(document, SimpleNamespace(output=None, sheet=None, plot=None), [m[0] for m in messages], 0.0, print, print)
+    for message in messages:
+        keeper.take(*message)
+    keeper.finish()
+    return document
+
+
+def test_only_what_was_measured_to_its_end_is_complete() -> None:
+    whole = {"returns": 2, "returns_asked": 2, "first_5": 0.1}
+    night, mosaic = run.Task("fidelity", "night"), run.Task("fidelity", "mosaic")
+    assert kept((night, whole, True, {}), (mosaic, {"left_out": "its teacher is not here"}, True, {}))["complete"]
+    for found, why in (
+        ({"left_out": NO_TIME}, "no time left"), ({"failed": "RuntimeError: x"}, "RuntimeError: x"),
+        (whole | {"returns": 1}, "only 1 of 2 returns: no time left"),
+        (whole | {"edges": [{"kept": float("nan")}]}, "kept is not finite"),
+    ):  # fmt: skip
+        document = kept((night, whole, True, {}), (mosaic, found, True, {}))
+        assert not document["complete"] and [entry["why"] for entry in document["left_out"]] == [why]
+        json.dumps(document, allow_nan=False)
+    unfinished = kept((night, {"first_5": float("inf")}, False, {}))
+    assert unfinished["looks"]["night"] == {} and unfinished["left_out"][0]["why"] == "not reached"
+
+
+def test_one_return_says_nothing_of_the_last_over_the_first() -> None:
+    errors = [0.1] * 10 + [0.3] * 5
+    assert error_summary(errors, [0.1] * 10, 10)["last_over_first_return"] is None
+    assert error_summary(errors + [0.3] * 10, [0.1] * 10, 10)["last_over_first_return"] == pytest.approx(1.0)
+
+
+def test_a_model_without_paraphrases_is_measured_in_all_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``held_out`` may be empty, and an unforeseen error costs its own measurement only."""
+    monkeypatch.setattr("mirage_cli.lsd.text.PromptReader", lambda model: SimpleNamespace(looks=[]))
+    monkeypatch.setattr(worker.Worker, "_temporal", lambda self, task: 1 / 0)
+    write_pictures(tmp_path / "walk", moving(20))
+    words = ("--clips", str(tmp_path / "walk"), "--looks", "night", "--parts", "prompts,temporal,drift", "--frames", "64")
+    assert evaluate(*words, "-o", str(tmp_path / "e.json")) == 0
+    document = json.loads((tmp_path / "e.json").read_text())
+    why = {entry["part"]: entry["why"] for entry in document["left_out"]}
+    assert "no look has both" in why["prompts"] and "ZeroDivisionError" in why["temporal"]
+    assert document["looks"]["night"]["drift"] and not document["complete"]
+
+
 def test_bars_are_met_and_missed() -> None:
     one = {"clip": "c", "frames": 100, "guard_events": 0, "cuts": 0,
            "drift": {"tail_over_head": dict.fromkeys(("luma_spread", "saturation", "sharpness"), 1.02),
@@ -477,7 +524,8 @@ def test_bars_are_met_and_missed() -> None:
     document = {"looks": {"night": {"drift": [one]}}, "prompts": {"share": 0.96, "by_name": 1.0, "paraphrases": 4, "looks": 1}}
     met = {bar["bar"]: bar["met"] for bar in report.summary(document)["bars"]}
     assert met == {
-        "tail/head ratios within 5%": True, "video drift error": False, "unseen paraphrases judged on the picture": True
+        "tail/head ratios within 5%": True, "video drift error": False, "unseen paraphrases judged on the picture": True,
+        "guard events in the long streams, which hide drift": True, "cuts seen in the long streams, which have none": True,
     }  # fmt: skip
 
 

@@ -17,9 +17,10 @@ from mirage_cli.lsd.history import History
 from mirage_cli.lsd.model import LSDConfig, LSDNet, Past
 from mirage_cli.training import loop
 from mirage_cli.training.config import load_config
-from mirage_cli.training.data import fit, read_manifest
+from mirage_cli.training.camera import CameraWalk, WalkConfig
+from mirage_cli.training.data import fit, read_manifest, read_runs
 from mirage_cli.training.forcing import ForcingConfig, force
-from mirage_cli.training.losses import grid_difference
+from mirage_cli.training.losses import LossConfig, frame_loss, grid_difference, temporal_difference
 from mirage_cli.training.state import load_streams
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -123,6 +124,47 @@ def test_streams_of_another_step_or_another_pool_are_not_taken(arguments, tmp_pa
     assert not loop.Trainer(load_config(None, [*arguments, *more]), lambda line: None).same_streams
 
 
+def test_adam_goes_on_with_the_tensors_of_a_new_run(arguments):
+    first = loop.Trainer(load_config(None, [*arguments, "minutes=0", "max_steps=9"]), lambda line: None)
+    first.train(until=2)
+    second = loop.Trainer(load_config(None, [*arguments, "minutes=0", "max_steps=9"]), lambda line: None)
+    for one, other in zip(first.net.parameters(), second.net.parameters()):
+        for name, value in first.optimizer.state[one].items():
+            read = second.optimizer.state[other][name]
+            assert torch.equal(read, value) and read.device == value.device, name
+            assert read.stride() == value.stride() and not read.requires_grad, name
+
+
+@pytest.mark.gpu
+def test_a_run_resumes_on_a_gpu(arguments, tmp_path):
+    """Where Adam is one fused kernel, which wants its step on the device and its moments in the weights' layout."""
+    arguments = [*arguments, "device=cuda", "minutes=0", "log_every=1"]
+    loop.main(None, [*arguments, "max_steps=3"], lambda line: None)
+    record = loop.main(None, [*arguments, "max_steps=6"], lambda line: None)
+    assert record["progress"]["step"] == 6 and np.isfinite(losses(tmp_path / "run")).all()
+
+
+def test_weights_that_are_not_finite_do_not_replace_the_checkpoint(arguments):
+    arguments = [*arguments, "minutes=0", "max_steps=9", "log_every=100"]  # the log's own look at the loss comes late
+    trainer = loop.Trainer(load_config(None, arguments), lambda line: None)
+    trainer.train(until=1)
+    before = {path: path.read_bytes() for path in trainer.run.glob("*.safetensors")}
+    with torch.no_grad():
+        trainer.net.stem.weight[0, 0] = float("nan")
+    with pytest.raises(ModelError, match="not finite"):
+        trainer.train(until=3)
+    after = {path: path.read_bytes() for path in trainer.run.glob("*.safetensors")}
+    assert len(before) >= 2 and after == before
+
+
+def test_one_stream_has_features_in_every_step():
+    """Odd and even steps look at different halves of the streams; of one stream at all."""
+    picture, target = torch.zeros(1, 3, 16, 16), torch.ones(1, 3, 16, 16)
+    for step in (0, 1):
+        loss, terms = frame_loss(picture, picture, target, lambda rgb: [rgb], LossConfig(style=1.0), step)
+        assert torch.isfinite(loss) and terms["features"] == pytest.approx(0.5)
+
+
 @pytest.mark.parametrize("part", ["rollout", "memory", "motion"])
 def test_parts_switched_off_for_ablations(arguments, part):
     trainer = loop.Trainer(load_config(None, [*arguments, f"stream.{part}=false"]), lambda line: None)
@@ -146,7 +188,24 @@ def test_tasks_tell_how_their_targets_changed(arguments):
     later = trainer.pool.next(trainer.net)
     held = later.trusted.expand_as(later.change).bool()
     assert held.float().mean() > 0.3
+    perfect = temporal_difference(later.target, later.past.last, later.change, later.trusted)
+    assert perfect < 1e-6  # who paints the targets themselves has nothing to change
     assert later.change[held].abs().mean() < 0.5 * (later.target - first.target)[held].abs().mean() + 0.02
+
+
+def test_a_camera_keeps_most_of_a_still_s_detail():
+    """Between the pixels: bilinear sampling takes three quarters of the power of noise, bicubic much less."""
+    noise = torch.rand(1, 3, 96, 96, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    kept = {}
+    for cubic in (False, True):
+        config = WalkConfig(cubic=cubic, object_share=0.0)
+        walk = CameraWalk(1, (64, 64), (96, 96), config, torch.device("cpu"), torch.Generator().manual_seed(0))
+        walk.pose.copy_(torch.tensor([[0.5, 0.5, 0.0, 0.0]]))
+        walk.flip.fill_(1.0)
+        view = walk.look(noise, noise)
+        assert view.abs().max() <= 1
+        kept[cubic] = float(view.var() / noise.var())
+    assert kept[False] < 0.3 and kept[True] > 1.4 * kept[False]
 
 
 def test_only_shippable_media_unless_asked(data):
@@ -162,7 +221,8 @@ def test_only_shippable_media_unless_asked(data):
         ("minutes.x=1", "minutes"), ("minutes=0", "never end"), ("size=100", "multiple of 16"), ("streams=0", "1 at least"),
         ("banks=[[100,100]]", "[height, width, share]"), ('network={"widths":[8,8,8]}', "head width"),
         ('network={"depth":3}', "unknown keys"), ("looks_file=README.md", "no looks file"),
-        ("device=tpu", "auto, cpu or cuda"),
+        ("device=tpu", "auto, cpu or cuda"), ("clips=[1,0,1]", "at least 2 frames"),
+        ('network={"memory_slots":2}', "more than memory_anchors"),
     ],
 )  # fmt: skip
 def test_bad_settings_are_told_in_a_line(arguments, setting, told):
@@ -183,6 +243,9 @@ def test_bad_files(tmp_path, arguments):
         loop.main(None, [*arguments, f"init={tmp_path / 'no.json'}"])
     weights = LSDNet(LSDConfig(looks=("a", "b"), widths=(8, 8, 64))).state_dict()
     save_file(weights, str(tmp_path / "other.safetensors"))
+    with pytest.raises(MediaError, match="no film and no game clips"):
+        loop.main(None, [*arguments, "clips=[1,1,6]"])
+    assert read_runs(tmp_path / "no.mp4", [], 6) == []  # a film without a shot that is long enough
     with pytest.raises(ModelError, match="another network"):
         loop.main(None, [*arguments, f"init={tmp_path / 'other.safetensors'}"])
 
@@ -191,9 +254,11 @@ def test_forcing_tells_the_levels_and_hides_the_past():
     generator = torch.Generator().manual_seed(0)
     history = History.empty(64, 32, 32)
     past = Past(history.last, history.older, history.input_luma, torch.zeros(64, 4, 8), torch.ones(64))
-    seen, kept, levels = force(past, ForcingConfig(noisy=1.0, damaged=0.0, hidden=0.3), generator)
+    past = past._replace(memory=torch.ones(64, 4, 8))
+    seen, kept, levels = force(past, torch.zeros(8), ForcingConfig(noisy=1.0, damaged=0.0, hidden=0.3), generator)
     hidden = seen.valid == 0
     assert 5 < hidden.sum() < 40 and bool((levels[hidden] == 1).all()) and bool((seen.last[hidden] == 0).all())
+    assert bool((seen.memory[hidden] == 0).all()) and bool((seen.memory[~hidden] == 1).all())
     spread = seen.last[~hidden].flatten(1).std(dim=1)
     np.testing.assert_allclose(spread, 0.5 * levels[~hidden][:, 0], rtol=0.1, atol=0.01)
     assert bool((kept.last == 0).all())  # noise is for the network's eyes only

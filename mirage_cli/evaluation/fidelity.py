@@ -154,7 +154,7 @@ class KnownWarps:
         error = [float(e) for e in errors]
         alone = list(self._roll(iter(frames), look, steps, False))
         off = torch.stack([(out - target).abs().mean() for out, target in zip(alone, targets)]).tolist()
-        result = {"stills": len(self.stills), **error_summary(error, off, period)}
+        result = {"stills": len(self.stills), "returns_asked": returns, **error_summary(error, off, period)}
         if len(last_round) == FIRST and returns > 1:
             apart = [(a - b).abs().mean() for a, b in zip(first_round, last_round)]
             result["return_difference"] = float(torch.stack(apart).mean())

@@ -12,7 +12,10 @@ STEADY = 0.8  # warped error over that with history off
 BARS = (
     ("tail/head ratios within 5%", "drift", "worst_departure", 0.05),
     ("video drift error", "drift", "worst_video_drift_error", 0.03),
+    ("guard events in the long streams, which hide drift", "drift", "guard_events", 0),
+    ("cuts seen in the long streams, which have none", "drift", "cuts", 0),
     ("resident memory grown after the first loop, MiB", "drift", "memory_growth_mib", 64.0),
+    ("GPU memory grown after the first loop, MiB", "drift", "gpu_memory_growth_mib", 64.0),
     ("first five frames, L1 to the teacher, mean of looks", "fidelity", "first_5", 0.13),
     ("last return over first, worst look", "fidelity", "worst_last_over_first_return", 1.05),
     ("last return over history off, worst look", "fidelity", "worst_last_return_over_history_off", 1.0),

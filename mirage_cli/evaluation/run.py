@@ -7,6 +7,7 @@ for, written, so that a crash or the end of the time leaves what was measured.
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import os
 import tempfile
@@ -29,7 +30,7 @@ from mirage_cli.evaluation.clips import Clip, load_clips
 from mirage_cli.evaluation.drift import ANCHORED
 from mirage_cli.evaluation.perceptual import REMEDY, find_weights
 from mirage_cli.evaluation.pictures import draw_plot, draw_sheet
-from mirage_cli.evaluation.worker import Spec, Task, Worker, save_clips, serve
+from mirage_cli.evaluation.worker import NO_TIME, Spec, Task, Worker, save_clips, serve
 from mirage_cli.lsd.checkpoint import choose_device, read_config
 from mirage_cli.machine import commit, hardware, versions
 from mirage_cli.models import catalog
@@ -39,6 +40,8 @@ CPU_LOOKS = ("oil-painting", "ink-wash", "mosaic", "neon-cyberpunk")
 FEWEST_FRAMES = ANCHORED + 3 * 16
 SAVE_SECONDS = 2.0
 JOBS_A_GPU = 4
+
+COUNTED = {"drift": ("frames", "frames_asked"), "fidelity": ("returns", "returns_asked")}  # part -> measured, wanted
 
 Say = Callable[[str], None]
 
@@ -212,6 +215,15 @@ def in_processes(specs: list[Spec], tasks: list[Task]) -> Iterator[Message]:
             process.terminate()
 
 
+def not_finite(found: Any, name: str = "") -> str | None:
+    """The name of a number in a document that is NaN or infinite; None where all are finite."""
+    if isinstance(found, dict):
+        return next((bad for key, value in found.items() if (bad := not_finite(value, key))), None)
+    if isinstance(found, (list, tuple)):
+        return next((bad for value in found if (bad := not_finite(value, name))), None)
+    return name if isinstance(found, float) and not math.isfinite(found) else None
+
+
 class Keeper:
     """Puts what comes back into the document, and the document into its file."""
 
@@ -220,17 +232,20 @@ class Keeper:
         self.note, self.warn = note, warn
         self.done: set[Task] = set()
         self.pictures: dict[str, dict] = {}
-        self.cut_short = False  # a long stream ended before its last frame
+        self.wanting = False  # something was begun and not measured to its end
         self._saved = 0.0
 
     def take(self, task: Task, found: dict, complete: bool, pictures: dict) -> None:
         """One message of a task: a document so far, or its last one."""
         if pictures and task.look not in self.pictures:
             self.pictures[task.look] = pictures
+        if number := not_finite(found):  # a mean or a maximum would hide it, or be spoilt by it
+            if not complete:
+                return
+            found = {"failed": f"{number} is not finite"}
         reason = found.get("left_out") or found.get("failed")
         if reason:
-            entry = {"part": task.part, "look": task.look, "why": reason}
-            self.document["left_out"].append(entry)
+            self._leave_out(task, reason, wanting="failed" in found or reason == NO_TIME)
             if "failed" in found:
                 self.warn(f"{task.words()} failed: {reason}")
         elif task.part == "drift":
@@ -240,10 +255,10 @@ class Keeper:
             self.document["prompts"] = found
         else:
             self.document["looks"][task.look][task.part] = found
-        if complete and task.part == "drift" and not reason and not found["complete"]:
-            why = f"only {found['frames']} of {found['frames_asked']} frames: no time left"
-            self.document["left_out"].append({"part": task.part, "look": task.look, "why": why})
-            self.cut_short = True
+        if complete and task.part in COUNTED and not reason:
+            count, asked = (found[name] for name in COUNTED[task.part])
+            if count < asked:
+                self._leave_out(task, f"only {count} of {asked} {COUNTED[task.part][0]}: {NO_TIME}", wanting=True)
         if complete:
             self.done.add(task)
             if not reason:
@@ -251,13 +266,16 @@ class Keeper:
         if time.monotonic() - self._saved > SAVE_SECONDS:
             self.save()
 
+    def _leave_out(self, task: Task, why: str, wanting: bool) -> None:
+        self.document["left_out"].append({"part": task.part, "look": task.look, "why": why})
+        self.wanting |= wanting
+
     def finish(self) -> None:
         """Name what was not reached, write everything."""
         for task in self.tasks:
             if task not in self.done:
-                self.document["left_out"].append({"part": task.part, "look": task.look, "why": "not reached"})
-        reached = len(self.done) == len(self.tasks) and not self.cut_short
-        self.document["complete"] = reached and "interrupted" not in self.document
+                self._leave_out(task, "not reached", wanting=True)
+        self.document["complete"] = not self.wanting and "interrupted" not in self.document
         self.save()
         if self.config.sheet and self.pictures:
             draw_sheet(self.config.sheet, self.pictures)

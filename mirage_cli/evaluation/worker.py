@@ -27,6 +27,7 @@ from mirage_cli.lsd.checkpoint import load_bundle
 from mirage_cli.lsd.stream import Session
 from mirage_cli.training.data import IDENTITY
 
+NO_TIME = "no time left"
 TEMPORAL_PAIRS = 32
 PROMPT_FRAMES = 3
 DRIFT_SHARE = 0.6  # of the time budget that the long streams may take where other parts are asked for
@@ -107,13 +108,13 @@ class Worker:
             known so far.
         """
         if time.monotonic() >= self.spec.deadline:
-            yield {"left_out": "no time left"}, True, {}
+            yield {"left_out": NO_TIME}, True, {}
             return
         try:
             yield from getattr(self, f"_{task.part}")(task)
         except MirageError as error:
             yield {"failed": error.message, "remedy": error.remedy}, True, {}
-        except (RuntimeError, ImportError, MemoryError) as error:  # one look's failure leaves the others
+        except Exception as error:  # one look's failure leaves the others
             yield {"failed": f"{type(error).__name__}: {error}".splitlines()[0]}, True, {}
 
     def _drift(self, task: Task) -> Iterator[tuple[dict, bool, dict]]:
@@ -154,6 +155,9 @@ class Worker:
         judge = prompts.PictureJudge(prompts.teacher_pictures(self.teachers, frames, self.bundle.device), frames)
         reader = PromptReader(self.config.model.model)
         unseen = [(look.id, text) for look in reader.looks for text in look.held_out if look.id in judge.looks]
+        if not unseen:
+            yield {"left_out": "no look has both a paraphrase that was held out and a teacher here"}, True, {}
+            return
         session, width = self.session, self.config.size[0]
 
         def paint(weights: dict[str, float]) -> list[np.ndarray]:

@@ -74,7 +74,10 @@ class LSDConfig:
         known = {f.name for f in fields(cls)}
         if unknown := set(data) - known:
             raise ValueError(f"unknown keys {sorted(unknown)}")
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+        config = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+        if config.memory_slots <= config.memory_anchors:
+            raise ValueError(f"memory_slots {config.memory_slots}; allowed: more than memory_anchors, {config.memory_anchors}")
+        return config
 
     @property
     def memory_tokens(self) -> int:

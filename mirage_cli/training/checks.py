@@ -68,6 +68,11 @@ def check_config(config: TrainConfig) -> None:
             f"banks={json.dumps(config.banks)}; each is [height, width, share], sides multiples of 8",
             "as in: banks=[[512,704,1.0]]",
         )
+    if len(config.clips) != 3 or min(config.clips) < 0 or any(config.clips[:2]) and config.clips[2] < 2:
+        raise UsageProblem(
+            f"clips={json.dumps(config.clips)}; it is [of the film, of each game, frames of a clip], at least 2 frames",
+            "as in: clips=[40,2,12]",
+        )
     for name in ("streams", "max_steps", "warmup_steps", "log_every", "distil_every"):
         if getattr(config, name) < 1:
             raise UsageProblem(f"{name}={getattr(config, name)}; it must be 1 at least", f"as in: {name}=4")

@@ -148,6 +148,8 @@ def load_clips(
 
 def read_runs(path: Path, starts: list[int], length: int) -> list[list[np.ndarray]]:
     """Successive frames from each start on, RGB uint8 [H, W, 3]; runs that the file cuts short are left out."""
+    if not starts:
+        return []
     runs: dict[int, list[np.ndarray]] = {start: [] for start in starts}
     capture, position = cv2.VideoCapture(str(path)), 0
     while capture.grab() and position < max(starts) + length:
@@ -216,7 +218,8 @@ def render_clips(
         flow = torch.from_numpy(dis.calc(greys[frame], greys[frame - 1], None)).to(device).permute(2, 0, 1)
 
         def moved(pictures: Tensor, flow: Tensor = flow) -> Tensor:
-            return warp(pictures.float(), flow.expand(len(pictures), -1, -1, -1))
+            flow = flow.expand(len(pictures), -1, -1, -1)
+            return warp(pictures.float(), flow, cubic=True).clamp(0, 255)
 
         before, now = bank.photos[frame - 1][None], bank.photos[frame][None].float()
         error = (moved(before) - now).abs().mean(dim=1, keepdim=True)

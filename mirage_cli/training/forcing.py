@@ -63,8 +63,11 @@ def damage(picture: Tensor, generator: torch.Generator) -> Tensor:
     return kinds[choice, torch.arange(batch, device=picture.device)].clamp(-1, 1)
 
 
-def force(past: Past, config: ForcingConfig, generator: torch.Generator) -> tuple[Past, Past, Tensor]:
+def force(past: Past, null: Tensor, config: ForcingConfig, generator: torch.Generator) -> tuple[Past, Past, Tensor]:
     """Disturb the past of a training step.
+
+    Args:
+        null: the token [C] of a memory that holds nothing: who has no past has no memory either, as at run time.
 
     Returns:
         (past that the network sees, past that the output is composed with, levels told [B, 3]).
@@ -80,7 +83,8 @@ def force(past: Past, config: ForcingConfig, generator: torch.Generator) -> tupl
     mask = valid[:, None, None, None]
     hit = chance(config.damaged)
     last = torch.where(hit[:, None, None, None].bool(), damage(past.last, generator), past.last)
-    composed = Past(last * mask, past.older * mask, past.input_luma * mask, past.memory, valid)
+    memory = torch.where(valid[:, None, None] > 0, past.memory, null.to(past.memory.dtype))
+    composed = Past(last * mask, past.older * mask, past.input_luma * mask, memory, valid)
     levels = torch.rand(batch, 3, device=device, generator=generator) ** 2 * chance(config.noisy)[:, None]
     seen = add_noise(composed, levels, generator)
     told = hit * (1 - chance(config.untold)) * 0.7

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mirage_cli.errors import Interrupted, ModelError, UsageProblem
+from mirage_cli.errors import Interrupted, MediaError, ModelError, UsageProblem
 from mirage_cli.lsd.checkpoint import cpu_has_bf16
 from mirage_cli.lsd.model import UNSHUFFLE, Past, Prediction, screen_channels
 from mirage_cli.lsd.sampling import compose
@@ -76,6 +76,7 @@ class Trainer:
         if (self.run / STATE).is_file():
             self.progress = load_state(self.run / STATE, self.net, self.mean, self.optimizer)
             say(f"resumed at step {self.progress['step']}, {self.progress['seconds'] / 60:.1f} min")
+        self.agreed_seconds = self.progress["seconds"]  # the clock that all processes go by
         self.forward = torch.compile(self.net) if config.compile and kind == "cuda" else self.net
         self.generator = torch.Generator(self.device).manual_seed(config.seed + 977 * self.rank + self.progress["step"])
         self._load_pool(looks)
@@ -126,6 +127,8 @@ class Trainer:
             )
         stills = shuffled(load_stills(root, "train", c.shippable_only, c.film, c.game_each), c.seed)
         stills = stills[: c.max_stills or None]
+        if not stills:
+            raise MediaError(f"no training pictures in {root}", "its MANIFEST.csv names photos of the split train")
         began = time.perf_counter()
         names = [looks[i] for i in self.own]
         banks = [
@@ -135,6 +138,8 @@ class Trainer:
         videos = None
         if any(c.clips[:2]):
             runs = load_clips(root, "train", c.shippable_only, *c.clips)
+            if not runs:
+                raise MediaError(f"no film and no game clips in {root}", "train on stills alone: clips=[0,0,0]")
             videos = (render_clips(runs, names, self.teachers.scene, c.size + 32, 2 * c.size, self.device), c.clip_share)
             self.say(f"{len(runs)} clips of {c.clips[2]} frames: {time.perf_counter() - began:.0f} s")
         seed = c.seed + 31 * self.rank + self.progress["step"]
@@ -147,11 +152,12 @@ class Trainer:
     def step(self) -> dict[str, Tensor]:
         """One optimiser step over all streams; returns the loss's terms as tensors."""
         c = self.config
-        rate = learning_rate(self.progress["step"], done_share(self.progress, c), c)
+        told = {**self.progress, "seconds": self.agreed_seconds} if self.world > 1 else self.progress
+        rate = learning_rate(self.progress["step"], done_share(told, c), c)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         task = self.pool.next(self.net)
-        seen, kept, levels = force(task.past, c.forcing, self.generator)
+        seen, kept, levels = force(task.past, self.net.memory_null.detach(), c.forcing, self.generator)
         inputs = task, seen, levels
         if c.loss.settle:
             rows = self._settling(len(task.t))
@@ -168,7 +174,8 @@ class Trainer:
             loss, terms = frame_loss(*graded, self.features, c.loss, self.progress["step"])
             more = {}
             if c.loss.temporal:
-                more["temporal"] = temporal_difference(generated, task.past.last, task.change, task.trusted)
+                trusted = task.trusted * seen.valid[:, None, None, None]  # a hidden past asks for nothing
+                more["temporal"] = temporal_difference(generated, task.past.last, task.change, trusted)
             if c.loss.settle:
                 counts = seen.valid[rows] * (task.t[rows] == 0)
                 more["settle"] = settle_difference(generated[rows], begun.float(), counts)
@@ -219,9 +226,15 @@ class Trainer:
         return (predict(self.net, x_t, t, d) - wanted).abs().mean()
 
     def save(self) -> None:
-        """Checkpoint for resuming, and the running mean in half precision for use."""
+        """Checkpoint for resuming, and the running mean in half precision for use.
+
+        Raises:
+            ModelError: the weights are not finite; the checkpoint before stays.
+        """
         if self.rank:
             return
+        if not all(bool(value.isfinite().all()) for value in self.mean.values.values()):
+            raise ModelError(f"the weights are not finite at step {self.progress['step']}", "lower learning_rate")
         save_state(self.run / STATE, self.net, self.mean, self.optimizer, self.progress)
         weights = {k: v.half().contiguous() for k, v in self.mean.values.items()}
         weights["out.bias"][3 * UNSHUFFLE**2 :] += self.config.keep_bias
@@ -325,6 +338,7 @@ class Trainer:
         told = torch.tensor(words, device=self.device, dtype=torch.float64)
         dist.all_reduce(told, dist.ReduceOp.MAX)
         self.progress["seconds"], save, stop = told.tolist()
+        self.agreed_seconds = self.progress["seconds"]
         return bool(save), bool(stop), bool(minutes) and self.progress["seconds"] >= 60 * minutes
 
 

@@ -148,9 +148,10 @@ def frame_loss(
         terms["texture"] = texture_difference(generated, target)
         loss = loss + config.texture * terms["texture"]
     if features is not None and (config.features or config.style):
+        half = slice(step % 2, None, 2) if len(target) > 1 else slice(None)
         with torch.no_grad():
-            wanted = features(target[step % 2 :: 2] * 0.5 + 0.5)
-        given = features(generated[step % 2 :: 2].clamp(-1.2, 1.2) * 0.5 + 0.5)
+            wanted = features(target[half] * 0.5 + 0.5)
+        given = features(generated[half].clamp(-1.2, 1.2) * 0.5 + 0.5)
         terms["features"] = sum((g - w).abs().mean() for g, w in zip(given, wanted)) / len(wanted)
         loss = loss + config.features * terms["features"]
         if config.style:

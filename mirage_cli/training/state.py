@@ -83,9 +83,16 @@ def load_state(path: Path, net: nn.Module, mean: RunningMean, optimizer: torch.o
         moments = {k.split(".", 2)[2]: v for k, v in tensors.items() if k.startswith(f"adam.{index}.")}
         if moments:
             optimizer.state[parameter] = {
-                k: v.to(parameter.device) if k != "step" else v for k, v in moments.items()
+                k: _as_adam_wants(k, v, parameter, bool(optimizer.defaults.get("fused"))) for k, v in moments.items()
             }
     return progress
+
+
+def _as_adam_wants(name: str, value: Tensor, parameter: Tensor, fused: bool) -> Tensor:
+    """A tensor of Adam's from a file, on the device and with the strides that torch gives it in a new run."""
+    if name == "step":  # the fused kernel counts on the device, the others on the CPU
+        return value.to(parameter.device) if fused else value
+    return torch.empty_like(parameter, requires_grad=False).copy_(value)
 
 
 Generators = Mapping[str, torch.Generator]
