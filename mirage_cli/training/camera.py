@@ -25,7 +25,7 @@ class WalkConfig:
         zoom: range of the window's scale; close to one, since strokes have a size on the screen.
         max_turn: radians a frame at the fastest pan.
         object_share: part of the streams with an object in front.
-        cubic: sample the stills bicubic; bilinear takes a third to a half of the finest detail (variance of the Laplacian).
+        cubic: sample the stills bicubic; bilinear takes up to half of the finest detail (variance of the Laplacian).
     """
 
     still_share: float = 0.2
