@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import itertools
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from mirage_cli.errors import Interrupted, MediaError, MirageError, UsageProblem
 from mirage_cli.ffmpeg_tools import is_url
 from mirage_cli.image_frames import find_images, is_image, natural
 from mirage_cli.job_folder import unfinished
+from mirage_cli.outputs import without_secrets
 from mirage_cli.styler import Engine, StopSwitch, Ui
 from mirage_cli.transform_io import PIPE, default_output
 
@@ -82,7 +84,8 @@ def run(
 
     Returns:
         The report: an entry for each input, with its document or its error, and how many were
-        done, failed and left as they were (with ``resume``, outputs that are whole already).
+        done, failed and left as they were (with ``resume``, outputs that are whole already); what is left
+        was not begun, or was interrupted.
 
     Raises:
         UsageProblem: an output that is no folder, or inputs that cannot be part of a batch.
@@ -90,7 +93,7 @@ def run(
     engine, stop = engine or Engine(), stop or StopSwitch()
     folder = _folder(config)
     if bad := [name for name in inputs if name == PIPE or is_url(name)]:
-        raise UsageProblem(f"{bad[0]!r} cannot be one of several inputs", "Give it alone, with -o.")
+        raise UsageProblem(f"{without_secrets(bad[0])!r} cannot be one of several inputs", "Give it alone, with -o.")
     begin = clock()
     engine.check_model(config.model)
     look = engine.match(config.model, transform.parse_prompts(config.prompts)[0].text).look
@@ -112,6 +115,10 @@ def run(
         try:
             document = transform.run(one, ui, engine=engine, stop=stop, clock=clock)
             entry["document"] = document
+            if document["interrupted"]:
+                entry["status"] = "interrupted"
+                if config.resume:  # a file that was cut off must not pass for a whole one the next time
+                    Path(target).unlink(missing_ok=True)
             for warning in document["warnings"]:
                 ui.warn(f"{name}: {warning}")
         except Interrupted:
@@ -129,7 +136,7 @@ def run(
         "command": "transform",
         "batch": entries,
         **counts,
-        "left": len(inputs) - len(entries),
+        "left": len(inputs) - sum(counts.values()),
         "seconds": round(clock() - begin, 3),
         "interrupted": stop.event.is_set(),
     }
@@ -182,11 +189,14 @@ def _folder(config: TransformConfig) -> Path | None:
 
 
 def _target(name: str, look: str, folder: Path | None, taken: set[str]) -> str:
-    """The output of one input; ``a.mov`` and ``a.mp4`` do not get the same."""
+    """The output of one input; ``a.mov`` and ``a.mp4`` do not get the same, nor do files of one name in many folders."""
     target = Path(default_output(name.rstrip("/") if os.path.isdir(name) else name, look))
     if folder is not None:
         target = folder / target.name
-    if str(target) in taken:
-        target = target.with_name(f"{Path(name).name}.{look}{target.suffix}")
+    stem = Path(name).name
+    for number in itertools.count(1):
+        if str(target) not in taken:
+            break
+        target = target.with_name(f"{stem if number == 1 else f'{stem}-{number}'}.{look}{target.suffix}")
     taken.add(str(target))
     return str(target)

@@ -22,6 +22,15 @@ def check(path: str) -> None:
         raise UsageProblem(f"--report {path!r}; allowed: a name that ends with {' or '.join(ENDINGS)}", "Try: --report bench.html")
     if not Path(path).resolve().parent.is_dir():
         raise UsageProblem(f"--report {path!r}: there is no such folder", "Make the folder first.")
+    report, plot = Path(path), Path(path).with_suffix(".svg")
+    strange = None
+    if report.exists():
+        with report.open("rb") as file:  # an earlier report says whose it is at its beginning
+            strange = None if b"mirage bench" in file.read(300) else report
+    elif plot.exists() and report.suffix == ".md":
+        strange = plot
+    if strange is not None:
+        raise UsageProblem(f"--report {path!r}: {str(strange)!r} exists and is no report of mirage bench", "Give another name.")
 
 
 def write(path: str, document: dict[str, Any]) -> None:

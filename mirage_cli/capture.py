@@ -6,7 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, wait
 from dataclasses import replace
 
 import cv2
@@ -20,6 +20,8 @@ Clock = Callable[[], float]
 SLEPT_SECONDS = 1.0
 """A source that is later than this was asleep (a stopped process, a closed lid): it goes on from
 where it was instead of catching up."""
+LET_GO_SECONDS = 2.0
+"""How long the end waits for a source that is just being opened; later it closes by itself."""
 AHEAD_SECONDS = 2.0
 """How long before its end a looped file is opened again: more than that takes on a busy machine."""
 
@@ -182,7 +184,6 @@ class PacedSource(Wrapper):
         self.info = replace(source.info, **endless)
         self._old_warnings: list[str] = []
         self._waiting = False
-        self._opener = ThreadPoolExecutor(1, "mirage-opening")
         self._next: Future[FrameSource] | None = None
 
     @property
@@ -224,10 +225,12 @@ class PacedSource(Wrapper):
             self.inner.close()
             shift = last + 1.0 / max(self.info.fps, 1e-3)
             self._open_ahead(math.inf)
-            opened = self._next.result() if self._next is not None else None
+            while not self._closed.is_set() and not wait([self._next], 0.1).done:
+                pass  # whoever waits for a frame keeps watch on the time
             with self._swap:
                 if self._closed.is_set():
                     return
+                opened = self._next.result()
                 self._old_warnings += self.inner.warnings
                 self.inner, self._next = opened, None
 
@@ -239,7 +242,7 @@ class PacedSource(Wrapper):
         if pts_seconds >= (math.inf if length is None else length - AHEAD_SECONDS):
             with self._swap:
                 if not self._closed.is_set():
-                    self._next = self._opener.submit(self._reopen)
+                    self._next = _on_a_thread(self._reopen)
 
     def _pass_sound(self, shift_seconds: float) -> None:
         line = getattr(self.inner, "sound", None)
@@ -250,9 +253,28 @@ class PacedSource(Wrapper):
         self._closed.set()
         with self._swap:
             self.inner.close()
-            self._opener.shutdown()
-            if self._next is not None and self._next.exception() is None:
-                self._next.result().close()
+            if self._next is not None:
+                self._next.add_done_callback(_close_opened)
+                wait([self._next], LET_GO_SECONDS)
+
+
+def _on_a_thread(open_source: Callable[[], FrameSource]) -> Future[FrameSource]:
+    """Opens a source on a thread that keeps nobody from ending, as those of an executor would."""
+    future: Future[FrameSource] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(open_source())
+        except BaseException as problem:
+            future.set_exception(problem)
+
+    threading.Thread(target=run, name="mirage-opening", daemon=True).start()
+    return future
+
+
+def _close_opened(future: Future[FrameSource]) -> None:
+    if future.exception() is None:
+        future.result().close()
 
 
 class ResizedSource(Wrapper):

@@ -23,11 +23,13 @@ from mirage_cli.cli_eval import evaluate
 from mirage_cli.cli_options import OUTPUT, SOURCE, SectionCommand, option
 from mirage_cli.cli_terminal import (
     INTERRUPTED,
+    Asked,
     fail,
     finish,
     guard_streams,
     lost_stdout,
     make_ui,
+    print_error,
     print_json,
     print_rich,
     say,
@@ -83,7 +85,7 @@ def cli(context: click.Context) -> int:
 @option("--size", type=flags.SizeType(), section=OUTPUT, metavar="WxH|native",
         help="Pixels of the output, 16 to 8192 a side. Default: the input's own; on a CPU no more "
         "pixels than 768x432.")  # fmt: skip
-@option("--fps", type=flags.NumberType(0, 1000, min_open=True), section=OUTPUT, metavar="N",
+@option("--fps", type=flags.NumberType(0.01, 1000), section=OUTPUT, metavar="N",
         help="Frames a second of the output. Default: the input's times, kept.")  # fmt: skip
 @flags.encode_options
 @flags.model_options
@@ -157,7 +159,7 @@ def transform(**values: Any) -> int:
 @option("--size", type=flags.SizeType(), section=OUTPUT, metavar="WxH|native",
         help="Pixels of the output, 16 to 8192 a side. Default: the input's own; on a CPU no more "
         "pixels than 512x288.")  # fmt: skip
-@option("--fps", type=flags.NumberType(0, 1000, min_open=True), section=OUTPUT, metavar="N",
+@option("--fps", type=flags.NumberType(0.01, 1000), section=OUTPUT, metavar="N",
         help="Frames a second to ask of the source.")  # fmt: skip
 @flags.encode_options
 @option("--record/--no-record", default=False, section=OUTPUT,
@@ -217,7 +219,7 @@ def live(**values: Any) -> int:
         help="Frames before those.")  # fmt: skip
 @option("--live/--no-live", default=False,
         help="Measure latency from input to output at the source's pace, by a marker in the picture.")  # fmt: skip
-@option("--fps", type=flags.NumberType(0, 1000, min_open=True), default=30.0, show_default=True,
+@option("--fps", type=flags.NumberType(0.01, 1000), default=30.0, show_default=True,
         metavar="N", help="With --live: frames a second of the test picture.")  # fmt: skip
 @option("--through", type=click.Choice(("sink", "h264")), default="sink", show_default=True,
         help="With --live: read the marker where outputs get the frame, or behind an H.264 encoder and decoder.")  # fmt: skip
@@ -322,13 +324,21 @@ def models(as_json: bool) -> int:
     return 0
 
 
+def interrupted(message: str) -> int:
+    """Says so, in a document as well where one was asked for; returns the exit code."""
+    say(message)
+    if Asked.json:
+        print_error(message, "", INTERRUPTED)
+    return INTERRUPTED
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code. Every error is rendered here, once."""
     global _begun_seconds
     _begun_seconds = time.perf_counter()
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
-    as_json = "--json" in arguments
+    Asked.json = "--json" in arguments
     guard_streams()
     try:
         code = cli.main(args=arguments, prog_name="mirage", standalone_mode=False)
@@ -338,21 +348,19 @@ def main(arguments: list[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         if isinstance(error, Interrupted):
-            say(error.message)
-            return error.exit_code
-        return fail(error.message, error.remedy, error.exit_code, as_json)
+            return interrupted(error.message)
+        return fail(error.message, error.remedy, error.exit_code, Asked.json)
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         path = context.command_path if context is not None else "mirage"
         remedy = f"Try: {path} --help"
-        return fail(error.format_message(), remedy, error.exit_code, as_json)
+        return fail(error.format_message(), remedy, error.exit_code, Asked.json)
     except (KeyboardInterrupt, click.Abort):
         if debug:
             traceback.print_exc()
-        say("interrupted: nothing was written")
-        return INTERRUPTED
+        return interrupted("interrupted: nothing was written")
     except MemoryError:
-        return fail("not enough memory", "Use a smaller --size.", 1, as_json)
+        return fail("not enough memory", "Use a smaller --size.", 1, Asked.json)
     except Exception as error:  # noqa: BLE001  the last resort: a fault of mirage itself
         if isinstance(error, OSError) and (reason := lost_stdout(error)) is not None:
             if reason:
@@ -362,4 +370,4 @@ def main(arguments: list[str] | None = None) -> int:
             traceback.print_exc()
         text = (str(error).strip().splitlines() or [""])[0]
         message = f"{type(error).__name__}: {text}" if text else type(error).__name__
-        return fail(message, "This is a fault of mirage; --debug shows where.", 1, as_json)
+        return fail(message, "This is a fault of mirage; --debug shows where.", 1, Asked.json)

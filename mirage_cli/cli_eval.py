@@ -90,7 +90,7 @@ def evaluate(**values: Any) -> int:
         print_json(document)
     else:
         _print(document, report.rows(document))
-    return Interrupted.exit_code if document.get("interrupted") else 0
+    return Interrupted.exit_code if document.get("interrupted") else int(bool(document.get("failed")))
 
 
 def _print(document: dict[str, Any], rows: list[dict[str, Any]]) -> None:

@@ -275,7 +275,9 @@ def take_outputs(values: dict[str, Any], as_json: bool) -> None:
         check_stdout(name, as_json)
     twice = next((name for name in outputs if outputs.count(name) > 1), None)
     if twice is not None:
-        raise UsageProblem(f"output {twice!r} is given twice", "Give each output another name.")
+        from mirage_cli.outputs import without_secrets
+
+        raise UsageProblem(f"output {without_secrets(twice)!r} is given twice", "Give each output another name.")
     values["output"] = outputs[0] if outputs else None
     values["more_outputs"] = tuple(outputs[1:])
 

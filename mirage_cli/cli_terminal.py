@@ -99,8 +99,15 @@ class TerminalUi:
         return click.confirm(f"{plain_text(path)} exists. Replace it?", default=False, err=True)
 
 
+class Asked:
+    """What of the command in hand must be known where errors are told, wherever it was asked for."""
+
+    json = False
+
+
 def make_ui(values: dict[str, Any]) -> TerminalUi:
     """Take the reporting flags out of a command's values; ``as_json`` stays."""
+    Asked.json = values["as_json"]
     verbose = values.pop("verbose")
     if verbose:
         import logging
@@ -225,8 +232,13 @@ def fail(message: str, remedy: str, code: int, as_json: bool) -> int:
     if remedy:
         say(f"  {plain_text(remedy)}")
     if as_json:
-        try:
-            print_json({"error": {"message": message, "remedy": remedy, "exit_code": code}})
-        except OSError as error:
-            lost_stdout(error)
+        print_error(message, remedy, code)
     return code
+
+
+def print_error(message: str, remedy: str, code: int) -> None:
+    """The document of a command that failed."""
+    try:
+        print_json({"error": {"message": message, "remedy": remedy, "exit_code": code}})
+    except OSError as error:
+        lost_stdout(error)

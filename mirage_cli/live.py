@@ -284,8 +284,8 @@ class _Live:
         return {
             "command": "live",
             "input": self.source.info.name,
-            "output": self.config.output,
-            "more_outputs": list(self.config.more_outputs),
+            "output": self.config.output and without_secrets(self.config.output),
+            "more_outputs": list(map(without_secrets, self.config.more_outputs)),
             "window": self.window.toolkit_name if self.window else None,
             "sound": self.outlet is not self.sink,
             "prompts": self.prompts,

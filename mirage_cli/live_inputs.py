@@ -106,6 +106,8 @@ def _open_paced(
     source, size = fit_source(
         opened, config.size, cpu, CPU_LIMIT, ui, open_at if reopens else None
     )
+    if config.loop and not reopens:
+        ui.warn("--loop has no effect: what comes through a pipe can be read only once")
     reopen = (lambda: open_at(size)) if config.loop and reopens else None
     return PacedSource(source, reopen=reopen, clock=clock), size
 

@@ -15,7 +15,7 @@ from mirage_cli.ffmpeg_tools import is_url
 from mirage_cli.frames import Frame, FrameSink, FrameSource
 from mirage_cli.job_sink import JobSink
 from mirage_cli.measure import Meter, PeakMemory, Stats
-from mirage_cli.outputs import shown_target, without_secrets
+from mirage_cli.outputs import check_targets, shown_target, without_secrets
 from mirage_cli.pipeline import run as run_pipeline
 from mirage_cli.schedule import parse_prompts
 from mirage_cli.styler import (
@@ -77,13 +77,15 @@ def run(
     target = config.output
     if target is None and (config.input == PIPE or is_url(config.input)):
         raise UsageProblem(
-            f"the output needs a name when the input is {config.input!r}",
+            f"the output needs a name when the input is {without_secrets(config.input)!r}",
             "Add -o out.mp4, or -o - for a pipe.",
         )
-    for name in (target, *config.more_outputs):
-        if name is not None:
-            check_output(config.input, name, config.overwrite, ui)
-            check_unfinished(config, name)
+
+    def check(name: str) -> None:
+        check_output(config.input, name, config.overwrite, ui)
+        check_unfinished(config, name)
+
+    check_targets([name for name in (target, *config.more_outputs) if name is not None], check)
     engine.check_model(config.model)
     source, size, input_size = open_source(config, engine, ui)
     sink: FrameSink | None = None
@@ -92,8 +94,8 @@ def run(
         read = read_prompts(prompts, engine, config.model, ui)
         if target is None:
             target = default_output(config.input, read[0].match.look)
-            check_output(config.input, target, config.overwrite, ui)
-            check_unfinished(config, target)
+            check(target)
+        source.warnings.extend(_late_prompts(read, source.info.duration_seconds))
         stop.graceful = True  # a signal while the file is made must not leave it behind
         sink = open_sink(config, target, source, size, ui.warn, stop.event)  # before the model: errors come fast
         stop.graceful = False
@@ -109,7 +111,7 @@ def run(
             raise Interrupted("interrupted before the first frame: nothing was written")
         if not written:
             raise MediaError(
-                f"no frame could be decoded from {config.input!r}",
+                f"no frame could be decoded from {without_secrets(config.input)!r}",
                 "Check that it holds video: ffmpeg -i FILE lists its streams.",
             )
         job.memory.sample()
@@ -125,6 +127,17 @@ def run(
     finally:
         source.close()
     return job.document()
+
+
+def _late_prompts(read: list[ReadPrompt], seconds: float | None) -> list[str]:
+    """What a user should know of prompts whose time comes late, or never."""
+    late = [item.prompt for item in read if seconds is not None and item.prompt.time_seconds >= seconds]
+    told = [f"the prompt {p.text!r} begins at {p.time_seconds:g} s, and the input lasts {seconds:.1f} s: it is never shown"
+            for p in late]  # fmt: skip
+    first = read[0].prompt
+    if first.time_seconds > 0 and first not in late:
+        told.append(f"the picture is unchanged until {first.time_seconds:g} s, when the prompt {first.text!r} begins")
+    return told
 
 
 def _let_go(
@@ -215,7 +228,7 @@ class _Job:
             compose=side_by_side if self.config.compare else None,
             tick=self._tick,
             timeout_seconds=self._timeout_seconds,
-            names=(self.config.input, without_secrets(self.target)),
+            names=(without_secrets(self.config.input), without_secrets(self.target)),
             clock=self.clock,
         )
         self.pipeline_seconds = ended.seconds
@@ -257,9 +270,9 @@ class _Job:
         meter = self.styler.meter
         return {
             "command": "transform",
-            "input": self.config.input,
-            "output": self.target,
-            "more_outputs": list(self.config.more_outputs),
+            "input": without_secrets(self.config.input),
+            "output": without_secrets(self.target),
+            "more_outputs": list(map(without_secrets, self.config.more_outputs)),
             "resumed_at_frame": self.resumed_at,
             "input_size": [*self.input_size],
             "prompts": [item.document() for item in self.read],

@@ -15,7 +15,7 @@ from mirage_cli.config import Size, TransformConfig
 from mirage_cli.errors import MediaError, UsageProblem
 from mirage_cli.ffmpeg_tools import is_url
 from mirage_cli.frames import Frame, FrameSink, FrameSource
-from mirage_cli.image_frames import ImageSink, ImageSource, find_images, is_image, is_pattern
+from mirage_cli.image_frames import ImageSink, ImageSource, find_images, is_image, is_pattern, pattern_matches
 from mirage_cli.job_folder import open_job, unfinished
 from mirage_cli.output_target import check_target, is_plain_file
 from mirage_cli.outputs import FanOut, at_its_pace, push_output, shown_target, targets_of
@@ -86,6 +86,12 @@ def check_output(source: str, target: str, overwrite: bool | None, ui: Ui) -> No
         MediaError: see ``output_target.check_target``.
     """
     read_from = None if source == PIPE or is_url(source) else source
+    if read_from and is_pattern(target):
+        pictures = set(map(os.path.realpath, find_images(read_from)))
+        if own := sorted(pictures & set(map(os.path.realpath, pattern_matches(target)))):
+            raise MediaError(
+                f"output {target!r} is the input itself: it would replace {own[0]!r}", "give the output another name"
+            )
     check_target(
         target, read_from, lambda: ui.confirm_overwrite(target) if overwrite is None else overwrite
     )

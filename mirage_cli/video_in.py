@@ -339,9 +339,9 @@ def _check_request(
     if not 0.0 <= start < 1e7:
         raise UsageProblem(f"start {start:g} s is not allowed: 0 or more", "give --start 1.5")
     if duration is not None and not 0.0 < duration < 1e7:
-        raise UsageProblem(f"duration {duration:g} s is not allowed: more than 0", "")
+        raise UsageProblem(f"duration {duration:g} s is not allowed: more than 0", "give --duration 10")
     if fps is not None and not 0.01 <= fps <= 1000.0:
-        raise UsageProblem(f"{fps:g} frames a second are not allowed: 0.01 to 1000", "")
+        raise UsageProblem(f"{fps:g} frames a second are not allowed: 0.01 to 1000", "give --fps 30")
 
 
 def _open(

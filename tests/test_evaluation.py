@@ -510,7 +510,7 @@ def test_a_model_without_paraphrases_is_measured_in_all_else(tmp_path: Path, mon
     monkeypatch.setattr(worker.Worker, "_temporal", lambda self, task: 1 / 0)
     write_pictures(tmp_path / "walk", moving(20))
     words = ("--clips", str(tmp_path / "walk"), "--looks", "night", "--parts", "prompts,temporal,drift", "--frames", "64")
-    assert evaluate(*words, "-o", str(tmp_path / "e.json")) == 0
+    assert evaluate(*words, "-o", str(tmp_path / "e.json")) == 1  # something failed
     document = json.loads((tmp_path / "e.json").read_text())
     why = {entry["part"]: entry["why"] for entry in document["left_out"]}
     assert "no look has both" in why["prompts"] and "ZeroDivisionError" in why["temporal"]

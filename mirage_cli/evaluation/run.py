@@ -24,16 +24,18 @@ import torch
 from mirage_cli import __version__
 from mirage_cli.bench import weights
 from mirage_cli.config import EVAL_PARTS, EvalConfig
-from mirage_cli.errors import MirageError, UsageProblem
+from mirage_cli.errors import MediaError, MirageError, UsageProblem
 from mirage_cli.evaluation import report
 from mirage_cli.evaluation.clips import Clip, load_clips
 from mirage_cli.evaluation.drift import ANCHORED
 from mirage_cli.evaluation.perceptual import REMEDY, find_weights
 from mirage_cli.evaluation.pictures import draw_plot, draw_sheet
 from mirage_cli.evaluation.worker import NO_TIME, Spec, Task, Worker, save_clips, serve
+from mirage_cli.image_frames import SUFFIXES
 from mirage_cli.lsd.checkpoint import choose_device, read_config
 from mirage_cli.machine import commit, hardware, versions
 from mirage_cli.models import catalog
+from mirage_cli.output_target import check_target
 from mirage_cli.training.data import IDENTITY
 
 CPU_LOOKS = ("oil-painting", "ink-wash", "mosaic", "neon-cyberpunk")
@@ -57,6 +59,7 @@ def run(config: EvalConfig, note: Say = lambda text: None, warn: Say = lambda te
         MirageError: clips, model or device that cannot be had.
     """
     begun = time.monotonic()
+    check_files(config)
     deadline = begun + config.budget_seconds if config.budget_seconds else float("inf")
     device = choose_device(config.model.device)
     known = list(read_config(catalog.model_dir(config.model.model)).looks)
@@ -98,8 +101,29 @@ def run(config: EvalConfig, note: Say = lambda text: None, warn: Say = lambda te
     return document
 
 
+def check_files(config: EvalConfig) -> None:
+    """Refuse, before anything is measured, files that cannot be written or must not be replaced.
+
+    Raises:
+        UsageProblem: a name that is none of its kind, so that no video is replaced by a document.
+        MediaError: no such folder; no training data in ``data``.
+    """
+    for option, path, endings in (
+        ("-o", config.output, (".json",)), ("--sheet", config.sheet, SUFFIXES), ("--plot", config.plot, SUFFIXES),
+    ):  # fmt: skip
+        if path is None:
+            continue
+        if Path(path).suffix.lower() not in endings:
+            raise UsageProblem(f"{option} {path!r}; allowed: a name that ends with {', '.join(endings)}", f"As in: {option} eval{endings[0]}")
+        check_target(path, config.clips, lambda: True)
+    if config.data is not None and not (Path(config.data) / "MANIFEST.csv").is_file():
+        raise MediaError(f"no training data: {Path(config.data) / 'MANIFEST.csv'} is missing", "give the data folder: --data DIR")
+
+
 def fill_in(config: EvalConfig, known: list[str], gpu: bool) -> EvalConfig:
     """The configuration with every open number decided, and checked."""
+    if not config.parts:
+        raise UsageProblem("no part is named", f"allowed: {', '.join(EVAL_PARTS)}; leave --parts away for all")
     painted = [look for look in known if look != IDENTITY]
     looks = config.looks or (("all",) if gpu else tuple(x for x in CPU_LOOKS if x in painted) or tuple(painted[:4]))
     if looks == ("all",):
@@ -247,6 +271,7 @@ class Keeper:
         if reason:
             self._leave_out(task, reason, wanting="failed" in found or reason == NO_TIME)
             if "failed" in found:
+                self.document["failed"] = self.document.get("failed", 0) + 1
                 self.warn(f"{task.words()} failed: {reason}")
         elif task.part == "drift":
             runs = self.document["looks"][task.look].setdefault("drift", [])

@@ -6,7 +6,7 @@ import json
 import math
 from pathlib import Path
 
-from mirage_cli.errors import UsageProblem
+from mirage_cli.errors import MediaError, UsageProblem
 from mirage_cli.lsd.checkpoint import choose_device
 from mirage_cli.lsd.model import FRAME_MULTIPLE, LSDConfig, LSDNet
 from mirage_cli.training.config import TrainConfig
@@ -50,11 +50,21 @@ def new_network(looks: tuple[str, ...], config: TrainConfig) -> LSDNet:
         ) from error
 
 
+def check_run_folder(folder: Path) -> None:
+    """MediaError where a run cannot have its folder."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = "it is a file" if folder.is_file() else error.strerror
+        raise MediaError(f"the folder run={folder} cannot be made: {reason}", "give another one: run=DIR") from error
+
+
 def check_config(config: TrainConfig) -> None:
     """What would fail only after the data are loaded.
 
     Raises:
         UsageProblem: no looks, no end, impossible sizes, TensorBoard without its package.
+        MediaError: no folder for the run.
         GpuError: a GPU is asked for and there is none.
     """
     new_network(look_names(config), config)
@@ -80,3 +90,4 @@ def check_config(config: TrainConfig) -> None:
         raise UsageProblem("minutes is 0 and max_steps is not set: the run would never end", "as in: minutes=10")
     if config.tensorboard:
         check_tensorboard()
+    check_run_folder(Path(config.run))
