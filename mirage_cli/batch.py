@@ -27,11 +27,17 @@ VIDEO_SUFFIXES = frozenset(
 )
 
 
-def expand(inputs: Sequence[str]) -> list[str]:
+def expand(
+    inputs: Sequence[str], looks: Callable[[], Sequence[str]] = tuple, tell: Callable[[str], None] = lambda text: None
+) -> list[str]:
     """What the inputs of a command stand for: files, addresses, and folders of pictures.
 
     A folder gives its videos (not those of folders inside it), a glob its files, both in natural
     order. A folder or a glob of pictures only is one input: a video made of them.
+
+    Args:
+        looks: names of the model's looks, asked for where a folder may hold what an earlier run has made.
+        tell: gets a sentence about the files of a folder that are left out.
 
     Raises:
         MediaError: a folder or a glob without any video.
@@ -41,7 +47,7 @@ def expand(inputs: Sequence[str]) -> list[str]:
         if name == PIPE or is_url(name) or os.path.isfile(name):
             found.append(name)
         elif os.path.isdir(name):
-            found += [name] if find_images(name) else _videos_in(name)
+            found += [name] if find_images(name) else _videos_in(name, looks, tell)
         elif glob.has_magic(name):
             if is_image(name):
                 found.append(name)
@@ -55,12 +61,17 @@ def expand(inputs: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _videos_in(folder: str) -> list[str]:
+def _videos_in(folder: str, looks: Callable[[], Sequence[str]], tell: Callable[[str], None]) -> list[str]:
     names = [item.name for item in os.scandir(folder) if item.is_file()]
     videos = {name for name in names if Path(name).suffix.lower() in VIDEO_SUFFIXES and name[0] != "."}
     stems = {Path(name).stem for name in videos}
-    # clip.ink-wash.mp4 beside clip.mov is what an earlier run has made of it.
-    videos = {name for name in videos if Path(name).stem.rpartition(".")[0] not in stems}
+    parted = {name: Path(name).stem.rpartition(".") for name in videos}
+    if doubtful := [name for name, (stem, _, _) in parted.items() if stem in stems]:
+        # clip.ink-wash.mp4 beside clip.mov is what an earlier run has made of it.
+        known = set(looks())
+        if made := sorted(name for name in doubtful if parted[name][2] in known):
+            tell(f"left out, as made of others by an earlier run: {', '.join(made)}")
+            videos -= set(made)
     if not videos:
         raise MediaError(f"the folder {folder!r} holds no video", "Name a folder with videos in it.")
     return [os.path.join(folder, name) for name in sorted(videos, key=natural)]

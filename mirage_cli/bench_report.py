@@ -24,7 +24,7 @@ def check(path: str) -> None:
         raise UsageProblem(f"--report {path!r}: there is no such folder", "Make the folder first.")
     report, plot = Path(path), Path(path).with_suffix(".svg")
     strange = None
-    if report.exists():
+    if report.is_file():
         with report.open("rb") as file:  # an earlier report says whose it is at its beginning
             strange = None if b"mirage bench" in file.read(300) else report
     elif plot.exists() and report.suffix == ".md":

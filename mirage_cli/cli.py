@@ -125,7 +125,7 @@ def transform(**values: Any) -> int:
 
     from mirage_cli import batch
 
-    inputs = batch.expand(names)
+    inputs = batch.expand(names, lambda: batch.Engine().look_names(model), ui.note)
     config = TransformConfig(input=inputs[0], model=model, **values)
     if len(inputs) > 1 or (tuple(inputs) != names and not os.path.isdir(inputs[0])):
         return run_batch(config, inputs, ui, as_json)

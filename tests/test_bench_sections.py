@@ -171,6 +171,13 @@ def test_reports_that_cannot_be(tmp_path) -> None:
     for name, problem in (("x.pdf", "ends with"), (str(tmp_path / "none" / "x.md"), "no such folder")):
         with pytest.raises(UsageProblem, match=problem):
             bench_report.check(name)
+    for strange, name in (("mine.md", "mine.md"), ("rep.svg", "rep.md")):
+        (tmp_path / strange).write_text("<svg>mine</svg>")
+        with pytest.raises(UsageProblem, match="is no report of mirage bench"):
+            bench_report.check(str(tmp_path / name))
+    for _ in range(2):  # its own it replaces
+        bench_report.check(str(tmp_path / "own.md"))
+        bench_report.write(str(tmp_path / "own.md"), DOCUMENT)
     (tmp_path / "y.html").mkdir()
     with pytest.raises(MediaError, match="cannot be written"):
         bench_report.write(str(tmp_path / "y.html"), DOCUMENT)

@@ -243,6 +243,42 @@ def test_json_is_one_document_that_says_what_happened(clip, tmp_path, capsys, fa
     assert "warning: no look is known for 'a strange thing'; the nearest is mosaic" in streams.err
 
 
+def test_json_from_the_environment_holds_for_errors_and_interruptions(capsys, fakes, tmp_path, clip, monkeypatch):
+    monkeypatch.setenv("MIRAGE_JSON", "1")
+    assert main(["transform", str(tmp_path / "none.mp4"), "-p", "night"]) == 3
+    assert json.loads(capsys.readouterr().out)["error"]["exit_code"] == 3
+
+    monkeypatch.delenv("MIRAGE_JSON")
+    assert main(["transform", str(tmp_path / "none.mp4"), "-p", "night"]) == 3
+    assert capsys.readouterr().out == ""  # one command's wish is not the next one's
+
+    def stopped(*given, **named):
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("MIRAGE_JSON", "1")
+    monkeypatch.setattr("mirage_cli.transform.run", stopped)
+    assert main(["transform", str(clip), "-p", "night", "-o", str(tmp_path / "o.mp4")]) == 130
+    assert json.loads(capsys.readouterr().out)["error"] == {
+        "message": "interrupted: nothing was written", "remedy": "", "exit_code": 130,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("transform", "rtsp://user:hidden@127.0.0.1:9/x", "-p", "night"),
+        ("transform", "rtsp://user:hidden@127.0.0.1:9/x", "b.mp4", "-p", "night"),
+        ("transform", "b.mp4", "-p", "night", *(("-o", "rtmp://user:hidden@127.0.0.1:9/a/hidden") * 2)),
+        ("transform", "http://user:hidden@127.0.0.1:9/x.mp4?key=hidden", "-p", "night", "-o", "o.mp4"),
+    ],
+)
+def test_no_error_shows_a_password(words, capsys, fakes, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main([*words, "--json"]) in (2, 3)
+    told = capsys.readouterr()
+    assert "hidden" not in told.out + told.err and "127.0.0.1" in told.err
+
+
 def test_an_error_under_json_is_a_document_too(capsys, fakes, tmp_path):
     code = main(["transform", str(tmp_path / "none.mp4"), "-p", "night", "--json"])
     streams = capsys.readouterr()

@@ -465,11 +465,25 @@ def test_a_spent_budget_leaves_out_and_says_so(tmp_path: Path, capsys: pytest.Ca
 
 
 @pytest.mark.parametrize(
-    "words", [("--looks", "no-such"), ("--parts", "speed"), ("--frames", "10"), ("--size", "native"), ("--lpips", "/no/file")]
-)
+    "words", [("--looks", "no-such"), ("--parts", "speed"), ("--frames", "10"), ("--size", "native"), ("--lpips", "/no/file"),
+              ("--parts", ""), ("-o", "clip.mp4"), ("--sheet", "sheet.json")]
+)  # fmt: skip
 def test_what_is_not_allowed(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", *words]) in (UsageProblem.exit_code, ModelError.exit_code)
     assert "error:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words", [("-o", "none/e.json"), ("--sheet", "none/s.png"), ("--plot", "none/p.png"), ("--data", "none"),
+              ("--clips", "clip.png", "--sheet", "clip.png")]
+)  # fmt: skip
+def test_files_that_cannot_be_are_told_before_the_work(words, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run, "load_clips", lambda *given: pytest.fail("the work has begun"))
+    (tmp_path / "clip.png").write_bytes(b"mine")
+    assert main(["eval", *words]) == MediaError.exit_code
+    told = capsys.readouterr().err
+    assert "error:" in told and "fault of mirage" not in told and (tmp_path / "clip.png").read_bytes() == b"mine"
 
 
 def kept(*messages: tuple) -> dict:

@@ -405,6 +405,27 @@ def test_a_file_that_is_gone_at_the_end_of_a_pass_is_an_error():
     paced.close()
 
 
+def test_an_opening_that_hangs_keeps_nobody(monkeypatch):
+    """Neither whoever takes frames (the pipeline's watch tells that none comes) nor the end."""
+    monkeypatch.setattr(capture, "LET_GO_SECONDS", 0.1)
+    hangs, late = threading.Event(), lasting(2)
+
+    def reopen():
+        hangs.wait(30)
+        return late
+
+    paced = PacedSource(Source(2), reopen=reopen)
+    taker = threading.Thread(target=lambda: list(paced))
+    taker.start()
+    time.sleep(0.3)
+    begin = time.perf_counter()
+    paced.close()
+    taker.join(5)
+    assert not taker.is_alive() and time.perf_counter() - begin < 4
+    hangs.set()
+    assert late.closed.wait(5)  # what came too late is closed when it comes
+
+
 def test_a_resized_source_says_its_size():
     source = ResizedSource(Source(2), (64, 40))
     assert (source.info.width, source.info.height) == (64, 40)

@@ -243,6 +243,8 @@ def test_bad_files(tmp_path, arguments):
         loop.main(None, [*arguments, f"init={tmp_path / 'no.json'}"])
     weights = LSDNet(LSDConfig(looks=("a", "b"), widths=(8, 8, 64))).state_dict()
     save_file(weights, str(tmp_path / "other.safetensors"))
+    with pytest.raises(MediaError, match="it is a file"):
+        loop.main(None, [*arguments, f"run={tmp_path / 'no.json'}"])
     with pytest.raises(MediaError, match="no film and no game clips"):
         loop.main(None, [*arguments, "clips=[1,1,6]"])
     assert read_runs(tmp_path / "no.mp4", [], 6) == []  # a film without a shot that is long enough
