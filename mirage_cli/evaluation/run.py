@@ -114,7 +114,8 @@ def check_files(config: EvalConfig) -> None:
         if path is None:
             continue
         if Path(path).suffix.lower() not in endings:
-            raise UsageProblem(f"{option} {path!r}; allowed: a name that ends with {', '.join(endings)}", f"As in: {option} eval{endings[0]}")
+            allowed = f"allowed: a name that ends with {', '.join(endings)}"
+            raise UsageProblem(f"{option} {path!r}; {allowed}", f"As in: {option} eval{endings[0]}")
         check_target(path, config.clips, lambda: True)
     if config.data is not None and not (Path(config.data) / "MANIFEST.csv").is_file():
         raise MediaError(f"no training data: {Path(config.data) / 'MANIFEST.csv'} is missing", "give the data folder: --data DIR")
@@ -233,7 +234,7 @@ def in_processes(specs: list[Spec], tasks: list[Task]) -> Iterator[Message]:
         if refused is not None and waiting:
             raise refused
         for task in waiting:
-            yield task, {"left_out": "no process was left"}, True, {}
+            yield task, {"failed": "no process was left"}, True, {}
     finally:
         for process in processes.values():
             process.terminate()
