@@ -177,7 +177,7 @@ def parse_probe(text: str) -> MediaProbe:
     wants_rotation = False
     rotation = 0.0
     for line in lines[start + 1 :]:
-        if match := re.match(r"  Duration: (\S+?),(?: start: (-?[\d.]+),)?", line):
+        if match := re.match(r"  Duration: (\S+?),(?: start: (-?\d+(?:\.\d+)?),)?", line):
             duration = _clock_seconds(match.group(1))
             start_seconds = float(match.group(2) or 0.0)
         elif match := re.match(r"  Stream #0:\d+\S*: (\w+): (.*)", line):
@@ -192,7 +192,7 @@ def parse_probe(text: str) -> MediaProbe:
             elif kind == "Video" and video is None and "(attached pic)" not in rest:
                 video = _parse_video(rest)
                 wants_rotation = video is not None
-        elif wants_rotation and (match := re.search(r"rotation of (-?[\d.]+) degrees", line)):
+        elif wants_rotation and (match := re.search(r"rotation of (-?\d+(?:\.\d+)?) degrees", line)):
             rotation = -float(match.group(1))
     if video is not None and rotation:
         video = replace(video, rotation_degrees=rotation % 360.0)

@@ -88,6 +88,13 @@ def test_what_ffmpeg_says_of_a_file(tmp_path):
     fuzz(2, one, ())
 
 
+def test_a_number_with_two_points_is_none():
+    lines = ("  Duration: 00:00:01.00, start: 0.0.000000, bitrate: 1 kb/s", "  Stream #0:0: Video: h264, yuv420p, 64x48, 25 fps",
+             "      displaymatrix: rotation of -90.0.0 degrees")  # fmt: skip
+    found = parse_probe("\n".join(("Input #0, mov, from 'x':", *lines)))
+    assert (found.duration_seconds, found.start_seconds, found.video.rotation_degrees) == (1.0, 0.0, 0.0)
+
+
 def test_tags():
     text = b";FFMETADATA1\ntitle=a\\=b\ncomment=x\\\ny\n[CHAPTER]\nTIMEBASE=1/1000\nSTART=0\nEND=9\ntitle=c\n"
 
