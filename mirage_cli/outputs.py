@@ -166,7 +166,7 @@ def shown_target(target: str) -> str:
 
 
 def without_secrets(target: str) -> str:
-    """An output as it was named, but for what an address must not show."""
+    """An input or output as it was named, but for what an address must not show."""
     return shown_target(target) if is_url(target) else target
 
 

@@ -50,8 +50,8 @@ def new_network(looks: tuple[str, ...], config: TrainConfig) -> LSDNet:
         ) from error
 
 
-def check_run_folder(folder: Path) -> None:
-    """MediaError where a run cannot have its folder."""
+def make_run_folder(folder: Path) -> None:
+    """Make a run's folder where it is not there; MediaError where that cannot be."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -90,4 +90,4 @@ def check_config(config: TrainConfig) -> None:
         raise UsageProblem("minutes is 0 and max_steps is not set: the run would never end", "as in: minutes=10")
     if config.tensorboard:
         check_tensorboard()
-    check_run_folder(Path(config.run))
+    make_run_folder(Path(config.run))

@@ -28,7 +28,15 @@ from mirage_cli.lsd.model import UNSHUFFLE, Past, Prediction, screen_channels
 from mirage_cli.lsd.sampling import compose
 from mirage_cli.lsd.text import read_looks
 from mirage_cli.measure import TrainStats
-from mirage_cli.training.checks import MANY_STEPS, check_config, done_share, learning_rate, look_names, new_network
+from mirage_cli.training.checks import (
+    MANY_STEPS,
+    check_config,
+    done_share,
+    learning_rate,
+    look_names,
+    make_run_folder,
+    new_network,
+)
 from mirage_cli.training.config import TrainConfig, load_config
 from mirage_cli.training.data import load_clips, load_stills, render_bank, render_clips, shuffled
 from mirage_cli.training.distill import two_half_steps
@@ -72,7 +80,7 @@ class Trainer:
         )
         self.progress = {"step": 0, "seconds": 0.0}
         self.run = Path(config.run)
-        self.run.mkdir(parents=True, exist_ok=True)
+        make_run_folder(self.run)
         if (self.run / STATE).is_file():
             self.progress = load_state(self.run / STATE, self.net, self.mean, self.optimizer)
             say(f"resumed at step {self.progress['step']}, {self.progress['seconds'] / 60:.1f} min")
@@ -152,7 +160,7 @@ class Trainer:
     def step(self) -> dict[str, Tensor]:
         """One optimiser step over all streams; returns the loss's terms as tensors."""
         c = self.config
-        told = {**self.progress, "seconds": self.agreed_seconds} if self.world > 1 else self.progress
+        told = {**self.progress, "seconds": self.agreed_seconds}
         rate = learning_rate(self.progress["step"], done_share(told, c), c)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -331,6 +339,7 @@ class Trainer:
         """
         minutes, seconds = self.config.minutes, self.progress["seconds"]
         if self.world == 1:
+            self.agreed_seconds = seconds
             return save, stop, bool(minutes) and seconds >= 60 * minutes
         if self.progress["step"] % AGREE_EVERY:
             return False, False, False

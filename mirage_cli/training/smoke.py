@@ -31,7 +31,7 @@ from mirage_cli.lsd.checkpoint import load_bundle
 from mirage_cli.lsd.stream import Session
 from mirage_cli.lsd.text import PromptReader
 from mirage_cli.models import catalog
-from mirage_cli.training.checks import check_config, check_run_folder
+from mirage_cli.training.checks import check_config, make_run_folder
 from mirage_cli.training.config import TrainConfig, load_config
 from mirage_cli.training.data import EXAMPLE_CLIP
 from mirage_cli.training.loop import Trainer, export
@@ -157,7 +157,7 @@ def _prepare(folder: Path, named: bool) -> str:
         )
     for path in found:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    check_run_folder(folder)
+    make_run_folder(folder)
     (folder / MARK).write_text("{}")
     return make_data(folder / "data")
 
