@@ -20,7 +20,7 @@ from mirage_cli.training.config import load_config
 from mirage_cli.training.camera import CameraWalk, WalkConfig
 from mirage_cli.training.data import fit, read_manifest, read_runs
 from mirage_cli.training.forcing import ForcingConfig, force
-from mirage_cli.training.losses import LossConfig, frame_loss, grid_difference, temporal_difference
+from mirage_cli.training.losses import LossConfig, frame_loss, grid_difference, temporal_difference, tone_difference
 from mirage_cli.training.state import load_streams
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -289,6 +289,14 @@ def test_a_weave_costs_and_strokes_elsewhere_do_not():
     assert grid_difference(noise, noise.flip(-1)) < 0.015
     assert grid_difference(noise + checks, noise) == pytest.approx(0.1, abs=1e-4)
     assert grid_difference(noise[..., :16, :16], noise[..., :16, :16]) == 0  # smaller than a window
+
+
+def test_a_tone_costs_wherever_its_strokes_lie():
+    noise = torch.rand(2, 3, 250, 256, generator=torch.Generator().manual_seed(1)) - 0.5  # no whole number of cells
+    assert tone_difference(noise + 0.1, noise) == pytest.approx(0.1, abs=1e-4)
+    assert tone_difference(noise, noise.flip(-1)) < 0.03  # L1 of these two is 0.33
+    graded = [frame_loss(noise + 0.1, noise, noise, None, LossConfig(tone=weight)) for weight in (0.0, 2.0)]
+    assert graded[1][0] - graded[0][0] == pytest.approx(0.2, abs=1e-4) and "tone" not in graded[0][1]
 
 
 def test_fit_covers_and_crops():

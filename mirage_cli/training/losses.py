@@ -20,6 +20,7 @@ class LossConfig:
     style: float = 0.0
     edges: float = 0.5
     grid: float = 0.0
+    tone: float = 0.0
     texture: float = 0.0
     distil: float = 0.0
     temporal: float = 0.0
@@ -70,6 +71,15 @@ def cell_pattern(x: Tensor, reach: int | None = None) -> Tensor:
         means = F.avg_pool2d(cells, window, max(1, window // 2))
     places = means.unflatten(1, (-1, UNSHUFFLE**2))
     return places - places.mean(dim=2, keepdim=True)
+
+
+def tone_difference(a: Tensor, b: Tensor, cell: int = 16) -> Tensor:
+    """How much the mean tones of the pictures differ, cell by cell. [B, C, H, W] -> scalar.
+
+    A tone that is off by a level all over costs L1 no more than grain of that size, and less than a stroke that
+    lies elsewhere; the eye sees it first.
+    """
+    return F.avg_pool2d((a - b).float(), cell, ceil_mode=True).abs().mean()
 
 
 def grid_difference(a: Tensor, b: Tensor) -> Tensor:
@@ -125,7 +135,7 @@ def temporal_difference(generated: Tensor, last: Tensor, change: Tensor, trusted
 def frame_loss(
     generated: Tensor, clean: Tensor, target: Tensor, features, config: LossConfig, step: int = 0
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """L1 of the composed and of the clean frame, of edges and of network features; cells, strength of edges, style.
+    """L1 of the composed and of the clean frame, of edges and network features; cells, tones, strength of edges, style.
 
     Args:
         generated: after the consistency blend; clean: before it; target; all [B, 3, H, W] in [-1, 1].
@@ -144,6 +154,9 @@ def frame_loss(
     if config.grid:
         terms["grid"] = grid_difference(generated, target)
         loss = loss + config.grid * terms["grid"]
+    if config.tone:
+        terms["tone"] = tone_difference(generated, target)
+        loss = loss + config.tone * terms["tone"]
     if config.texture:
         terms["texture"] = texture_difference(generated, target)
         loss = loss + config.texture * terms["texture"]
