@@ -87,7 +87,7 @@ def test_every_documented_command_runs(words: list[str], tmp_path: Path) -> None
 def test_readme_has_the_two_commands_and_the_examples() -> None:
     assert "pip install -c constraints.txt -e '.[test]'" in INSTALL
     assert "mirage transform examples/" in INSTALL and "--prompt" in INSTALL
-    assert TEST == "python -m pytest"
+    assert TEST == "python -m pytest -n 2 --dist loadfile"
     assert len([words for words in COMMANDS if words[0] not in ("bench",)]) >= 6
     assert {words[0] for words in COMMANDS} >= {"transform", "live", "bench", "models"}
 

@@ -90,8 +90,7 @@ def known_warp(
     """
     bank = render_bank(stills, [look], teachers.scene, *still_size, device, batch=2)
     generator = torch.Generator(device).manual_seed(PATH_SEED)
-    # Bilinear, as all numbers under docs/benchmarks have been measured.
-    walk = CameraWalk(len(bank), (window, window), still_size, WalkConfig(cubic=False), device, generator)
+    walk = CameraWalk(len(bank), (window, window), still_size, WalkConfig(), device, generator)
     index = torch.arange(len(bank), device=device)
     pairs = bank.gather(index, torch.zeros_like(index))
     number, frames, targets = teachers.looks.index(look), [], []
