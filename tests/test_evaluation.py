@@ -177,6 +177,31 @@ def test_without_ffmpeg_opencv_reads(example_clip: Path, monkeypatch: pytest.Mon
     assert np.abs(plain.frames.astype(int) - whole.frames).mean() < 3
 
 
+@pytest.mark.parametrize(("cores", "taken"), [(9, clips.MOST_THREADS), (1, 1)])
+def test_clips_are_read_on_few_threads(cores: int, taken: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two evaluations on a machine of 32 cores found no end of reading when each library took a thread a core."""
+    seen, before = [], (torch.get_num_threads(), cv2.getNumThreads())
+
+    def watched(frames: list[np.ndarray]) -> tuple[int, int]:
+        seen.append((torch.get_num_threads(), cv2.getNumThreads()))
+        return longest_shot(frames)
+
+    monkeypatch.setattr(clips, "longest_shot", watched)
+    write_pictures(tmp_path / "walk", moving(10))
+    try:
+        torch.set_num_threads(cores)
+        cv2.setNumThreads(cores)
+        load_clips(str(tmp_path / "walk"), SMALL)
+        assert seen == [(taken, taken)]
+        assert (torch.get_num_threads(), cv2.getNumThreads()) == (cores, cores)
+        with pytest.raises(MediaError):
+            load_clips(str(tmp_path / "none"), SMALL)
+        assert torch.get_num_threads() == cores
+    finally:
+        torch.set_num_threads(before[0])
+        cv2.setNumThreads(before[1])
+
+
 @pytest.mark.parametrize("what", ["nothing", "empty", "broken", "short"])
 def test_clips_that_cannot_be_used(what: str, tmp_path: Path) -> None:
     place = tmp_path / what

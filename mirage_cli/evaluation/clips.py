@@ -8,6 +8,7 @@ backwards in turn.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 VIDEOS = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v")
 MOST_FRAMES = 600  # of a clip; more would only fill memory
 FEWEST_FRAMES = 8  # of a shot
+MOST_THREADS = 4  # while clips are read; see ``few_threads``
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,24 @@ class Clip:
         return np.array(self.frames[min(place, period - place)])  # a copy: the frames may lie in a file
 
 
+@contextmanager
+def few_threads(most: int = MOST_THREADS) -> Iterator[None]:
+    """torch and OpenCV on ``most`` threads each at most.
+
+    Motion is found on small pictures, by one library and the other in turn. With a thread for each core of a large
+    machine they wait for one another, and two evaluations side by side come to a standstill.
+    """
+    before = torch.get_num_threads(), cv2.getNumThreads()
+    torch.set_num_threads(min(most, before[0]))
+    cv2.setNumThreads(min(most, before[1]))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        cv2.setNumThreads(before[1])
+
+
+@few_threads()
 def load_clips(source: str | None, size: tuple[int, int]) -> list[Clip]:
     """Clips of a folder (videos, and folders of numbered pictures), of one file, or the example clip.
 

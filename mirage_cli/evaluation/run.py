@@ -65,6 +65,7 @@ def run(config: EvalConfig, note: Say = lambda text: None, warn: Say = lambda te
     known = list(read_config(catalog.model_dir(config.model.model)).looks)
     config = fill_in(config, known, device.type == "cuda")
     find_weights(config.lpips)  # an error now rather than later
+    note(f"reading {config.clips or 'the example clip'}")
     clips = load_clips(config.clips, config.size)
     tasks = plan(config, len(clips))
     document: dict[str, Any] = {
