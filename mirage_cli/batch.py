@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import itertools
 import os
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -25,6 +26,7 @@ VIDEO_SUFFIXES = frozenset(
     ".3gp .avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .vob .webm .wmv .y4m"
     .split()
 )
+CUT_OFF = re.compile(r"\.cut-off(-\d+)?$")  # at the end of a name without its suffix; see ``_put_aside``
 
 
 def expand(
@@ -65,7 +67,7 @@ def _videos_in(folder: str, looks: Callable[[], Sequence[str]], tell: Callable[[
     names = [item.name for item in os.scandir(folder) if item.is_file()]
     videos = {name for name in names if Path(name).suffix.lower() in VIDEO_SUFFIXES and name[0] != "."}
     stems = {Path(name).stem for name in videos}
-    parted = {name: Path(name).stem.rpartition(".") for name in videos}
+    parted = {name: CUT_OFF.sub("", Path(name).stem).rpartition(".") for name in videos}
     if doubtful := [name for name, (stem, _, _) in parted.items() if stem in stems]:
         # clip.ink-wash.mp4 beside clip.mov is what an earlier run has made of it.
         known = set(looks())
@@ -128,11 +130,11 @@ def run(
             entry["document"] = document
             if document["interrupted"]:
                 entry["status"] = "interrupted"
-                if config.resume:  # a file that was cut off must not pass for a whole one the next time
-                    Path(target).unlink(missing_ok=True)
+                entry["output"] = _put_aside(target, config.resume)
             for warning in document["warnings"]:
                 ui.warn(f"{name}: {warning}")
-        except Interrupted:
+        except (Interrupted, KeyboardInterrupt):  # before its first frame; the report still tells of those before it
+            stop.stop("SIGINT")
             entries.pop()
             break
         except MirageError as error:
@@ -151,6 +153,28 @@ def run(
         "seconds": round(clock() - begin, 3),
         "interrupted": stop.event.is_set(),
     }
+
+
+def _put_aside(target: str, resume: bool) -> str:
+    """Take a file that was cut off out of the way: the next ``--resume`` would take it for a whole one.
+
+    Args:
+        resume: its pieces are kept, so that what was joined of them can go; else it gets a name of its own.
+
+    Returns:
+        Where it is now.
+    """
+    if resume:
+        Path(target).unlink(missing_ok=True)
+        return target
+    path = Path(target)
+    for number in itertools.count(1):
+        aside = path.with_name(f"{path.stem}.cut-off{'' if number == 1 else f'-{number}'}{path.suffix}")
+        if not aside.exists():
+            break
+    if path.exists():
+        path.rename(aside)
+    return str(aside)
 
 
 def exit_code(report: dict[str, Any]) -> int:

@@ -360,6 +360,7 @@ def _fp32_ratio(
     """The denoiser in fp32 on plain torch against the one measured, medians of both."""
     options = replace(config.model, dtype="fp32", backend="torch")
     session = engine.session(options, *size)
+    session.packed = None  # torch's own convolutions
     session.set_look(engine.match(options, config.prompt).weights)
     frames = min(FP32_FRAMES, config.frames)
     warmup = min(3, config.warmup)

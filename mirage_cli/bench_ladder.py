@@ -89,10 +89,15 @@ def _cpu_rungs(bundle: Any, size: tuple[int, int], steps: int, weights: dict[str
     def session(source: Any) -> Any:
         return _session(source, size, steps, "torch")
 
+    def plain(source: Any) -> Any:
+        one = session(source)
+        one.packed = None  # torch's own convolutions
+        return one
+
     made = [
-        ("fp32", "torch, NCHW, fp32", lambda: session(plain_bundle(bundle, channels_last=False, dtype=torch.float32))),
-        ("channels_last", "torch, NHWC, fp32", lambda: session(plain_bundle(bundle, channels_last=True, dtype=torch.float32))),
+        ("fp32", "torch, NCHW, fp32", lambda: plain(plain_bundle(bundle, channels_last=False, dtype=torch.float32))),
+        ("channels_last", "torch, NHWC, fp32", lambda: plain(plain_bundle(bundle, channels_last=True, dtype=torch.float32))),
     ]
     kind = str(bundle.dtype).removeprefix("torch.")
-    made.append(("all", f"as it runs here: NHWC, {kind}", lambda: session(bundle)))
+    made.append(("all", f"as it runs here: NHWC, {kind}, packed weights where there is oneDNN", lambda: session(bundle)))
     return [prepared(name, what, make, frames, weights) for name, what, make in made]

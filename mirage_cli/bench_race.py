@@ -20,10 +20,15 @@ def race(bundle: Any, size: tuple[int, int], steps: int, weights: dict[str, floa
     def session(backend: str) -> Any:
         return Session(bundle, width=size[0], height=size[1], steps=steps, backend=backend, guard=False)
 
+    def plain() -> Any:
+        one = session("torch")
+        one.packed = None  # on a CPU: torch's own convolutions, which is what torch.compile is given too
+        return one
+
     def compiled(mode: str | None) -> Any:
         import torch
 
-        one, mode = session("torch"), None if mode == "default" else mode
+        one, mode = plain(), None if mode == "default" else mode
         if bundle.device.type == "cuda":  # the best it can do: one graph, sizes known, replayed without launches
             one.frame = one.captured(torch.compile(one._frame, mode=mode, fullgraph=True, dynamic=False), required=True)
         else:  # there step does not go through the captured frame
@@ -35,7 +40,7 @@ def race(bundle: Any, size: tuple[int, int], steps: int, weights: dict[str, floa
     graph = "a CUDA graph of " if bundle.device.type == "cuda" else ""
     subjects: list[Subject] = [
         prepared("mirage", "as it runs", lambda: session(backend), frames, weights),
-        prepared("torch", f"{graph}torch ops, channels_last", lambda: session("torch"), frames, weights),
+        prepared("torch", f"{graph}torch ops, channels_last", plain, frames, weights),
     ]
     for mode in MODES:
         subjects.append(prepared(f"torch.compile {mode}", f"{graph}what torch.compile makes", lambda mode=mode: compiled(mode), frames, weights))

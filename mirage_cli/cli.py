@@ -254,6 +254,7 @@ def bench(**values: Any) -> int:
     against_fp32 = values.pop("against_fp32")
     model = flags.take_model_options(values)
     config = BenchConfig(model=model, **values)
+    _check_bench(config, against_fp32)
 
     if config.live:
         from mirage_cli import bench_live
@@ -272,6 +273,17 @@ def bench(**values: Any) -> int:
 
         print_rich(data_tables(document))
     return 0
+
+
+def _check_bench(config: BenchConfig, against_fp32: bool) -> None:
+    """Refuse what one run of ``mirage bench`` cannot measure together, rather than leave it out without a word."""
+    sections = [f"--{name}" for name in ("ladder", "race", "paced", "floor") if getattr(config, name)]
+    fp32 = ["--against-fp32"] if against_fp32 else []
+    given = (["--input"] if config.input else []) + fp32
+    if config.live and (others := sections + fp32 + (["--report"] if config.report else [])):
+        raise UsageProblem(f"--live with {others[0]}; allowed: one of them", "--json prints all that --live measures.")
+    if sections and given:
+        raise UsageProblem(f"{sections[0]} with {given[0]}; allowed: one of them", f"{sections[0]} measures a moving test picture.")
 
 
 @cli.command(cls=SectionCommand)

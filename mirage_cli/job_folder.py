@@ -140,6 +140,14 @@ def unfinished(target: str | os.PathLike[str]) -> int:
         return 0
 
 
+def begun_with(target: str | os.PathLike[str], key: str) -> Any:
+    """An entry of the request that the unfinished job of an output was begun with; None without one."""
+    try:
+        return json.loads((job_path(target) / "job.json").read_text("utf-8"))[key]
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
 def open_job(target: str, request: dict[str, Any], resume: bool) -> JobFolder:
     """Make the folder of an output, or take up the one that is there.
 

@@ -225,7 +225,7 @@ class PeakMemory:
     """
 
     def __init__(self) -> None:
-        self._children: dict[str, float] = {}
+        self._children = 0.0
 
     def sample(self) -> None:
         """Look at the children while they live; once a second is plenty."""
@@ -233,17 +233,19 @@ class PeakMemory:
             tasks = os.listdir("/proc/self/task")
         except OSError:
             return
+        alive: set[str] = set()
         for task in tasks:
             try:
                 with open(f"/proc/self/task/{task}/children", encoding="ascii") as children:
                     pids = children.read().split()
             except OSError:
                 continue
-            for pid in pids:
-                self._children[pid] = max(self._children.get(pid, 0.0), _high_water_mb(pid))
+            alive |= set(pids)
+        # Of those that live now: a long job has an encoder for each piece, one after another.
+        self._children = max(self._children, sum(map(_high_water_mb, alive)))
 
     def megabytes(self) -> dict[str, float]:
-        """Peak of the process, sum of the children's peaks, and both together, in MiB."""
+        """Peak of the process, of the children that lived together, and both together, in MiB."""
         own = _high_water_mb("self")
         if not own:
             try:
@@ -253,7 +255,7 @@ class PeakMemory:
                 own = peak / (1024.0 * 1024.0) if sys.platform == "darwin" else peak / 1024.0
             except ImportError:
                 own = 0.0
-        children = sum(self._children.values())
+        children = self._children
         return {
             "process": round(own, 1),
             "children": round(children, 1),

@@ -12,11 +12,11 @@ from typing import Any
 from mirage_cli import __version__
 from mirage_cli.capture import ResizedSource
 from mirage_cli.config import Size, TransformConfig
-from mirage_cli.errors import MediaError, UsageProblem
+from mirage_cli.errors import MediaError, MirageError, UsageProblem
 from mirage_cli.ffmpeg_tools import is_url
-from mirage_cli.frames import Frame, FrameSink, FrameSource
+from mirage_cli.frames import Frame, FrameSink, FrameSource, StreamInfo
 from mirage_cli.image_frames import ImageSink, ImageSource, find_images, is_image, is_pattern, pattern_matches
-from mirage_cli.job_folder import open_job, unfinished
+from mirage_cli.job_folder import begun_with, open_job, unfinished
 from mirage_cli.output_target import check_target, is_plain_file
 from mirage_cli.outputs import FanOut, at_its_pace, push_output, shown_target, targets_of
 from mirage_cli.push_sink import Patient, PushSink
@@ -27,6 +27,9 @@ CPU_LIMIT: Size = (768, 432)
 """More pixels than this are scaled down by default where the model runs on a CPU."""
 
 PIPE = "-"
+
+MODEL_FILES = ("model.safetensors", "looks.json", "looks.safetensors")
+"""Of a model's folder, what its pictures depend on."""
 
 PUSH_TIMEOUT_SECONDS = 10.0
 """A connection that takes nothing for so long is made again."""
@@ -188,10 +191,12 @@ def _open_one(
         if config.resume:
             raise UsageProblem("--resume is for videos, not for pictures", "Leave --resume away.")
         return ImageSink(target, overwrite=bool(config.overwrite) or not is_pattern(target))
-    width = size[0] * (2 if config.compare else 1)
+    info = replace(source.info, width=size[0] * (2 if config.compare else 1), height=size[1])
+    if config.resume:
+        info = _with_times(info, begun_with(target, "times"))
     plan = plan_output(
         target,
-        replace(source.info, width=width, height=size[1]),
+        info,
         codec=config.codec,
         crf=config.crf,
         audio_from=inner if isinstance(inner, FileSource) and config.sound else None,
@@ -208,12 +213,30 @@ def _open_one(
                 "It needs one file as input and one .mp4, .mov, .mkv, .webm or .ts file as output.",
             )
         return FileSink(*plan)
-    folder = open_job(target, _request(config, size, inner, plan.encoder, plan.tool.version), config.resume)
+    request = _request(config, size, inner, plan.encoder, plan.tool.version) | {"times": _times(info)}
+    folder = open_job(target, request, config.resume)
     try:
         return JobSink(folder, plan, piece_frames=config.piece_frames)
     except BaseException:
         folder.release() if folder.progress.pieces else folder.remove()
         raise
+
+
+def _times(info: StreamInfo) -> list[Any]:
+    """What the times of an output's frames depend on, as JSON holds it."""
+    return [info.fps, info.variable_rate, info.duration_seconds]
+
+
+def _with_times(info: StreamInfo, times: Any) -> StreamInfo:
+    """The description of an input with the times that its job was begun with.
+
+    How exactly an input's rate is known depends on how long a look at it took (``media_probe.scan_packets``): another
+    rate would put the later frames on another grid than the pieces that are there.
+    """
+    known = isinstance(times, list) and [type(value) for value in times[:2]] == [float, bool] and len(times) == 3
+    if not known or not (times[2] is None or isinstance(times[2], float)):
+        return info
+    return replace(info, fps=times[0], variable_rate=times[1], duration_seconds=times[2])
 
 
 def _request(
@@ -222,19 +245,21 @@ def _request(
     """All that the frames of an output depend on, so that only the same job is gone on with."""
     paths = source.paths if isinstance(source, ImageSource) else [config.input]
     stats = [os.stat(path) for path in (paths[0], paths[-1])]
-    from mirage_cli.models.catalog import model_dir
+    from mirage_cli.models.catalog import file_sha256, model_dir
 
     try:
-        weights = os.stat(Path(model_dir(config.model.model)) / "model.safetensors").st_size
-    except Exception:  # noqa: BLE001  a model that is not there is said elsewhere
-        weights = 0
+        model = Path(model_dir(config.model.model))
+        weights = {name: file_sha256(model / name) for name in MODEL_FILES if (model / name).is_file()}
+    except (MirageError, OSError):  # a model that is not there is said elsewhere
+        weights = {}
     return {
         "version_of_mirage": __version__,
         "ffmpeg": tool,
         "input": [os.path.abspath(config.input), len(paths)],
         "content_of_the_input": [[item.st_size, item.st_mtime_ns] for item in stats],
         "prompts": list(config.prompts),
-        "model": {**asdict(config.model), "bytes": weights},
+        "model": asdict(config.model),
+        "weights": weights,
         "size": list(size),
         "range": [config.start_seconds, config.duration_seconds],
         "fps": config.fps,

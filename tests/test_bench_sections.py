@@ -12,7 +12,7 @@ import torch
 
 from mirage_cli import bench, bench_report
 from mirage_cli.bench_floor import bare_convolution, count_flops, floor, kernel_table
-from mirage_cli.bench_ladder import SomeOps
+from mirage_cli.bench_ladder import SomeOps, _cpu_rungs
 from mirage_cli.bench_race import host_frame, paced
 from mirage_cli.bench_subjects import Subject, measure, pictures, prepared, rows
 from mirage_cli.config import BenchConfig, ModelOptions
@@ -80,6 +80,13 @@ def tiny_session() -> Session:
     net = LSDNet(LSDConfig(looks=("a", "b"))).eval().requires_grad_(False).to(memory_format=torch.channels_last)
     bundle = ModelBundle("tiny", None, net, torch.device("cpu"), torch.float32, "test")
     return Session(bundle, width=64, height=48, guard=False)
+
+
+def test_the_lower_rungs_on_a_cpu_are_torchs_own() -> None:
+    session = tiny_session()
+    rungs = _cpu_rungs(session.bundle, (64, 48), 1, {"a": 1.0}, FRAMES)
+    assert [rung.error for rung in rungs] == [""] * 3
+    assert [rung.session.packed is None for rung in rungs] == [True, True, session.packed is None]
 
 
 def test_the_floor_counts_every_convolution_once() -> None:

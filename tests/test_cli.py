@@ -143,6 +143,10 @@ USAGE = [
     (["live", "--input", "test", "--frames", "0", "-p", "a"], "0 is not in the range"),
     (["bench", "--size", "native"], "size in pixels"),
     (["bench", "--frames", "0"], "0 is not in the range"),
+    (["bench", "--live", "--report", "r.html"], "--live with --report"),
+    (["bench", "--live", "--race"], "--live with --race"),
+    (["bench", "--live", "--against-fp32"], "--live with --against-fp32"),
+    (["bench", "--ladder", "--against-fp32"], "--ladder with --against-fp32"),
     (["train", "steps"], "steps"),
     (["transfrom"], "transfrom"),
 ]

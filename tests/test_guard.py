@@ -71,6 +71,18 @@ def test_sudden_damage_is_suspected_at_once_and_the_fresh_frame_decides() -> Non
         assert all(watch.check(bad, picture) is None for _ in range(40))
 
 
+def test_another_stream_has_all_its_opinions() -> None:
+    watch, picture = settled()
+    bad = (picture * 0.6 + 30).astype(np.uint8)
+    asked = [watch.check(bad, picture) and watch.confirm(bad, bad, picture) for _ in range(1)]
+    assert asked == [None]  # the look is like that
+    watch._opinions = 0.0  # spent in vain
+    watch.reset()
+    assert watch.state()[1] == DriftGuard().state()[1]
+    assert all(watch.check(picture, picture) is None for _ in range(40))
+    assert watch.check((picture * 0.1 + 115).astype(np.uint8), picture) is not None
+
+
 def test_slow_drift_is_suspected_too() -> None:
     watch, picture = settled()
     faded = [np.clip(128 + (picture.astype(float) - 128) * 0.993**n, 0, 255).astype(np.uint8) for n in range(150)]

@@ -18,10 +18,11 @@ import pytest
 from cli_fakes import FakeEngine, RecordingUi
 from test_video_out import small_disk  # noqa: F401  a fixture
 
-from mirage_cli import batch, transform
+from mirage_cli import batch, transform, transform_io, video_in
 from mirage_cli.cli import main
 from mirage_cli.config import ModelOptions, TransformConfig
 from mirage_cli.errors import MediaError, ModelError, UsageProblem
+from mirage_cli.frames import StreamInfo
 from mirage_cli.job_folder import job_path, unfinished
 from mirage_cli.job_sink import JobSink
 from mirage_cli.styler import Engine, StopSwitch, Styler
@@ -141,6 +142,37 @@ def test_a_changed_input_is_another_job(clip, tmp_path):
     os.utime(source, ns=(1, 1))
     with pytest.raises(UsageProblem, match="another content of the input"):
         do(config(source, out, resume=True))
+
+
+def test_other_weights_are_another_job(clip, tmp_path, monkeypatch):
+    out = tmp_path / "out.mp4"
+    with pytest.raises(ValueError):
+        do(config(clip, out), Dies(fail_at=15))
+    monkeypatch.setattr("mirage_cli.models.catalog.file_sha256", lambda path: "trained on")
+    with pytest.raises(UsageProblem, match="another weights"):
+        do(config(clip, out, resume=True))
+
+
+def test_the_times_of_a_job_stay_those_it_was_begun_with(clip, golden, tmp_path, monkeypatch):
+    """A second look at an input may end before it is whole, on a busy machine, and tell another rate."""
+    out, described = tmp_path / "out.mp4", video_in._describe
+    with pytest.raises(ValueError):
+        do(config(clip, out), Dies(fail_at=25))
+
+    def otherwise(*given):
+        return replace(described(*given), fps=29.87, variable_rate=True, duration_seconds=2.1)
+
+    monkeypatch.setattr(video_in, "_describe", otherwise)
+    do(config(clip, tmp_path / "alone.mp4"))
+    assert (tmp_path / "alone.mp4").read_bytes() != golden  # it does make a difference
+    document, _ = do(config(clip, out, resume=True))
+    assert document["resumed_at_frame"] == 20 and out.read_bytes() == golden
+
+
+@pytest.mark.parametrize("times", [None, 3, [], ["a", True, None], [30.0, False, "x"]])
+def test_times_that_say_nothing_are_not_taken(times):
+    info = StreamInfo(width=8, height=8, fps=25.0, duration_seconds=2.0)
+    assert transform_io._with_times(info, times) == info
 
 
 def test_a_damaged_job_is_said_to_be(clip, tmp_path):
@@ -465,12 +497,12 @@ def test_files_of_one_name_in_many_folders_all_get_an_output(clip, tmp_path, fak
 
 
 def test_only_what_an_earlier_run_made_is_left_out_of_a_folder(clip, tmp_path):
-    for name in ("trip.mov", "trip.night.mp4", "trip.part2.mp4", "2024.mp4", "2024.05.mp4"):
+    for name in ("trip.mov", "trip.night.mp4", "trip.part2.mp4", "2024.mp4", "2024.05.mp4", "trip.night.cut-off.mp4"):
         (tmp_path / name).symlink_to(clip)
     told = []
     found = batch.expand([str(tmp_path)], lambda: ("night", "mosaic"), told.append)
     assert [Path(name).name for name in found] == ["2024.05.mp4", "2024.mp4", "trip.mov", "trip.part2.mp4"]
-    assert told == ["left out, as made of others by an earlier run: trip.night.mp4"]
+    assert told == ["left out, as made of others by an earlier run: trip.night.cut-off.mp4, trip.night.mp4"]
 
 
 class StopsAt(FakeEngine):
@@ -505,11 +537,37 @@ def test_a_file_that_was_cut_off_is_not_taken_for_a_whole_one(clip, tmp_path, re
     assert [entry["status"] for entry in report["batch"]] == ["done", "interrupted"]
     assert (report["done"], report["left"], batch.exit_code(report)) == (1, 2, 130)
     cut = tmp_path / "out" / "b.night.mp4"
-    assert cut.exists() != resume
-    if resume:
-        again = batch.run(wanted, inputs, RecordingUi(), engine=FakeEngine())
-        assert (again["done"], again["skipped"], again["left"]) == (2, 1, 0)
-        assert media.probe(cut).frames == 60
+    assert not cut.exists()
+    if not resume:  # what there is of it is not thrown away
+        aside = tmp_path / "out" / "b.night.cut-off.mp4"
+        assert report["batch"][1]["output"] == str(aside) and 0 < media.probe(aside).frames < 60
+    again = batch.run(replace(wanted, resume=True), inputs, RecordingUi(), engine=FakeEngine())
+    assert (again["done"], again["skipped"], again["left"]) == (2, 1, 0)
+    assert media.probe(cut).frames == 60
+
+
+def test_a_file_cut_off_twice_replaces_nothing(tmp_path):
+    for content in (b"1", b"2"):
+        (tmp_path / "b.mp4").write_bytes(content)
+        batch._put_aside(str(tmp_path / "b.mp4"), resume=False)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"b.cut-off.mp4": b"1", "b.cut-off-2.mp4": b"2"}
+
+
+def test_a_signal_between_two_files_leaves_the_report(clip, tmp_path):
+    class Interrupted(FakeEngine):
+        def session(self, options, width, height):
+            if self.sessions:
+                raise KeyboardInterrupt
+            return super().session(options, width, height)
+
+    inputs = [str(tmp_path / f"{name}.mp4") for name in "abc"]
+    for name in inputs:
+        Path(name).symlink_to(clip)
+    wanted = TransformConfig(input=inputs[0], prompts=("night",), output=f"{tmp_path / 'out'}/")
+    report = batch.run(wanted, inputs, RecordingUi(), engine=Interrupted())
+    assert [entry["status"] for entry in report["batch"]] == ["done"]
+    assert (report["left"], report["interrupted"], batch.exit_code(report)) == (2, True, 130)
+    assert os.listdir(tmp_path / "out") == ["a.night.mp4"]
 
 
 def test_pictures_are_not_replaced_by_their_own_output(shots, tmp_path, fakes, capsys):

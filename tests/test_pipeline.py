@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -325,6 +327,17 @@ def test_peak_memory_sees_a_big_array():
     del block
     assert 30.0 < before and after >= before
     assert PeakMemory().megabytes()["process"] == pytest.approx(after, rel=0.05)  # a peak stays
+
+
+def test_children_that_never_lived_together_are_not_added_up():
+    memory, peaks = PeakMemory(), []
+    for _ in range(3):
+        child = subprocess.Popen([sys.executable, "-c", "print(flush=True); input()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        child.stdout.readline()
+        memory.sample()
+        child.communicate(b"\n")
+        peaks.append(memory.megabytes()["children"])
+    assert peaks[0] > 1 and peaks[-1] < 1.5 * peaks[0]
 
 
 def test_the_test_picture_moves_and_is_the_same_each_time():

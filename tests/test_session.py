@@ -216,6 +216,16 @@ def test_odd_sizes_and_steps(steps):
     assert all(frame.shape == (37, 51, 3) and frame.dtype == np.uint8 for frame in out)
 
 
+def test_strength_zero_forgets_all_that_was_generated():
+    session = Session(tiny_bundle(), width=64, height=48)
+    for frame in moving(6):
+        session.step(frame)
+    assert session.memory.writes
+    session.set_strength(0.0)
+    session.step(moving(1)[0])
+    assert session.memory.writes == 0 and not session.history.valid.any()
+
+
 def test_identity_and_strength_zero_return_the_input():
     frames = moving(3)
     session = Session(tiny_bundle(), width=64, height=48)

@@ -72,12 +72,16 @@ class DriftGuard:
 
     def __init__(self, enabled: bool = True, every: int = 1) -> None:
         self.enabled, self.every = enabled, every
+        self.reset()
+
+    def reset(self) -> None:
+        """Be as at a stream's first frame: nothing learnt, all opinions left to ask for."""
         self._opinions = MOST_OPINIONS
         self._frames = 0
         self.anchor()
 
     def anchor(self) -> None:
-        """Start to learn what is normal anew (after a cut, a prompt change, a reset)."""
+        """Start to learn what is normal anew (after a cut, a prompt change)."""
         self._seen = self._departed = 0
         self._sum, self._course = np.zeros(6), np.zeros(6)
 

@@ -268,7 +268,7 @@ class Session:
         with torch.inference_mode():
             self.history.clear()
             self.memory.clear()
-        self.guard.anchor()
+        self.guard.reset()
 
     # --- the frame -------------------------------------------------------------------------------
 
@@ -305,6 +305,7 @@ class Session:
         self.counters["frames"] += 1
         if self._strength == 0 or set(self._weights) == {IDENTITY}:
             self.history.clear()  # nothing generated, so nothing to continue from
+            self.memory.clear()
             return Made(lambda: _on_host(frame).copy(), frame.clone() if isinstance(frame, Tensor) else None)
         made, cut, finite = self._run(frame)
         if not finite:
