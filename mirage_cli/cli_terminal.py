@@ -143,7 +143,7 @@ def finish(document: dict[str, Any], ui: TerminalUi, as_json: bool) -> int:
     if as_json:
         print_json(document)
     elif not ui.quiet:
-        click.echo(summary(document), err=document["output"] == PIPE)
+        click.echo(summary(document), err=PIPE in (document["output"], *document["more_outputs"]))
     if document["interrupted"]:
         whole = "" if document["output"] is None else ": what was written up to here is whole"
         say(f"interrupted{whole}")

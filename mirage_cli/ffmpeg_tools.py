@@ -313,6 +313,15 @@ class FfmpegProcess:
             self._process.kill()
         return self.wait()
 
+    def written_bytes(self) -> int:
+        """What it has written anywhere so far; 0 where the system does not tell."""
+        try:
+            with open(f"/proc/{self.pid}/io", encoding="ascii") as file:
+                counted = re.search(r"wchar: (\d+)", file.read())
+        except OSError:
+            return 0
+        return int(counted[1]) if counted else 0
+
     def forget_errors(self) -> None:
         """Starts counting anew, e.g. after a seek into the middle of a stream."""
         self.error_count, self.first_error = 0, ""

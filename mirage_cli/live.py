@@ -11,7 +11,7 @@ from mirage_cli.config import LiveConfig, Size
 from mirage_cli.control.steering import Doors, Steering, check_doors
 from mirage_cli.control.taps import TapSink
 from mirage_cli.display import NullSink, WindowSink
-from mirage_cli.errors import Interrupted, UsageProblem
+from mirage_cli.errors import Interrupted, MediaError, UsageProblem
 from mirage_cli.ffmpeg_tools import is_url
 from mirage_cli.frames import FrameSink, FrameSource
 from mirage_cli.live_inputs import open_source
@@ -86,10 +86,11 @@ def run(
     doors = check_doors(config)
     engine.check_model(config.model)
     source, size = open_source(config, engine, ui, clock)
-    sink: FrameSink | None = None
+    sink: TapSink | None = None
     window: WindowSink | None = None
-    finished = keep = False
+    finished = False
     live: _Live | None = None
+    failure: Exception | None = None
     try:
         shown = (size[0] * (2 if config.compare else 1), size[1])
         if config.window:
@@ -108,22 +109,33 @@ def run(
         live.outlet.close(commit=styler.meter.frames_out > 0)
         finished = True
     except Exception as error:
-        # A camera that is pulled out or a stream that breaks spoils nothing of what was written.
-        keep = getattr(error, "pipeline_part", "") == "source" and config.output is not None
+        failure = error
         raise
     finally:
         if not finished:
-            keep = keep and live is not None and live.styler.meter.frames_out > 0
             if live is not None:
                 live.steering.close()
+            # A camera that is pulled out, a model or another output that fails spoils nothing of what was written.
+            keep = failure is not None and live is not None and live.styler.meter.frames_out > 0
             for item in (sink, window):
-                if item is not None:
-                    item.close(commit=keep)
-            if keep:
-                names = ", ".join(map(without_secrets, targets_of(config)))
-                ui.note(f"wrote {names}: what came before the source failed")
+                try:
+                    if item is not None:
+                        item.close(commit=keep)
+                except Exception as problem:  # noqa: BLE001  what ended the run is told, and all is closed
+                    if problem is not failure:
+                        ui.warn(str(problem))
+            _tell_kept(config, sink, failure, ui)
         source.close()
     return live.document(result)
+
+
+def _tell_kept(config: LiveConfig, sink: TapSink | None, failure: Exception | None, ui: Ui) -> None:
+    """Name the outputs that were finished although the run failed."""
+    whole = getattr(sink.inner, "whole", []) if sink is not None and failure is not None else []
+    names = ", ".join(without_secrets(target) for target in targets_of(config) if shown_target(target) in whole)
+    if names:
+        part = getattr(failure, "pipeline_part", "run").replace("sink", "output")
+        ui.note(f"wrote {names}: what came before the {part} failed")
 
 
 def _open_sinks(
@@ -151,7 +163,8 @@ def _open_sinks(
             ui.note(f"{source.info.name} gives no sound: what is sent is silent")
         if window is not None:
             sinks.append(("window", window))
-        inner = FanOut(sinks, ui.warn) if sinks else NullSink()
+        goes_on = lambda: config.preview is not None or taps.recording is not None  # noqa: E731
+        inner = FanOut(sinks, ui.warn, goes_on) if sinks else NullSink()
         taps = TapSink(inner, config.record_folder, open_recording, number_of)
         if config.record:
             taps.record_from_start()
@@ -217,6 +230,11 @@ class _Live:
                 names=(self.source.info.name, self._targets()),
                 clock=self.clock,
             )
+        except MediaError as error:
+            if stuck := getattr(self.sink.inner, "inside", ""):  # of several outputs, the one to blame
+                error.message = error.message.replace(self._targets(), stuck)
+                error.args = (error.message,)
+            raise
         finally:
             self.keys.stop()
             self.steering.close()

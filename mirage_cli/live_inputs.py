@@ -16,8 +16,8 @@ from mirage_cli.frames import FrameSource
 from mirage_cli.image_frames import ImageSource, find_images
 from mirage_cli.stream_in import (
     StreamSource,
+    endless_type,
     is_broadcast,
-    is_endless,
     is_playlist,
     is_screen,
     screen_address,
@@ -55,8 +55,10 @@ def open_source(
             timeout_seconds=config.timeout_seconds if config.reconnect else 0.0,
         )  # fmt: skip
         return fit_source(camera, config.size, cpu, CPU_LIMIT, ui, None)
-    if is_screen(name) or is_broadcast(name) or is_playlist(name) or is_endless(name):
+    if is_screen(name) or is_broadcast(name) or is_playlist(name):
         return _open_stream(config, name, cpu, ui, clock)
+    if (content_type := endless_type(name)) is not None:
+        return _open_stream(config, name, cpu, ui, clock, content_type)
     images = find_images(name)
     if images:
         return _open_paced(
@@ -73,12 +75,12 @@ def open_source(
 
 
 def _open_stream(
-    config: LiveConfig, name: str, cpu: bool, ui: Ui, clock: Clock
+    config: LiveConfig, name: str, cpu: bool, ui: Ui, clock: Clock, content_type: str = ""
 ) -> tuple[FrameSource, Size]:
     """A stream or the screen; one connection, so what is too large is scaled frame by frame."""
     screen = is_screen(name)
     source = StreamSource(
-        screen_address(name, config.fps) if screen else stream_address(name),
+        screen_address(name, config.fps) if screen else stream_address(name, content_type),
         size=config.size if isinstance(config.size, tuple) else None,
         fps=None if screen else config.fps,
         timeout_seconds=config.timeout_seconds,

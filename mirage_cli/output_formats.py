@@ -189,10 +189,15 @@ ALIASES = {
 def low_delay_options(name: str, fps: float) -> dict[str, str]:
     """Options for viewers who watch it now: no looking ahead, a key frame every two seconds, no more
     than 6 Mbit/s."""
-    options = {"g": str(max(1, round(2 * fps))), "bf": "0", "maxrate": "6M", "bufsize": "6M"}
+    keys = {
+        "g": str(max(1, round(2 * fps))),
+        # By time as well: where frames are dropped, so many take longer. A frame's time is not exact.
+        "force_key_frames": "expr:isnan(prev_forced_t)+gte(t,prev_forced_t+1.98)",
+    }
+    options = {**keys, "forced-idr": "1", "bf": "0", "maxrate": "6M", "bufsize": "6M"}
     if name in ("libx264", "libx265"):
         return {**options, "tune": "zerolatency"}
-    return {**options, "tune": "ull"} if name.endswith("_nvenc") else {"g": options["g"]}
+    return {**options, "tune": "ull"} if name.endswith("_nvenc") else keys
 
 
 def choose_container(target: str, form: str | None = None) -> Container:

@@ -77,8 +77,11 @@ class PushSink:
     Attributes:
         state: "connected", or what is being done about it.
         pausing: ``write`` may wait, and keeps its own watch.
+        waits: it ends only when the other side has taken all.
         reconnects, sent, missed: counted so far; ``missed`` frames came while nothing could be sent.
     """
+
+    waits = True
 
     def __init__(
         self, name: str, connect: Callable[[bool], Connection], *, timeout_seconds: float = 10.0,

@@ -18,7 +18,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 import cv2
 import ffmpeg
@@ -53,7 +53,8 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 8.0
 ANALYZE_US = 500_000
 SLICE_SECONDS = 0.25
 SAID_SECONDS = 3.0
-# A track of sound that ffmpeg found and cannot decode takes the pictures along.
+# A track of sound that ffmpeg found and cannot decode takes the pictures along. Looked for in the reason
+# alone: an address may hold these words as well.
 _SOUND_FAILED = re.compile(r"(?i)audio|sound|sample rate|channel|decoder")
 _ERROR = re.compile(r"\[(?:error|fatal)\] ")
 _SCREEN = re.compile(r"screen(?::(\d+)x(\d+)(?:\+(\d+)\+(\d+))?)?")
@@ -72,15 +73,23 @@ def is_playlist(name: str) -> bool:
     return is_url(name) and urlsplit(name).path.lower().endswith(".m3u8")
 
 
-def is_endless(name: str, timeout_seconds: float = 5.0) -> bool:
-    """Whether a web server gives ``name`` without a length, as it does what goes on for ever."""
-    if urlsplit(name).scheme.lower() not in ("http", "https"):
-        return False
+def endless_type(name: str, timeout_seconds: float = 5.0) -> str | None:
+    """The content type of what a web server gives without a length, as it does what goes on for ever; else None."""
+    parts = urlsplit(name)
+    if parts.scheme.lower() not in ("http", "https"):
+        return None
+    plain = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    passwords = urllib.request.HTTPPasswordMgrWithDefaultRealm()
+    if parts.username is not None:
+        passwords.add_password(None, plain, unquote(parts.username), unquote(parts.password or ""))
+    opener = urllib.request.build_opener(
+        urllib.request.HTTPBasicAuthHandler(passwords), urllib.request.HTTPDigestAuthHandler(passwords)
+    )
     try:
-        with urllib.request.urlopen(name, timeout=timeout_seconds) as answer:  # the headers only
-            return answer.headers.get("Content-Length") is None
+        with opener.open(plain, timeout=timeout_seconds) as answer:  # the headers only
+            return answer.headers.get_content_type() if answer.headers.get("Content-Length") is None else None
     except (OSError, ValueError, http.client.HTTPException):
-        return False  # ffmpeg will say what is wrong with it
+        return None  # ffmpeg will say what is wrong with it
 
 
 def is_screen(name: str) -> bool:
@@ -110,10 +119,13 @@ class Address:
     listens: bool = False
 
 
-def stream_address(url: str) -> Address:
+def stream_address(url: str, content_type: str = "") -> Address:
     """How a URL is opened: with low delay, and as a server where it says ``?listen=1``.
 
     rtsp, rtmp, http and tcp take ``listen=1`` in the query; srt has its own ``mode=listener``.
+
+    Args:
+        content_type: of what a web server gives, from ``endless_type``.
     """
     scheme = urlsplit(url).scheme.lower()
     options = {"flags": "low_delay", "analyzeduration": str(ANALYZE_US)}
@@ -128,6 +140,8 @@ def stream_address(url: str) -> Address:
         options.update(rtmp_live="live", rtmp_buffer="200")
     if listens and scheme in ("rtmp", "http", "tcp"):
         options.update(listen="1")
+    if content_type.startswith("multipart/"):  # JPEGs without times, which ffmpeg counts as 25 a second
+        options.update(use_wallclock_as_timestamps="1")
     return Address(plain if plain is not None else url, shown_url(url), options, listens)
 
 
@@ -173,17 +187,20 @@ class _Connection:
     """One ffmpeg that reads the stream, and the thread that takes its pictures.
 
     Raises:
-        MediaError: no picture came within ``timeout_seconds``, or ffmpeg gave up; says why.
+        MediaError: no picture came within ``timeout_seconds``, or ffmpeg gave up; says why. Or
+            ``closed`` was set meanwhile.
     """
 
     def __init__(
         self, tool: FfmpegTool, address: Address, size: tuple[int, int] | None,
-        fps: float | None, timeout_seconds: float, with_line: bool,
+        fps: float | None, timeout_seconds: float, with_line: bool, closed: threading.Event,
     ) -> None:
         self.address = address
         self.sound = SoundLine()  # in the times of the pipe
         self.stalled = False
-        self._frames: Channel[tuple[float, np.ndarray]] = Channel(2)
+        # Until they are asked for, when a model has loaded, old ones make room: they would be shown late. A
+        # playlist gives seconds of video at once, which are all to be shown.
+        self._frames: Channel[tuple[float, np.ndarray]] = Channel(2, newest_wins=not is_playlist(address.url))
         self._begun = threading.Event()
         self._reader: NutReader | None = None
         filters = [f"fps={fps:g}"] if fps and "framerate" not in address.options else []
@@ -205,19 +222,27 @@ class _Connection:
             tool, command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, level="info",
             kept_lines=500,
         )
-        threading.Thread(target=self._read, name="stream-read", daemon=True).start()
-        if not _wait(self._begun.wait, timeout_seconds):
+        try:
+            threading.Thread(target=self._read, name="stream-read", daemon=True).start()
+            self._wait_for_picture(timeout_seconds, closed)
+        except BaseException:  # Ctrl-C as well: ffmpeg would go on waiting, and keep the port
             self.close()
-            what = "no sender connected" if address.listens else "no picture came"
+            raise
+
+    def _wait_for_picture(self, timeout_seconds: float, closed: threading.Event) -> None:
+        name = self.address.name
+        begun = _wait(lambda seconds: self._begun.wait(seconds) or closed.is_set(), timeout_seconds)
+        if closed.is_set():
+            raise MediaError(f"{name}: closed while it was opened")
+        if not begun:
+            what = "no sender connected" if self.address.listens else "no picture came"
             raise MediaError(
-                f"{address.name}: {what} within {timeout_seconds:g} s",
+                f"{name}: {what} within {timeout_seconds:g} s",
                 "Check the address and the sender, or wait longer: --timeout 30",
             )
         if self._reader is None:
             self.process.wait()
-            reason = self._failure()
-            self.close()
-            raise MediaError(f"cannot read {address.name}: {reason}", "Check the address.")
+            raise MediaError(f"cannot read {name}: {self._failure()}", "Check the address.")
 
     @property
     def reader(self) -> NutReader:
@@ -240,6 +265,7 @@ class _Connection:
 
     def frames(self, timeout_seconds: float) -> Iterator[tuple[float, np.ndarray]]:
         """(seconds, picture) until the stream ends or stalls, which ``stalled`` tells."""
+        self._frames.newest_wins = False
         while True:
             got: list[tuple[float, np.ndarray]] = []
 
@@ -354,13 +380,18 @@ class StreamSource:
                 self._connection = self._open()
                 break
             except MediaError as error:
-                if self._with_line and _SOUND_FAILED.search(error.message):
+                if self._with_line and _SOUND_FAILED.search(self._reason(error)):
                     self._with_line = False
                     self.warnings.append(f"{address.name}: its sound cannot be decoded and is left out")
                     tell(self.warnings[-1])
                 elif not address.listens or attempt >= attempts:
                     raise
-        reader, probe = self._connection.reader, self._connection.probe()
+        reader = self._connection.reader
+        try:
+            probe = self._connection.probe()
+        except BaseException:
+            self._connection.close()
+            raise
         self._size = (reader.width, reader.height)
         self._matrix = _untagged_hd(probe, reader.height)
         video = probe.video
@@ -376,7 +407,7 @@ class StreamSource:
 
     def _open(self) -> _Connection:
         return _Connection(
-            self._tool, self._address, self._size, self._fps, self._timeout, self._with_line
+            self._tool, self._address, self._size, self._fps, self._timeout, self._with_line, self._closed
         )
 
     def __iter__(self) -> Iterator[Frame]:
@@ -424,8 +455,11 @@ class StreamSource:
             try:
                 self._connection = self._open()
             except MediaError as error:
-                reason = error.message.removeprefix(f"cannot read {self._address.name}: ")
+                reason = self._reason(error)
                 continue
+            if self._closed.is_set():  # ``close`` may have met the old one
+                self._connection.close()
+                return
             self.state = "connected"
             self.reconnects += 1
             self._tell(f"{self._address.name}: connected again")
@@ -435,6 +469,11 @@ class StreamSource:
             f"{self._address.name} was lost after {frames} frames ({reason}){tried}",
             "Check the sender; --reconnect sets the attempts, --timeout how long to wait.",
         )
+
+    def _reason(self, error: MediaError) -> str:
+        """Why a connection failed, without the address."""
+        reason = error.message.removeprefix("cannot read ").removeprefix(f"{self._address.name}: ")
+        return reason.replace(self._address.url, "the address").replace(self._address.name, "the address")
 
     def _in_colour(self, rgb: np.ndarray) -> np.ndarray:
         return rgb if self._matrix is None else cv2.transform(rgb, self._matrix)

@@ -48,6 +48,7 @@ MAX_SIDE = 16384
 # Times nearer to the frame rate's grid than this are put on it: Matroska rounds to 1 ms.
 GRID_TOLERANCE_SECONDS = 0.0006
 STREAM_GRACE_S = 3.0
+SLICE_SECONDS = 0.2
 
 
 class FileSink:
@@ -58,6 +59,7 @@ class FileSink:
         warnings: sentences for the user; read them after ``close``.
         target: where the output goes.
         ticks_per_second: the output's time base.
+        end_seconds: at the end, how long whoever reads a pipe may take nothing; None for ever.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class FileSink:
         shown: str | None = None,
     ) -> None:
         self.target, self.warnings, self.frames_written = target, warnings, 0
+        self.end_seconds: float | None = None
         self._shown = "standard output" if target == "-" else plain_text(shown or target)
         self._tool, self._info, self._container = tool, info, container
         self._sound, self._source, self._with_line = sound, source, with_line
@@ -170,6 +173,11 @@ class FileSink:
         """Whether an address was reached and is being written to."""
         self._begun = self._begun or any("Output #0" in line for line in self._process.messages())
         return self._begun
+
+    @property
+    def waits(self) -> bool:
+        """Whether it ends only when somebody has read it."""
+        return self._final is None
 
     @property
     def running(self) -> bool:
@@ -270,8 +278,24 @@ class FileSink:
             except subprocess.TimeoutExpired:
                 self._process.stop(grace_s=STREAM_GRACE_S)
                 return
-        if self._process.wait() != 0:
+        if self._wait_for_reader() != 0:
             raise self._explain(self._process.failure())
+
+    def _wait_for_reader(self) -> int:
+        """Waits until all is written, while it is read; gives ffmpeg's exit status."""
+        if self._final is not None or self.end_seconds is None:
+            return self._process.wait()
+        waited, written = 0.0, self._process.written_bytes()
+        while waited < self.end_seconds:
+            try:
+                return self._process.wait(SLICE_SECONDS)
+            except subprocess.TimeoutExpired:
+                before, written = written, self._process.written_bytes()
+                waited = waited + SLICE_SECONDS if written == before else 0.0
+        raise MediaError(
+            f"{self._shown} has taken no frame for {self.end_seconds:g} s",
+            "Check it, or wait longer with --timeout SECONDS.",
+        )
 
     def _finish_file(self, final: Path) -> None:
         done = self._parts[0]

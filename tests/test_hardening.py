@@ -163,6 +163,15 @@ def test_a_full_standard_output_is_an_error_of_one_line(command, tmp_path):
         assert done.stderr == b"error: standard output cannot be written: No space left on device\n"
 
 
+@pytest.mark.parametrize("outputs", [("-",), ("a.mkv", "-")])
+def test_standard_output_carries_the_video_and_nothing_else(outputs, tmp_path):
+    command = [*FAKE, "live", "-i", "test", "-p", "night", "--no-window", "--size", "64x48", "--frames", "5",
+               "--format", "rawvideo", *(word for name in outputs for word in ("-o", name))]  # fmt: skip
+    done = subprocess.run(command, cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout) == 5 * 64 * 48 * 3 and b"5 frames of 64x48" in done.stderr
+
+
 def test_a_full_pipe_for_the_video(clip, tmp_path):
     done = shell(f"transform {clip} -p night -o - >/dev/full", tmp_path)
     assert done.returncode == 3

@@ -237,14 +237,15 @@ def test_a_big_file_is_scaled_down_on_a_cpu(tmp_path):
     assert any("--size native" in note for note in ui.notes)
 
 
-def test_an_error_of_the_model_leaves_no_file(tmp_path):
-    out = tmp_path / "out.mp4"
+@pytest.mark.parametrize("fail_at, least", [(0, 0), (20, 10)])
+def test_an_error_of_the_model_keeps_what_came_before(tmp_path, fail_at, least):
+    out, ui = tmp_path / "out.mp4", RecordingUi()
     with pytest.raises(ValueError, match="the model broke"):
-        live.run(
-            config(output=str(out), fps=60.0), RecordingUi(), engine=FakeEngine(fail_at=5),
-            keys=False,
-        )  # fmt: skip
-    assert list(tmp_path.iterdir()) == []
+        live.run(config(output=str(out), fps=60.0), ui, engine=FakeEngine(fail_at=fail_at), keys=False)
+    assert list(tmp_path.iterdir()) == ([out] if least else [])
+    assert (f"wrote {out}: what came before the model failed" in ui.notes) == bool(least)
+    if least:
+        assert least <= probe(out).frames <= fail_at
 
 
 def test_the_model_and_seed_asked_for_reach_the_session():

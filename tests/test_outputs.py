@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import media
@@ -142,6 +143,20 @@ def test_a_playlist_on_a_server_that_was_lost_gets_higher_numbers():
     assert "hls_start_number_source" not in first.container.options
     assert again.container.options["hls_start_number_source"] == "epoch"
     assert again.container.options["hls_flags"] == first.container.options["hls_flags"] + "+discont_start"
+
+
+@pytest.mark.parametrize("codec", ["h264", "h265"])
+@pytest.mark.parametrize("made", [5, 25])
+def test_a_key_frame_every_two_seconds_whatever_is_dropped(tmp_path, codec, made):
+    """Of 25 frames a second, 5 are made; and none for a while."""
+    target = tmp_path / "o.ts"
+    with open_output(target, INFO, codec=codec, low_delay=True) as sink:
+        for n in range(7 * made):
+            sink.write(Frame(RGB[0], n / made + (6 if n >= 5 * made else 0), n))
+    shown = media.ffmpeg("-skip_frame", "nokey", "-i", target, "-fps_mode", "passthrough", "-enc_time_base", "1/1000",
+                         "-f", "framecrc", "-").decode()  # fmt: skip
+    times = [int(line.split(",")[1]) / 1000 for line in shown.splitlines() if not line.startswith("#")]
+    assert np.array(times) - times[0] == pytest.approx([0, 2, 4, 11], abs=0.05)
 
 
 def test_a_wrong_address_is_said_soon():
@@ -425,6 +440,77 @@ def test_an_address_that_is_not_there_leaves_the_file_whole(tmp_path):
     assert caught.value.exit_code == 3 and "a.mp4: whole" in caught.value.remedy
     assert media.probe(tmp_path / "a.mp4").frames == 40
     assert any("the other outputs go on" in text for text in ui.warnings)
+
+
+def test_a_pipe_that_nobody_reads_leaves_the_file_whole(tmp_path, monkeypatch):
+    """Once while frames flow, and once at the end, where ffmpeg still holds some."""
+    read, write = os.pipe()
+    with os.fdopen(read), os.fdopen(write, "wb") as pipe:
+        monkeypatch.setattr("sys.stdout", pipe)
+        config = LiveConfig(
+            input="test", prompts=("night",), window=False, size=(640, 360), fps=50.0, timeout_seconds=0.8,
+            output=str(tmp_path / "a.mkv"), more_outputs=("-",), format="rawvideo",
+        )  # fmt: skip
+        ui = RecordingUi()
+        with pytest.raises(MediaError, match="^standard output has taken no frame for 0.8 s") as caught:
+            live.run(config, ui, engine=FakeEngine(), keys=False)
+        assert caught.value.exit_code == 3
+        assert ui.notes[-1] == f"wrote {tmp_path / 'a.mkv'}: what came before the output failed"
+        assert media.probe(tmp_path / "a.mkv").frames >= 1
+        config = replace(config, frames=2, overwrite=True)
+        with pytest.raises(MediaError, match="^standard output has taken no frame for 0.8 s") as caught:
+            live.run(config, ui, engine=FakeEngine(), keys=False)
+        assert media.probe(tmp_path / "a.mkv").frames == 2 and "a.mkv: whole" in caught.value.remedy
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mkv"]
+
+
+def test_a_pipe_that_is_read_slowly_is_waited_for(monkeypatch):
+    """It has no room for all that is left at the end, for longer than the timeout."""
+    read, write = os.pipe()
+    got: list[int] = []
+
+    def take():
+        while data := os.read(read, 20_000):
+            got.append(len(data))
+            time.sleep(0.1)
+
+    reader = threading.Thread(target=take)
+    with os.fdopen(read), os.fdopen(write, "wb") as pipe:
+        monkeypatch.setattr("sys.stdout", pipe)
+        reader.start()
+        config = LiveConfig(input="test", prompts=("night",), window=False, size=(64, 48), fps=100.0, frames=60,
+                            timeout_seconds=0.8, output="-", format="rawvideo")  # fmt: skip
+        begin = time.monotonic()
+        assert live.run(config, RecordingUi(), engine=FakeEngine(), keys=False)["frames"] == 60
+        assert time.monotonic() - begin > 1.5
+        pipe.close()
+        reader.join()
+    assert sum(got) == 60 * 64 * 48 * 3
+
+
+def test_files_are_finished_before_what_somebody_must_read():
+    class Ends(Fails):
+        def __init__(self, waits):
+            super().__init__()
+            self.waits = waits
+
+        def close(self, commit=True):
+            order.append(self.waits)
+
+    order: list[bool] = []
+    FanOut([("pipe", Ends(True)), ("file", Ends(False))]).close()
+    assert order == [False, True]
+
+
+def test_a_run_goes_on_for_its_recording(tmp_path):
+    config = LiveConfig(
+        input="test", prompts=("night",), window=False, size=(64, 48), fps=25.0, frames=60, record=True,
+        output=f"rtmp://127.0.0.1:{free_port()}/live/key", record_folder=str(tmp_path),
+    )  # fmt: skip
+    with pytest.raises(MediaError, match=r"cannot send to rtmp://.*refused"):
+        live.run(config, RecordingUi(), engine=FakeEngine(), keys=False)
+    (recorded,) = tmp_path.iterdir()
+    assert media.probe(recorded).frames == 60
 
 
 def test_two_names_of_one_file_are_refused(tmp_path):

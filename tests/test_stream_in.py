@@ -14,6 +14,7 @@ import threading
 import time
 from pathlib import Path
 
+import cv2
 import media
 import numpy as np
 import pytest
@@ -30,6 +31,7 @@ from mirage_cli.ffmpeg_tools import find_ffmpeg
 from mirage_cli.stream_in import (
     StreamSource,
     _untagged_hd,
+    endless_type,
     is_broadcast,
     pause_seconds,
     shown_url,
@@ -94,6 +96,57 @@ def test_http_without_end():
         threading.Thread(target=server.serve_forever, daemon=True).start()
         play(f"http://127.0.0.1:{server.server_port}/camera", frames=10)
         server.shutdown()
+
+
+class Camera5(http.server.BaseHTTPRequestHandler):
+    """A network camera: five pictures a second for ever, for whoever has the password."""
+
+    way = "Basic"
+
+    def do_GET(self):
+        if not self.headers.get("Authorization", "").startswith(self.way):
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", f'{self.way} realm="camera", nonce="1", qop="auth"')
+            self.end_headers()
+            return
+        self.send_response(200)
+        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=next")
+        self.end_headers()
+        data = cv2.imencode(".jpg", np.zeros((SIZE[1], SIZE[0], 3), np.uint8))[1].tobytes()
+        try:
+            while True:
+                head = b"--next\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(data)
+                self.wfile.write(head + data + b"\r\n")
+                time.sleep(0.2)
+        except OSError:
+            pass
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.parametrize("way", ["Basic", "Digest"])
+def test_a_network_camera_with_a_password(way, monkeypatch):
+    monkeypatch.setattr(Camera5, "way", way)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Camera5) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        host = f"127.0.0.1:{server.server_port}/video"
+        assert endless_type(f"http://{host}") is None
+        assert endless_type(f"http://me:p%40ss@{host}") == "multipart/x-mixed-replace"
+        play(f"http://me:p%40ss@{host}", frames=2)
+        server.shutdown()
+
+
+def test_jpegs_of_a_network_camera_get_the_times_they_came_at(monkeypatch):
+    monkeypatch.setattr(Camera5, "way", "")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Camera5) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/video"
+        source = StreamSource(stream_address(url, endless_type(url)), attempts=0)
+        frames = [frame for frame, _ in zip(source, range(8))]
+        source.close()
+        server.shutdown()
+    assert np.median(np.diff([frame.pts_seconds for frame in frames])) == pytest.approx(0.2, abs=0.05)
 
 
 def test_srt():
@@ -213,6 +266,88 @@ def test_a_sender_that_stops_sending_is_lost_after_the_timeout():
         source.close()
         assert begin is not None and 1.0 < time.perf_counter() - begin < 4.0
         sender.send_signal(signal.SIGCONT)
+
+
+def listening_on(port):
+    """Whether a program of this machine listens there."""
+    return f":{port:04X} 00000000:0000 0A" in Path("/proc/net/tcp").read_text()
+
+
+def test_ctrl_c_while_a_sender_is_waited_for_frees_the_port():
+    port = free_port()
+    program = [sys.executable, str(Path(__file__).with_name("cli_fakes.py")), "live", "-p", "night", "--no-window"]
+    waits = subprocess.Popen(
+        [*program, "-i", f"rtmp://127.0.0.1:{port}/live/key?listen=1", "--timeout", "60"],
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        senders.wait_for(lambda: listening_on(port), 30.0)
+        waits.send_signal(signal.SIGINT)
+        waits.communicate(timeout=20)
+    finally:
+        waits.kill()
+    assert waits.returncode == 130 and not listening_on(port)
+
+
+def test_a_stream_that_is_closed_while_it_connects_again_frees_the_port(monkeypatch):
+    monkeypatch.setattr("mirage_cli.stream_in.pause_seconds", lambda attempt: 0.1)
+    port = free_port()
+    url = f"tcp://127.0.0.1:{port}"
+    with senders.later(0.5, *picture(1.0), "-f", "mpegts", url):
+        source = StreamSource(stream_address(f"{url}?listen=1"), timeout_seconds=60.0)
+        reads = threading.Thread(target=lambda: list(source), daemon=True)
+        reads.start()
+        senders.wait_for(lambda: "attempt 1" in source.state and listening_on(port), 15.0)
+    source.close()
+    reads.join(5.0)
+    assert not reads.is_alive() and not listening_on(port)
+
+
+def test_a_connection_that_is_there_when_the_run_has_ended_is_closed(monkeypatch):
+    class There:
+        """A connection whose stream ends at once."""
+
+        stalled = True
+        closed = False
+
+        def frames(self, timeout_seconds):
+            return iter(())
+
+        def reason(self, timeout_seconds):
+            return "ended"
+
+        def close(self):
+            self.closed = True
+
+    source = StreamSource.__new__(StreamSource)
+    source._address, source._attempts, source._timeout, source._tell = stream_address("tcp://h:1"), 1, 1.0, print
+    source._closed, source.sound, source._connection, second = threading.Event(), None, There(), There()
+    monkeypatch.setattr("mirage_cli.stream_in.pause_seconds", lambda attempt: 0.0)
+    source._open = lambda: (source.close(), second)[1]
+    assert list(source) == [] and second.closed
+
+
+def test_a_word_in_the_address_is_no_sound_that_failed():
+    told: list[str] = []
+    url = f"rtsp://me:pw@127.0.0.1:{free_port()}/Streaming/Channels/101/audio"
+    with pytest.raises(MediaError, match="Connection refused"):
+        StreamSource(stream_address(url), attempts=0, tell=told.append, with_line=True)
+    assert told == []
+
+
+def test_what_came_while_the_model_was_loaded_is_not_shown():
+    url = f"http://127.0.0.1:{free_port()}/live.ts"
+    with senders.ffmpeg(*picture(30), "-f", "mpegts", "-listen", "1", url):
+        senders.wait_for_server(url)
+        source = StreamSource(stream_address(url), attempts=0)
+        time.sleep(1.5)
+        frames = [frame for frame, _ in zip(source, range(10))]
+        source.close()
+    assert np.diff([frame.pts_seconds for frame in frames]) == pytest.approx(np.full(9, 1 / FPS), abs=2e-3)
+    clip = media.ffmpeg("-f", "lavfi", "-i", f"testsrc2=s={SIZE[0]}x{SIZE[1]}:r={FPS}", "-t", "1", "-pix_fmt", "rgb24",
+                        "-f", "rawvideo", "-")  # fmt: skip
+    early = np.frombuffer(clip, np.uint8).reshape(FPS, SIZE[1], SIZE[0], 3).astype(int)
+    assert np.abs(early - frames[0].rgb).mean(axis=(1, 2, 3)).min() > 8.0  # none of the first second
 
 
 def test_back_off_and_names():
