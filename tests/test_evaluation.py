@@ -280,6 +280,7 @@ def test_errors_that_grow_from_return_to_return_are_seen(warps, monkeypatch) -> 
     found = warps.measure("night", 2)
     assert found["first_5"] == pytest.approx(0.104, abs=1e-4)
     assert found["last_over_first_return"] > 1.4 and found["last_return_over_history_off"] > 2
+    assert found["last_return_above_history_off_levels"] == pytest.approx(127.5 * 0.224, rel=0.02)
     assert found["return_difference"] == pytest.approx(0.112, abs=1e-3)
 
 

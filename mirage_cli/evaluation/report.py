@@ -8,6 +8,7 @@ from typing import Any
 from mirage_cli.evaluation.drift import JUDGED
 
 STEADY = 0.8  # warped error over that with history off
+ABOVE_OFF = "last_return_above_history_off_levels"
 # name, where it lies in the summary, largest (or, with a minus, smallest) allowed value
 BARS = (
     ("tail/head ratios within 5%", "drift", "worst_departure", 0.05),
@@ -18,7 +19,9 @@ BARS = (
     ("GPU memory grown after the first loop, MiB", "drift", "gpu_memory_growth_mib", 64.0),
     ("first five frames, L1 to the teacher, mean of looks", "fidelity", "first_5", 0.13),
     ("last return over first, worst look", "fidelity", "worst_last_over_first_return", 1.05),
-    ("last return over history off, worst look", "fidelity", "worst_last_return_over_history_off", 1.0),
+    ("last return over history off, mean of looks", "fidelity", "last_return_over_history_off", 1.0),
+    # In levels: a look that is right to three levels is a tenth worse for a third of one.
+    ("last return above history off, levels, worst look", "fidelity", f"worst_{ABOVE_OFF}", 0.5),
     ("warped error over history off, mean of looks that can move along", "temporal", "free_over_history_off", STEADY),
     ("warped error over the teacher's, mean of looks", "fidelity", "warped_error_over_teacher", 1.2),
     ("strokes of the first frame, likeness to the teacher's, mean of looks", "fidelity", "strokes_first_likeness", -0.9),
@@ -36,7 +39,7 @@ def summary(document: dict[str, Any]) -> dict[str, Any]:
     parts = {
         "drift": _drift(looks),
         "temporal": _means(looks, "temporal", worst=("still_flicker_levels",)),
-        "fidelity": _means(looks, "fidelity", worst=("last_over_first_return", "last_return_over_history_off")),
+        "fidelity": _means(looks, "fidelity", worst=("last_over_first_return", "last_return_over_history_off", ABOVE_OFF)),
         "steps": _means(looks, "steps"),
     }
     if parts["temporal"]:

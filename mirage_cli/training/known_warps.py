@@ -127,6 +127,7 @@ def error_summary(errors: Sequence[float], alone: Sequence[float], period: int) 
             "last_return": at[-1],
             "last_over_first_return": ratio(at[-1], at[0]) if done > 1 else None,
             "last_return_over_history_off": ratio(at[-1], result["history_off_first_5"]),
+            "last_return_above_history_off_levels": 127.5 * (at[-1] - result["history_off_first_5"]),
         }
     return {"returns": done, **result}
 
