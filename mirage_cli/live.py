@@ -97,7 +97,8 @@ def run(
             window = WindowSink(f"mirage: {source.info.name}", *shown)
         read = read_prompts(prompts, engine, config.model, ui)
         session = engine.session(config.model, *size)
-        styler = Styler(session, track_of(read, config.blend_seconds), Meter(), size)
+        texts = [(item.prompt.time_seconds or 0.0, item.prompt.text) for item in read]
+        styler = Styler(session, track_of(read, config.blend_seconds), Meter(), size, texts)
         stop.graceful = True  # from here on there is a file to finish
         sink = _open_sinks(config, source, shown, window, ui, styler.number_of)
         live = _Live(config, ui, source, sink, window, styler, engine, stop, clock, begun, doors, read[0].prompt.text)

@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -18,13 +18,15 @@ import numpy as np
 
 from mirage_cli.capture import ResizedSource
 from mirage_cli.config import MAX_SIDE, MIN_SIDE, ModelOptions, Size
-from mirage_cli.errors import GpuError, MirageError, plain_text
+from mirage_cli.errors import GpuError, MirageError, UsageProblem, plain_text
 from mirage_cli.frames import Frame, FrameSink, FrameSource
 from mirage_cli.loading import Engine as Engine
 from mirage_cli.measure import Meter, PeakMemory, Stats, exact_percentile
 from mirage_cli.schedule import LookTrack, TimedPrompt, Weights, build_track
 
 MAX_EVENTS_KEPT = 100
+MAX_PENDING = 256
+"""More changes than these wait for no frame."""
 # What torch says when the GPU itself is gone or broken, and not the frame too large.
 _GPU_LOST = ("cuda error", "cudnn error", "cublas error", "cuda driver error", "device-side assert")
 
@@ -145,11 +147,24 @@ def side_by_side(frame: Frame, rgb: np.ndarray) -> np.ndarray:
     return np.concatenate([left, rgb], axis=1)
 
 
-class Styler:
-    """Steps the session along the track; what it does may be changed from another thread."""
+class Busy(MirageError):
+    """More is asked for than can be done."""
 
-    def __init__(self, session: Any, track: LookTrack, meter: Meter, size: Size) -> None:
+
+class Styler:
+    """Steps the session along the track; what it does may be changed from another thread.
+
+    Args:
+        prompts: the words behind the track, each with the second from which it holds.
+    """
+
+    def __init__(
+        self, session: Any, track: LookTrack, meter: Meter, size: Size, prompts: Sequence[tuple[float, str]] = (),
+    ) -> None:
         self.session, self.track, self.meter, self.size = session, track, meter, size
+        self.prompt = prompts[0][1] if prompts else ""
+        self._scheduled = deque(prompts[1:])
+        self.known: frozenset[str] | None = None  # the looks of the session; None: whatever comes is taken
         self.looks: Weights = {}
         self.frames = 0
         self.cuts = 0
@@ -171,15 +186,24 @@ class Styler:
 
         Args:
             kind: look (weights), strength (0..1), blend_seconds, seed, pause (bool), reset, or session
-                (a session and the weights of its looks).
+                (a session, the weights to begin with, and the names of all its looks).
             text: what the user wrote, for the account.
+
+        Returns:
+            A future that is cancelled when the stream ends, and holds ``Busy`` when too much waits.
         """
         done: Future[int] = Future()
         with self._lock:
-            if not self._ended:
+            if len(self._pending) >= MAX_PENDING:
+                self._pending = deque(item for item in self._pending if not item[-1].cancelled())
+            ended, waiting = self._ended, len(self._pending)
+            if not ended and waiting < MAX_PENDING:
                 self._pending.append((kind, text, value, done))
                 return done
-        done.cancel()
+        if ended:
+            done.cancel()
+        else:
+            done.set_exception(Busy(f"{waiting} changes are waiting already", "Wait for their answers."))
         return done
 
     def number_of(self, index: int) -> int:
@@ -197,13 +221,14 @@ class Styler:
     def step(self, frame: Frame) -> Any:
         """Frame in, styled uint8 [H, W, 3] out, at the frame's place in the track; of a frame that was uploaded
         ahead, a ``Made``."""
+        while self._scheduled and self._scheduled[0][0] <= frame.pts_seconds:
+            self.prompt = self._scheduled.popleft()[1]
         with self._lock:
             pending, self._pending = list(self._pending), deque()
+        pending = [item for item in pending if item[-1].set_running_or_notify_cancel()]
         # A fader sends more than a frame can take: of each kind the newest counts.
         newest = {kind: number for number, (kind, *_) in enumerate(pending)}
         for number, (kind, text, value, done) in enumerate(pending):
-            if not done.set_running_or_notify_cancel():
-                continue
             try:
                 if newest[kind] == number or kind == "session":
                     self._apply(kind, value, frame.pts_seconds)
@@ -242,6 +267,8 @@ class Styler:
 
     def _apply(self, kind: str, value: Any, pts_seconds: float) -> None:
         if kind == "look":
+            if self.known is not None and (unknown := next((look for look in value if look not in self.known), None)):
+                raise UsageProblem(f"no look {unknown!r} in the model that runs now", "Send the prompt again.")
             self.track.turn(pts_seconds, value)
         elif kind == "blend_seconds":
             self.track.set_blend_seconds(pts_seconds, value)
@@ -250,10 +277,11 @@ class Styler:
         elif kind == "reset":
             self.session.reset()
         elif kind == "session":
-            session, weights = value
+            session, weights, names = value
             for name, setting in self._set.items():
                 getattr(session, f"set_{name}")(setting)
-            self.session, self.looks = session, {}
+            self.session, self.looks, self.known = session, {}, frozenset(names)
+            self._scheduled.clear()
             self.track = LookTrack(weights, self.track.blend_seconds)
         else:
             getattr(self.session, f"set_{kind}")(value)

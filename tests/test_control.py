@@ -16,7 +16,8 @@ from media import probe
 
 from mirage_cli import live
 from mirage_cli.config import LiveConfig, ModelOptions
-from mirage_cli.control.hub import MAX_WAITING, Controls, wait
+from mirage_cli.control import hub as hub_module
+from mirage_cli.control.hub import MAX_WAITING, Controls, TooLate, wait
 from mirage_cli.control.schema import make_change
 from mirage_cli.control.taps import TapSink
 from mirage_cli.display import NullSink
@@ -24,7 +25,7 @@ from mirage_cli.errors import MediaError, MirageError, UsageProblem
 from mirage_cli.frames import Frame
 from mirage_cli.measure import Meter
 from mirage_cli.schedule import LookTrack
-from mirage_cli.styler import StopSwitch, Styler
+from mirage_cli.styler import MAX_PENDING, Busy, StopSwitch, Styler
 
 
 @contextmanager
@@ -291,6 +292,127 @@ def test_typed_lines_save_and_load_presets(tmp_path, monkeypatch):
     telling = " | ".join(run.ui.warnings)
     for part in ("preset file './nothing.toml' cannot be read", "/save needs", "strength 7", "'mine.toml' exists"):
         assert part in telling
+
+
+class TwoModels(FakeEngine):
+    """Each model has looks of its own, and its session takes no others."""
+
+    def look_names(self, options):
+        return (f"look-of-{options.model}", "identity")
+
+    def match(self, options, text):
+        look = self.look_names(options)[0]
+        return replace(super().match(options, text), look=look, weights={look: 1.0})
+
+    def session(self, options, width, height):
+        session, known = super().session(options, width, height), self.look_names(options)
+        take = session.set_look
+
+        def set_look(weights):
+            if not weights.keys() <= set(known):
+                raise UsageProblem(f"no look of {weights} in {options.model}")
+            take(weights)
+
+        session.set_look = set_look
+        return session
+
+
+def test_a_prompt_behind_a_model_is_understood_by_that_model():
+    styler, hub = still(TwoModels())
+    model = hub.submit(make_change({"model": "other"}), "test")
+    night = hub.submit(make_change({"prompt": "night"}), "test")
+    wait_for_requests(styler, 2)
+    step(styler, 0)
+    assert model.result(1)["ok"] and night.result(1)["ok"]
+    step(styler, 1)
+    assert styler.looks == {"look-of-other": 1.0} and (hub.options.model, hub.prompt) == ("other", "night")
+    hub.close()
+
+
+def test_a_look_that_the_running_model_does_not_have_fails_alone():
+    styler, hub = still(TwoModels())
+    model = hub.submit(make_change({"model": "other"}), "test")
+    night = hub.submit(make_change({"prompt": "night"}), "test")
+    wait_for_requests(styler, 2)
+    model.cancel()
+    step(styler, 0)
+    with pytest.raises(UsageProblem, match="no look 'look-of-other'"):
+        night.result(1)
+    step(styler, 1)
+    assert styler.looks == {"look-of-lsd-small": 1.0} and hub.planned() == (hub.options, "first")
+    hub.close()
+
+
+def still(engine):
+    """A styler that makes a frame at each ``step``, and its hub."""
+    options = ModelOptions()
+    session, names = engine.session(options, 4, 4), engine.look_names(options)
+    styler = Styler(session, LookTrack({names[0]: 1.0}, 0.0), Meter(), (4, 4))
+    return styler, Controls(styler, engine, options, TapSink(NullSink(), ".", None), StopSwitch(), "first")
+
+
+def step(styler, number):
+    return styler.step(Frame(np.zeros((4, 4, 3), np.uint8), number / 10, number))
+
+
+def wait_for_requests(styler, count):
+    deadline = time.monotonic() + 5
+    while len(styler._pending) < count and time.monotonic() < deadline:
+        time.sleep(0.005)
+
+
+def test_a_change_whose_turn_never_came_is_told_of_the_end():
+    styler, hub = still(FakeEngine())
+    goes_on, match = threading.Event(), hub.engine.match
+    hub.engine.match = lambda options, text: goes_on.wait(5) and match(options, text)
+    waiting = [hub.submit(make_change({"prompt": "night"}), "test") for _ in range(3)]
+    threading.Timer(0.1, goes_on.set).start()
+    hub.close()
+    for future in waiting:
+        with pytest.raises(MirageError, match="the stream ended"):
+            future.result(0)
+
+
+def test_a_change_that_is_withdrawn_is_not_made_later(monkeypatch):
+    styler, hub = still(FakeEngine())
+    monkeypatch.setattr(hub_module, "FRAME_SECONDS", 0.05)
+    for fields in ({"strength": 0.2}, {"prompt": "night"}):
+        with pytest.raises(TooLate, match="no frame came"):
+            wait(hub.submit(make_change(fields), "test"))
+    hub.submit(make_change({"seed": 3}), "test")
+    time.sleep(0.1)
+    step(styler, 0)
+    assert not styler.session.strengths and styler.session.seeds == [3] and hub.prompt == "first"
+    assert hub.state()["strength"] == 1.0 and hub.changes == 1
+    hub.close()
+
+
+def test_only_so_many_changes_wait_for_a_frame():
+    styler, hub = still(FakeEngine())
+    futures = [hub.submit(make_change({"strength": 0.5}), "osc") for _ in range(MAX_PENDING + 3)]
+    refused = [future for future in futures if future.done()]
+    assert len(refused) == 3 and isinstance(refused[0].exception(), Busy)
+    futures[0].cancel()
+    assert not hub.submit(make_change({"strength": 0.1}), "osc").done(), "what is withdrawn takes no room"
+    step(styler, 0)
+    assert futures[1].result(1)["ok"] and styler.session.strengths == [0.1]
+    hub.close()
+
+
+def test_a_scheduled_prompt_is_the_prompt_from_then_on():
+    with running(prompts=("0:ink wash", "0.1s:night")) as run:
+        assert run.hub.state()["prompt"] in ("ink wash", "night")
+        time.sleep(0.3)
+        assert run.hub.state()["prompt"] == "night" and run.live._stats().prompt == "night"
+        assert "'night'" in ask(run, model="other")["notes"][0]
+
+
+def test_a_new_model_drops_the_scheduled_prompts():
+    with running(prompts=("0:ink wash", "0.5s:night")) as run:
+        ask(run, model="other")
+        time.sleep(0.7)
+        assert run.hub.state()["prompt"] == "ink wash"
+        assert run.engine.sessions[-1].looks == [{"ink-wash": 1.0}]
 
 
 def test_a_prompt_blends_over_the_seconds_asked_for_and_schedules_stay():

@@ -50,6 +50,7 @@ def test_every_field_takes_its_example_in_json_at_the_keyboard_and_in_a_preset()
         ('{"seed": 9223372036854775808}', "seed 9223372036854775808"),
         ('{"prompt": ""}', "prompt ''; allowed: text of 1 to 1000 characters"),
         ('{"prompt": "%s"}' % ("x" * 1001), "prompt 'xxx"),
+        ('{"prompt": "ink wash \\ud800"}', "prompt 'ink wash .*; allowed: text"),
         ('{"blend": {}}', "blend {}; allowed: an object"),
         ('{"blend": {"a": 0}}', "not all 0"),
         ('{"blend": {"a": -1}}', "blend"),
@@ -162,6 +163,19 @@ def test_a_saved_preset_reads_the_same(tmp_path):
     change = presets.load_preset(str(path)).change
     assert presets.flag_values(change) == {"prompt": "0.25*ink-wash + 0.75*night"}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_preset_that_cannot_be_written_is_one_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    for name in ("file/x.toml", "n" * 300 + ".toml", "no/such.toml", "null\0byte.toml"):
+        with pytest.raises(MediaError, match="cannot be written"):
+            presets.save_preset(str(tmp_path / name), {"prompt": "x"})
+
+
+def test_a_model_that_is_a_folder_is_left_out_of_a_saved_preset(tmp_path):
+    path = str(tmp_path / "mine.toml")
+    presets.save_preset(path, {"prompt": "x", "model": "./my-model"})
+    assert presets.load_preset(path).change.values() == {"prompt": "x"}
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import aiohttp
 import pytest
 from test_control import ask, running
 
+from mirage_cli.control import hub as hub_module
 from mirage_cli.control import server as server_module
 from mirage_cli.control.access import Address, Gate, Rate, check_token, parse_address
 from mirage_cli.control.schema import MAX_MESSAGE_BYTES, json_schema
@@ -171,6 +172,42 @@ def test_histogram_buckets_count_what_is_under_their_bound():
     for latency_ms in (0.5, 4.9, 5.2, 39.0, 41.0, 900.0):
         histogram.add(latency_ms)
     assert histogram.at_most((1, 5, 40, 1000)) == [1, 2, 4, 6]
+
+
+def test_a_change_that_gets_no_frame_is_withdrawn(monkeypatch):
+    monkeypatch.setattr(server_module, "FRAME_SECONDS", 0.2)
+    monkeypatch.setattr(hub_module, "PREPARE_SECONDS", 0.5)
+    goes_on = threading.Event()
+
+    async def work(session, url):
+        async with session.post(f"{url}/api/control", json={"prompt": "night", "id": 1}) as reply:
+            answer = await reply.json()
+            assert reply.status == 504 and "was not ready within" in answer["error"]["message"]
+        goes_on.set()
+        async with session.post(f"{url}/api/control", json={"prompt": "sea"}) as reply:
+            assert reply.status == 200
+        stalled.set()
+        await asyncio.sleep(0.2)  # the step that is under way
+        async with session.post(f"{url}/api/control", json={"strength": 0.3}) as reply:
+            answer = await reply.json()
+        stalled.clear()
+        assert reply.status == 504 and "no frame came" in answer["error"]["message"]
+
+    stalled = threading.Event()
+    with running(control="0") as run:
+        match = run.engine.match
+        run.engine.match = lambda options, text: goes_on.wait(5) and match(options, text)
+        session = run.engine.sessions[0]
+        make = session.step
+
+        def slow(rgb):
+            while stalled.is_set():
+                time.sleep(0.01)
+            return make(rgb)
+
+        session.step = slow
+        browse(run, work)
+        assert ask(run, seed=1)["ok"] and run.hub.prompt == "sea" and not session.strengths
 
 
 # --- who is kept out ---------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import shutil
 import socket
 import subprocess
 import time
+from pathlib import Path
 
 import aiohttp
 import cv2
@@ -66,6 +67,56 @@ def test_the_page_needs_nothing_from_elsewhere():
     named = set(re.findall(r'\$\("([\w-]+)"\)', texts["/page.js"]))
     assert named <= set(re.findall(r'id="([\w-]+)"', texts["/"])) and len(named) > 10
     assert "innerHTML" not in texts["/page.js"]
+
+
+def test_a_watcher_that_goes_while_no_picture_comes_frees_its_place(monkeypatch):
+    monkeypatch.setattr(server_module, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(server_module, "MAX_STREAMS", 2)
+    monkeypatch.setattr(server_module.NewestPicture, "jpeg", lambda self: None)
+    with running(preview="0") as run:
+        url_of(run)  # waits until it listens
+        clients = run.live.steering._open[0]._stream.clients
+        for _ in range(4):
+            with socket.create_connection(("127.0.0.1", port_of(run))) as client:
+                client.sendall(f"GET /preview.mjpg HTTP/1.1\r\nHost: 127.0.0.1:{port_of(run)}\r\n\r\n".encode())
+                assert client.recv(64).startswith(b"HTTP/1.1 200")
+            deadline = time.monotonic() + 5
+            while clients and time.monotonic() < deadline:
+                time.sleep(0.02)
+            assert not clients
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
+def test_a_typed_prompt_is_not_written_over_before_it_is_sent():
+    page = (Path(server_module.__file__).parent / "page.js").read_text("utf-8")
+    script = """
+        const parts = {};
+        const none = () => new Promise(() => {});
+        globalThis.document = { activeElement: null, getElementById: (id) => (parts[id] ??= { setAttribute() {} }) };
+        globalThis.location = { hash: "" };
+        globalThis.fetch = none;
+    """
+    script += page + """
+        const told = [];
+        const show = (prompt) => {
+          showState({ prompt, strength: 1, size: [1, 1] });
+          told.push($("prompt").value);
+        };
+        const type = (text) => { $("prompt").value = text; $("prompt").oninput(); };
+        socket = { readyState: 1, send() {} };
+        globalThis.WebSocket = { OPEN: 1 };
+        show("ink");
+        type("night");
+        show("ink");
+        $("ask").onsubmit({ preventDefault() {} });
+        show("ink");
+        show("night");
+        type("sea");
+        show("of another");
+        console.log(told.join());
+    """
+    done = subprocess.run(["node", "-e", script], capture_output=True, text=True, timeout=30)
+    assert done.stdout.strip() == "ink,night,night,night,sea", done.stderr
 
 
 def test_a_watcher_that_takes_nothing_is_let_go(monkeypatch):

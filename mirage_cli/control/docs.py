@@ -79,7 +79,7 @@ answers
 the message's arrival and the change. What is refused comes back as
 `{"ok": false, "error": {"message": ..., "remedy": ...}}` with status 400 (not allowed), 401 (no token), 403
 (foreign page), 408 (slow), 409 (cannot be done now), 413 (too big), 429 (too much), 503 (too many
-clients) or 504 (no frame came within 10 s).
+clients) or 504 (not done in time, and withdrawn).
 
 %(routes)s
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, InvalidStateError, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotInTime
@@ -25,11 +26,13 @@ from mirage_cli.control.schema import Change
 from mirage_cli.control.taps import TapSink
 from mirage_cli.errors import MirageError, UsageProblem
 from mirage_cli.measure import Stats
-from mirage_cli.styler import Engine, StopSwitch, Styler
+from mirage_cli.styler import Busy as Busy, Engine, StopSwitch, Styler
 
 MAX_WAITING = 32
 FRAME_SECONDS = 10.0
-"""How long a change may wait for a frame before it is said not to have been applied."""
+"""How long a change may wait for a frame before it is withdrawn."""
+PREPARE_SECONDS = 60.0
+"""The same for one that is still being prepared: a model may take long to load."""
 
 _SLOW = ("prompt", "blend", "model", "preset", "record", "snapshot")
 _log = logging.getLogger("mirage.control")
@@ -37,8 +40,8 @@ _log = logging.getLogger("mirage.control")
 Answer = dict[str, Any]
 
 
-class Busy(MirageError):
-    """More is asked for than can be done."""
+class TooLate(MirageError):
+    """A change was not done in time, and is withdrawn."""
 
 
 class Controls:
@@ -62,7 +65,9 @@ class Controls:
         prompt: str = "",
     ) -> None:
         self.styler, self.engine, self.options = styler, engine, options
-        self.taps, self.stop, self.prompt = taps, stop, prompt
+        self.taps, self.stop = taps, stop
+        self.prompt = prompt
+        styler.known = frozenset(engine.look_names(options))
         self.matched = ""
         self.changes = 0
         self.refused = 0
@@ -70,7 +75,17 @@ class Controls:
         self.told: list[Callable[[Answer], Any]] = []
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="mirage-changes")
         self._waiting = 0
+        self._open: dict[Future[Answer], _Work] = {}  # what has no answer yet, the oldest first
         self._lock = threading.Lock()
+
+    @property
+    def prompt(self) -> str:
+        """The words of the look that holds, or that a blend is going to."""
+        return self.styler.prompt
+
+    @prompt.setter
+    def prompt(self, text: str) -> None:
+        self.styler.prompt = text
 
     # --- asking ----------------------------------------------------------------------------------
 
@@ -99,14 +114,44 @@ class Controls:
                 return answer
             self._waiting += slow
         work = _Work(self, change, origin, arrived, answer)
+        self._open[answer] = work
+        answer.add_done_callback(self._closed)
         if not slow:
             work.ask()
             return answer
         try:
             self._worker.submit(self._prepared, work)
         except RuntimeError:  # the worker has been shut down
-            answer.set_exception(_ended())
+            work.fail(_ended())
         return answer
+
+    def _closed(self, answer: Future[Answer]) -> None:
+        work = self._open.pop(answer)
+        if answer.cancelled():
+            work.withdraw()
+
+    def check_time(self, answer: Future[Answer]) -> None:
+        """Withdraw a change that has waited ``FRAME_SECONDS`` for its frame, or too long to be prepared.
+
+        Raises:
+            TooLate: it is not done, and will not be.
+        """
+        work = self._open.get(answer)
+        if work is None:
+            return
+        waited_seconds = time.monotonic() - work.begun_seconds
+        if (work.asked or waited_seconds >= PREPARE_SECONDS) and answer.cancel():
+            if work.asked:
+                raise _no_frame()
+            raise TooLate(f"the change was not ready within {waited_seconds:.0f} s", "Send it again, or another.")
+
+    def planned(self) -> tuple[ModelOptions, str]:
+        """Options and prompt as they will be when all that is asked for has come: what the next is prepared for."""
+        for work in reversed(list(self._open.values())):
+            if "prompt" in work.settings and work.asked:
+                model = work.settings.get("model", work.options.model)
+                return replace(self.options, model=model), work.settings["prompt"]
+        return self.options, self.prompt
 
     def _prepared(self, work: _Work) -> None:
         try:
@@ -134,6 +179,8 @@ class Controls:
         self.styler.end()
         self.taps.end()
         self._worker.shutdown(wait=True, cancel_futures=True)
+        for work in list(self._open.values()):
+            work.fail(_ended())
 
     # --- knowing ---------------------------------------------------------------------------------
 
@@ -189,12 +236,18 @@ class _Work:
         self.settings: dict[str, Any] = {}
         self.frame: int | None = None
         self.text = ""
+        self.options = hub.options
+        self.begun_seconds = time.monotonic()
+        self.asked = False  # a frame is all that it waits for
+        self._futures: list[Future[int]] = []
         self._left = 0
         self._lock = threading.Lock()
 
     def prepare(self) -> None:
         """Do what takes time, then ask for the rest."""
         change, hub = self.change, self.hub
+        if self.answer.done():
+            return
         if change.preset is not None:
             preset = shipped_preset(change.preset)
             if change.prompt is not None or change.blend is not None:
@@ -213,7 +266,8 @@ class _Work:
 
     def _prepare_look(self, change: Change) -> None:
         hub = self.hub
-        options = hub.options
+        self.options, held = hub.planned()
+        options = self.options
         weights = None
         if change.model is not None and change.model != options.model:
             options = replace(options, model=change.model)
@@ -226,8 +280,8 @@ class _Work:
             weights = dict(change.blend)
             prompt = blend_prompt(weights)
             hub.matched = ""
-        elif change.prompt is not None or options is not hub.options:
-            prompt = change.prompt or hub.prompt
+        elif change.prompt is not None or options is not self.options:
+            prompt = change.prompt or held
             match = hub.engine.match(options, prompt)
             weights = match.weights
             self.notes.append(match.message)
@@ -235,16 +289,19 @@ class _Work:
         if weights is None:
             return
         self.settings["prompt"] = prompt
-        if options is hub.options:
+        if options is self.options:
             self.requests.append(("look", prompt, weights))
         else:
             session = hub.engine.session(options, *hub.styler.size)
-            self.requests.append(("session", options.model, (session, weights)))
+            names = hub.engine.look_names(options)
+            self.requests.append(("session", options.model, (session, weights, names)))
             self.settings["model"] = options.model
 
     def ask(self) -> None:
         """Queue what is done between two frames; the last of it gives the answer."""
         change, hub = self.change, self.hub
+        if self.answer.done():
+            return
         for name in ("blend_seconds", "strength", "seed", "pause", "reset"):
             value = getattr(change, name)
             if value is not None:
@@ -254,9 +311,18 @@ class _Work:
         self._left = len(self.requests)
         if not self.requests:
             self._done()
-        futures = [hub.styler.request(*request) for request in self.requests]
-        for (kind, text, _), future in zip(self.requests, futures):
-            future.add_done_callback(lambda future, kind=kind, text=text: self._applied(kind, future))
+        self.asked = True
+        for request in self.requests:
+            self._futures.append(hub.styler.request(*request))
+        for future in self._futures:
+            future.add_done_callback(self._applied)
+        if self.answer.done():  # withdrawn, or refused in part, meanwhile
+            self.withdraw()
+
+    def withdraw(self) -> None:
+        """Nothing of it is made any more."""
+        for future in self._futures:
+            future.cancel()
 
     def _words(self, name: str, value: Any) -> str:
         word = f"/{name.replace('_', '-')}"
@@ -264,7 +330,7 @@ class _Work:
             return word if value else f"{word} off"
         return f"{word} {value:g}" if isinstance(value, float) else f"{word} {value}"
 
-    def _applied(self, kind: str, future: Future[int]) -> None:
+    def _applied(self, future: Future[int]) -> None:
         try:
             frame = future.result()
         except CancelledError:
@@ -302,14 +368,21 @@ class _Work:
             self.answer.set_result(answer)
 
     def fail(self, error: MirageError) -> None:
+        if self.answer.done():
+            return
         with self.hub._lock:
             self.hub.refused += 1
         with contextlib.suppress(InvalidStateError):
             self.answer.set_exception(error)
+        self.withdraw()
 
 
 def _ended() -> MirageError:
     return MirageError("the stream ended before the next frame", "Start it again.")
+
+
+def _no_frame() -> TooLate:
+    return TooLate(f"no frame came within {FRAME_SECONDS:g} s", "Check the source.")
 
 
 def _finite(value: float) -> float | None:
@@ -317,11 +390,12 @@ def _finite(value: float) -> float | None:
 
 
 def wait(answer: Future[Answer]) -> Answer:
-    """The answer, or a MirageError when no frame comes in ``FRAME_SECONDS``."""
+    """The answer, or ``TooLate`` when none comes in ``FRAME_SECONDS`` and the change is withdrawn."""
     try:
         return answer.result(FRAME_SECONDS)
     except NotInTime:
-        raise MirageError(f"no frame came within {FRAME_SECONDS:g} s", "Check the source.") from None
+        answer.cancel()
+        raise _no_frame() from None
 
 
 def error_document(error: MirageError, mark: str | int | None = None) -> Answer:

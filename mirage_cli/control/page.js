@@ -4,6 +4,8 @@ const $ = (id) => document.getElementById(id);
 let socket = null;
 let count = 0;
 let sliding = false;
+let typed = false; // a prompt that is not sent yet: no state writes over it
+let shownPrompt = null;
 
 function say(text, bad) {
   $("told").textContent = text;
@@ -24,7 +26,9 @@ function showState(state) {
   $("p95").textContent = number(state.latency_ms && state.latency_ms.p95, 1, " ms");
   $("dropped").textContent = state.dropped;
   $("frame").textContent = state.frame;
-  if (document.activeElement !== $("prompt")) $("prompt").value = state.prompt;
+  if (!typed && document.activeElement !== $("prompt") && state.prompt !== shownPrompt) {
+    $("prompt").value = shownPrompt = state.prompt;
+  }
   if (!sliding) {
     $("strength").value = state.strength;
     $("strength-value").textContent = state.strength.toFixed(2);
@@ -84,7 +88,8 @@ async function login(token) {
 }
 
 $("login").onsubmit = (event) => { event.preventDefault(); login($("token").value); };
-$("ask").onsubmit = (event) => { event.preventDefault(); send({ prompt: $("prompt").value }); };
+$("prompt").oninput = () => { typed = true; };
+$("ask").onsubmit = (event) => { event.preventDefault(); typed = false; send({ prompt: $("prompt").value }); };
 $("looks").onchange = () => { if ($("looks").value) send({ blend: { [$("looks").value]: 1 } }); };
 $("strength").oninput = () => { sliding = true; $("strength-value").textContent = Number($("strength").value).toFixed(2); };
 $("strength").onchange = () => { sliding = false; send({ strength: Number($("strength").value) }); };

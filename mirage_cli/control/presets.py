@@ -10,6 +10,7 @@ holds the shipped ones, a table each; a user's file is one table.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mirage_cli.control.schema import FIELDS, Change, make_change
+from mirage_cli.control.schema import FIELDS, Change, is_name, make_change
 from mirage_cli.errors import MediaError, UsageProblem
 
 MAX_FILE_BYTES = 64 * 1024
@@ -123,8 +124,10 @@ def blend_prompt(blend: Any) -> str:
 
 
 def toml_text(values: dict[str, Any], about: str = "") -> str:
-    """A preset's file: the keys of ``KEYS`` among ``values``."""
+    """A preset's file: the keys of ``KEYS`` among ``values``, but a model that is a folder and has no name."""
     lines = [f"about = {_toml(about)}"] if about else []
+    if "model" in values and not is_name(values["model"]):
+        values = {**values, "model": None}
     lines += [f"{key} = {_toml(values[key])}" for key in KEYS if values.get(key) is not None]
     return "\n".join(lines) + "\n"
 
@@ -151,6 +154,7 @@ def save_preset(path: str, values: dict[str, Any], about: str = "", overwrite: b
         Path(part).write_text(toml_text(values, about), "utf-8")
         os.replace(part, path)
     except (OSError, ValueError) as error:
-        Path(part).unlink(missing_ok=True) if "\0" not in part else None
+        with contextlib.suppress(OSError, ValueError):  # a name that cannot be written cannot be removed either
+            Path(part).unlink(missing_ok=True)
         reason = getattr(error, "strerror", None) or error
         raise MediaError(f"{path!r} cannot be written: {reason}", remedy) from error

@@ -236,11 +236,17 @@ def check(field: Field, value: Any) -> Any:
 def _text(_field: Field, value: Any) -> str:
     if not isinstance(value, str) or not value.strip() or len(value) > MAX_PROMPT:
         raise ValueError
+    value.encode("utf-8")  # half a surrogate pair, which JSON lets through, could not be written out again
     return value.strip()
 
 
+def is_name(value: Any) -> bool:
+    """Whether a model or a preset may be called so."""
+    return isinstance(value, str) and _NAME.fullmatch(value) is not None
+
+
 def _name(_field: Field, value: Any) -> str:
-    if not isinstance(value, str) or not _NAME.fullmatch(value):
+    if not is_name(value):
         raise ValueError
     return value
 

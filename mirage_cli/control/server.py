@@ -19,10 +19,10 @@ from socket import SO_SNDBUF, SOL_SOCKET
 from typing import Any
 
 from mirage_cli.control.access import Address, Gate, Rate
-from mirage_cli.control.hub import FRAME_SECONDS, Busy, Controls, error_document
+from mirage_cli.control.hub import FRAME_SECONDS, Busy, Controls, TooLate, error_document
 from mirage_cli.control.presets import shipped_presets, toml_text
 from mirage_cli.control.prometheus import CONTENT_TYPE, metrics_text
-from mirage_cli.control.schema import MAX_MESSAGE_BYTES, json_schema, parse_message
+from mirage_cli.control.schema import MAX_MESSAGE_BYTES, Change, json_schema, parse_message
 from mirage_cli.control.taps import NewestPicture
 from mirage_cli.errors import MediaError, MirageError, UsageProblem
 
@@ -33,6 +33,8 @@ MAX_CONNECTIONS, MAX_SOCKETS, MAX_STREAMS, MAX_OPEN = 64, 16, 8, 64
 REQUESTS, MESSAGES, LOGINS = (50.0, 100), (100.0, 200), (1.0, 5)
 STATE_SECONDS = 0.5
 PREVIEW_FPS = 30.0
+LOOK_SECONDS = 1.0
+"""How often a preview that has no new picture looks whether its client is still there."""
 PREVIEW_BUFFER = 128 * 1024
 COOKIE = "mirage_session"
 INSTALL = "pip install 'mirage-cli[control]', or in a clone: pip install -c constraints.txt -e '.[control]'"
@@ -245,12 +247,10 @@ class ControlServer:
             return self._json(error_document(error), 400)
         try:
             change = parse_message(body)
-            answer = asyncio.wrap_future(self._controls.submit(change, "http"))
-            return self._json(await asyncio.wait_for(answer, FRAME_SECONDS))
-        except asyncio.TimeoutError:
-            return self._error(504, f"no frame came within {FRAME_SECONDS:g} s", "Check the source.")
+            return self._json(await _answer(self._controls, change, "http"))
         except MirageError as error:
-            status = 429 if isinstance(error, Busy) else 400 if isinstance(error, UsageProblem) else 409
+            kinds = ((Busy, 429), (TooLate, 504), (UsageProblem, 400))
+            status = next((status for kind, status in kinds if isinstance(error, kind)), 409)
             return self._json(error_document(error, getattr(error, "mark", None)), status)
 
     async def _state(self, request: Any) -> Any:
@@ -310,6 +310,21 @@ class ControlServer:
             self._loop.call_soon_threadsafe(lambda: [socket.send(document) for socket in self._sockets])
 
 
+async def _answer(controls: Controls, change: Change, origin: str) -> dict[str, Any]:
+    """Ask for a change and wait; a client that goes meanwhile has asked all the same.
+
+    Raises:
+        TooLate: it was not done in time and is withdrawn.
+        MirageError: it is refused.
+    """
+    answer = controls.submit(change, origin)
+    while True:
+        try:
+            return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(answer)), FRAME_SECONDS)
+        except asyncio.TimeoutError:
+            controls.check_time(answer)
+
+
 class _Socket:
     """One WebSocket: changes come in; answers, the state and others' changes go out."""
 
@@ -365,10 +380,7 @@ class _Socket:
 
     async def _answer(self, change: Any) -> None:
         try:
-            answer = await asyncio.wait_for(asyncio.wrap_future(self._controls.submit(change, "socket")), FRAME_SECONDS)
-        except asyncio.TimeoutError:
-            error = MirageError(f"no frame came within {FRAME_SECONDS:g} s", "Check the source.")
-            answer = error_document(error, change.id)
+            answer = await _answer(self._controls, change, "socket")
         except MirageError as error:
             answer = error_document(error, change.id)
         self.send({"type": "answer", **answer})
@@ -430,7 +442,11 @@ class _Stream:
         try:
             while True:
                 async with self._made:
-                    await self._made.wait_for(lambda: self._number != sent)
+                    while self._number == sent:
+                        if transport is None or transport.is_closing():  # nothing is written that would tell
+                            return
+                        with contextlib.suppress(asyncio.TimeoutError):
+                            await asyncio.wait_for(self._made.wait(), LOOK_SECONDS)
                     jpeg, sent = self._jpeg, self._number
                 # A browser shows a part when the next boundary has come: it is sent at once.
                 head = f"Content-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n".encode()
