@@ -26,6 +26,7 @@ from mirage_cli.errors import MediaError
 
 MIN_VERSION = (5, 1)  # -fps_mode appeared in 5.1
 PROBE_TIMEOUT_S = 60.0
+SLICE_S = 0.2  # of a wait that looks whether anything goes on
 PIPE_BYTES = 1 << 20  # Linux's limit for users; a whole small frame fits, which halves the wake-ups
 INSTALL_REMEDY = (
     "pip install imageio-ffmpeg, or install ffmpeg 5.1 or newer and name it in MIRAGE_FFMPEG"
@@ -312,6 +313,22 @@ class FfmpegProcess:
         if self.running:
             self._process.kill()
         return self.wait()
+
+    def wait_while_writing(self, idle_s: float) -> int:
+        """Its exit status, waited for as long as it writes.
+
+        Raises:
+            subprocess.TimeoutExpired: it has written nothing for ``idle_s``.
+        """
+        idle, written = 0.0, self.written_bytes()
+        while True:
+            try:
+                return self.wait(SLICE_S)
+            except subprocess.TimeoutExpired:
+                before, written = written, self.written_bytes()
+                idle = idle + SLICE_S if written == before else 0.0
+                if idle >= idle_s:
+                    raise
 
     def written_bytes(self) -> int:
         """What it has written anywhere so far; 0 where the system does not tell."""

@@ -48,7 +48,6 @@ MAX_SIDE = 16384
 # Times nearer to the frame rate's grid than this are put on it: Matroska rounds to 1 ms.
 GRID_TOLERANCE_SECONDS = 0.0006
 STREAM_GRACE_S = 3.0
-SLICE_SECONDS = 0.2
 
 
 class FileSink:
@@ -285,17 +284,13 @@ class FileSink:
         """Waits until all is written, while it is read; gives ffmpeg's exit status."""
         if self._final is not None or self.end_seconds is None:
             return self._process.wait()
-        waited, written = 0.0, self._process.written_bytes()
-        while waited < self.end_seconds:
-            try:
-                return self._process.wait(SLICE_SECONDS)
-            except subprocess.TimeoutExpired:
-                before, written = written, self._process.written_bytes()
-                waited = waited + SLICE_SECONDS if written == before else 0.0
-        raise MediaError(
-            f"{self._shown} has taken no frame for {self.end_seconds:g} s",
-            "Check it, or wait longer with --timeout SECONDS.",
-        )
+        try:
+            return self._process.wait_while_writing(self.end_seconds)
+        except subprocess.TimeoutExpired:
+            raise MediaError(
+                f"{self._shown} has taken no frame for {self.end_seconds:g} s",
+                "Check it, or wait longer with --timeout SECONDS.",
+            ) from None
 
     def _finish_file(self, final: Path) -> None:
         done = self._parts[0]
