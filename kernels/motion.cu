@@ -249,8 +249,9 @@ __device__ __forceinline__ float window_share(int x, int y, int height, int widt
     return 1.f / (rows * columns);
 }
 
-// One Gauss-Newton step on a tile of 32 x 8 flow vectors, from a flow FACTOR times as small. Leaves the refined
-// vectors times their confidence, and the confidence, for spread. Constants as in consistency.py.
+// One Gauss-Newton step on a tile of 32 x 8 flow vectors, from a flow FACTOR times as small; covariances over the
+// window, so that a change of light is no motion. Leaves the refined vectors times their confidence, and the
+// confidence, for spread. Constants as in consistency.py.
 // Launch: block (256), grid (ceil(w / 32), ceil(h / 8)).
 template <int FACTOR>
 __device__ __forceinline__ void lucas_kanade(const float* __restrict__ previous, const float* __restrict__ following,
@@ -258,8 +259,8 @@ __device__ __forceinline__ void lucas_kanade(const float* __restrict__ previous,
     constexpr int RADIUS = 3, MW = 34 + 2 * RADIUS, MH = 10 + 2 * RADIUS, PW = 32 + 2 * RADIUS, PH = 8 + 2 * RADIUS;
     constexpr float DAMPING = 1e-5f, HALF_CONFIDENT = 1e-3f, LEAST_CONFIDENCE = 1e-3f, LONGEST_STEP = 1.f;
     __shared__ float moved[MH][MW];
-    __shared__ float products[5][PH][PW];
-    __shared__ float across[5][PH][32];
+    __shared__ float values[8][PH][PW];  // gradients, error, and their products
+    __shared__ float across[8][PH][32];
     let_next_start();
     wait_for_previous();
     const int x0 = blockIdx.x * 32, y0 = blockIdx.y * 8;
@@ -271,29 +272,33 @@ __device__ __forceinline__ void lucas_kanade(const float* __restrict__ previous,
     __syncthreads();
     for (int i = threadIdx.x; i < PW * PH; i += 256) {
         const int px = i % PW, py = i / PW, x = x0 - RADIUS + px, y = y0 - RADIUS + py;
-        float p[5] = {0.f, 0.f, 0.f, 0.f, 0.f};
+        float gx = 0.f, gy = 0.f, error = 0.f;
         if (unsigned(x) < unsigned(width) && unsigned(y) < unsigned(height)) {
-            const float gx = 0.5f * (moved[py + 1][px + 2] - moved[py + 1][px]), gy = 0.5f * (moved[py + 2][px + 1] - moved[py][px + 1]);
-            const float error = following[size_t(y) * width + x] - moved[py + 1][px + 1];
-            p[0] = gx * gx; p[1] = gx * gy; p[2] = gy * gy; p[3] = gx * error; p[4] = gy * error;
+            gx = 0.5f * (moved[py + 1][px + 2] - moved[py + 1][px]);
+            gy = 0.5f * (moved[py + 2][px + 1] - moved[py][px + 1]);
+            error = following[size_t(y) * width + x] - moved[py + 1][px + 1];
         }
+        const float v[8] = {gx, gy, error, gx * gx, gx * gy, gy * gy, gx * error, gy * error};
 #pragma unroll
-        for (int k = 0; k < 5; ++k) products[k][py][px] = p[k];
+        for (int k = 0; k < 8; ++k) values[k][py][px] = v[k];
     }
     __syncthreads();
-    float box[5];
-    window_sums<5, RADIUS, RADIUS>(products, across, box);
+    float mean[8];
+    window_sums<8, RADIUS, RADIUS>(values, across, mean);
     const int x = x0 + threadIdx.x % 32, y = y0 + threadIdx.x / 32;
     if (x >= width || y >= height) return;
     const float share = window_share<RADIUS>(x, y, height, width);
 #pragma unroll
-    for (int k = 0; k < 5; ++k) box[k] *= share;
-    const float half_difference = 0.5f * (box[0] - box[2]);
-    const float least = fmaxf(0.5f * (box[0] + box[2]) - sqrtf(half_difference * half_difference + box[1] * box[1]), 0.f);
+    for (int k = 0; k < 8; ++k) mean[k] *= share;
+    float xx = mean[3] - mean[0] * mean[0], yy = mean[5] - mean[1] * mean[1];
+    const float xy = mean[4] - mean[0] * mean[1], xe = mean[6] - mean[0] * mean[2], ye = mean[7] - mean[1] * mean[2];
+    const float half_difference = 0.5f * (xx - yy);
+    const float least = fmaxf(0.5f * (xx + yy) - sqrtf(half_difference * half_difference + xy * xy), 0.f);
     const float confidence = least / (least + HALF_CONFIDENT) + LEAST_CONFIDENCE;
-    const float xx = box[0] + DAMPING, yy = box[2] + DAMPING, xy = box[1];
+    xx += DAMPING;
+    yy += DAMPING;
     const float inverse = 1.f / (xx * yy - xy * xy);
-    const float step_x = (yy * box[3] - xy * box[4]) * inverse, step_y = (xx * box[4] - xy * box[3]) * inverse;
+    const float step_x = (yy * xe - xy * ye) * inverse, step_y = (xx * ye - xy * xe) * inverse;
     const float2 v = flow_at<FACTOR>(flow, x, y, height, width);
     const size_t plane = size_t(height) * width, at = size_t(y) * width + x;
     weighted[at] = (v.x + fminf(fmaxf(step_x, -LONGEST_STEP), LONGEST_STEP)) * confidence;
@@ -332,13 +337,26 @@ extern "C" __global__ void __launch_bounds__(256) mirage_spread(const float* __r
     flow[plane + size_t(y) * width + x] = sums[1] / sums[2];
 }
 
+// Is one error clearly smaller than another, near by or at least around? Each as its root mean square or, where the
+// light may have changed, as its standard deviation. Means of (still, moved, still squared, moved squared).
+__device__ __forceinline__ bool moving_is_better(const float (&near)[4], const float (&around)[4], bool light_changes) {
+    float size[4];  // near still, near moved, still, moved
+#pragma unroll
+    for (int k = 0; k < 2; ++k) {
+        size[k] = sqrtf(light_changes ? fmaxf(near[2 + k] - near[k] * near[k], 0.f) : near[2 + k]);
+        size[2 + k] = sqrtf(light_changes ? fmaxf(around[2 + k] - around[k] * around[k], 0.f) : around[2 + k]);
+    }
+    const bool clearly = size[1] < 0.8f * size[0] - 0.002f;
+    return clearly || (size[3] < 0.8f * size[2] - 0.001f && size[1] <= size[0] + 0.002f);
+}
+
 // moves: flow where moving explains the new frame clearly better than standing still, or does so around a place
 // that cannot tell; zero elsewhere. Launch as lucas_kanade.
 extern "C" __global__ void __launch_bounds__(256) mirage_moves(
     const float* __restrict__ previous, const float* __restrict__ following, const float* __restrict__ flow,
     float* __restrict__ out, int height, int width) {
     constexpr int NEAR = 3, AROUND = 12, PW = 32 + 2 * AROUND, PH = 8 + 2 * AROUND;
-    __shared__ float errors[2][PH][PW], across[2][PH][32];
+    __shared__ float powers[4][PH][PW], across[4][PH][32];  // of the errors of standing still and of moving
     let_next_start();
     wait_for_previous();
     const int x0 = blockIdx.x * 32, y0 = blockIdx.y * 8;
@@ -348,24 +366,28 @@ extern "C" __global__ void __launch_bounds__(256) mirage_moves(
         if (unsigned(x) < unsigned(width) && unsigned(y) < unsigned(height)) {
             const float here = following[size_t(y) * width + x];
             const float2 v = flow_at<1>(flow, x, y, height, width);
-            still = fabsf(previous[size_t(y) * width + x] - here);
-            moved = fabsf(sample_at(x + v.x, y + v.y, height, width).of(previous) - here);
+            still = previous[size_t(y) * width + x] - here;
+            moved = sample_at(x + v.x, y + v.y, height, width).of(previous) - here;
         }
-        errors[0][i / PW][i % PW] = still;
-        errors[1][i / PW][i % PW] = moved;
+        powers[0][i / PW][i % PW] = still;
+        powers[1][i / PW][i % PW] = moved;
+        powers[2][i / PW][i % PW] = still * still;
+        powers[3][i / PW][i % PW] = moved * moved;
     }
     __syncthreads();
-    float near[2], around[2];  // still, moved
-    window_sums<2, NEAR, AROUND>(errors, across, near);
+    float near[4], around[4];
+    window_sums<4, NEAR, AROUND>(powers, across, near);
     __syncthreads();
-    window_sums<2, AROUND, AROUND>(errors, across, around);
+    window_sums<4, AROUND, AROUND>(powers, across, around);
     const int x = x0 + threadIdx.x % 32, y = y0 + threadIdx.x / 32;
     if (x >= width || y >= height) return;
     const float near_share = window_share<NEAR>(x, y, height, width), share = window_share<AROUND>(x, y, height, width);
-    const float near_still = near[0] * near_share, near_moved = near[1] * near_share;
-    const bool clearly = near_moved < 0.8f * near_still - 0.002f;
-    const bool is_around = around[1] * share < 0.8f * (around[0] * share) - 0.001f;
-    const bool moves = clearly || (is_around && near_moved <= near_still + 0.002f);
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+        near[k] *= near_share;
+        around[k] *= share;
+    }
+    const bool moves = moving_is_better(near, around, false) || moving_is_better(near, around, true);
     const float2 v = flow_at<1>(flow, x, y, height, width);
     out[size_t(y) * width + x] = moves ? v.x : 0.f;
     out[size_t(height) * width + size_t(y) * width + x] = moves ? v.y : 0.f;

@@ -201,7 +201,7 @@ def test_weights_with_a_header_that_lies(model, tmp_path):
 @pytest.mark.parametrize("sizes", [
     {"widths": [10**9, 10**9, 10**9]}, {"widths": [64, 128]}, {"widths": "abc"}, {"widths": [64.0, 128, 256]}, {"looks": []},
     {"looks": "identity"}, {"middle_blocks": 10**6}, {"middle_blocks": True}, {"keep_limit": float("nan")}, {"memory_grid": [0, 0]},
-    {"history_level": 2}, {"history_level": "0.5"},
+    {"history_levels": [0, 0, 2]}, {"history_levels": 0.5}, {"history_levels": [0.5, 1]}, {"history_levels": "abc"},
 ])  # fmt: skip
 def test_sizes_that_are_no_network(model, tmp_path, sizes):
     document = json.loads((model / catalog.CONFIG).read_text())

@@ -69,6 +69,36 @@ def test_a_plain_wall_moves_with_what_is_around_it(x, y):
     assert error_pixels(x, y, wall=True).mean() < 0.15
 
 
+LIGHTS = [(0.95, 0.0, 0.0), (1.0, -6.0, 0.0), (1.0, 3.0, 4.0)]  # gain, offset, offset more to the right, in levels
+
+
+def lit(rgb: np.ndarray, gain: float, offset: float, slope: float) -> np.ndarray:
+    """The picture in other light, or as a camera sees it that corrects its exposure."""
+    across = np.linspace(-slope, slope, rgb.shape[1], dtype=np.float32)[None, :, None]
+    return np.clip(gain * rgb + offset + across + 0.5, 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("change", LIGHTS)
+def test_a_change_of_light_moves_nothing(change):
+    """A wall's faint shading under a little less light looks like the same shading elsewhere."""
+    picture = scene(192, 320, wall=True)
+    shading = np.linspace(0, 8, 320, dtype=np.float32)[None, :, None] + np.linspace(0, 5, 192, dtype=np.float32)[:, None, None]
+    for still in (picture, 100 + shading + 0.04 * (picture - 128)):
+        before, after = light(still.astype(np.uint8)), light(lit(still, *change))
+        assert estimate_motion(before, after).norm(dim=1).mean() < 0.02
+
+
+@pytest.mark.parametrize("change", LIGHTS)
+@pytest.mark.parametrize(("x", "y"), [(2.3, -1.6), (21.0, 10.0)])
+def test_motion_is_right_in_changing_light(x, y, change):
+    picture = scene(320, 448, wall=True)
+    before, after = (view(picture, 60 + dx, 60 + dy, 192, 320) for dx, dy in ((0, 0), (x, y)))
+    margin = 8 + int(max(abs(x), abs(y))) // 2
+    vectors = 2 * estimate_motion(light(before), light(lit(after, *change)))[0]
+    error = (vectors - torch.tensor([x, y])[:, None, None]).norm(dim=0)[margin:-margin, margin:-margin]
+    assert error.mean() < 0.2
+
+
 def test_noise_moves_nothing():
     random = np.random.default_rng(3)
     still = view(scene(192, 320, wall=True), 0, 0, 192, 320)

@@ -74,12 +74,12 @@ def test_the_model_says_how_far_its_past_is_to_be_trusted():
     given = {}
     for level in (0.0, 0.5, 1.0):
         bundle = tiny_bundle()
-        bundle.net.config = replace(bundle.net.config, history_level=level)
+        bundle.net.config = replace(bundle.net.config, history_levels=(level, level, 1.0))
         given[level] = Session(bundle, width=64, height=48).conditioning.modulations.clone()
     assert torch.equal(given[1.0][0], given[1.0][1])
     assert all(torch.equal(given[level][1], given[1.0][1]) for level in given)
     assert not torch.equal(given[0.5][0], given[1.0][0]) and not torch.equal(given[0.5][0], given[0.0][0])
-    assert LSDConfig(looks=("a",)).history_level == 0
+    assert LSDConfig(looks=("a",)).history_levels == (0, 0, 0)
 
 
 def test_same_seed_same_frames_and_another_seed_differs():

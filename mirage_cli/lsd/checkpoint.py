@@ -106,23 +106,21 @@ _SIZES = {
     "look_width": (1, 1, 4096), "condition_width": (1, 1, 4096), "memory_slots": (1, 1, 256), "memory_anchors": (1, 0, 256),
     "memory_grid": (2, 1, 64),
 }  # fmt: skip
+_SHARES = {"keep_limit": (1, 0, 1), "history_levels": (3, 0, 1)}  # likewise; these need not be whole
 
 
 def _check_numbers(config: LSDConfig) -> None:
     """ValueError where a field is not what ``LSDConfig`` says."""
     if not (isinstance(config.looks, tuple) and config.looks and all(isinstance(look, str) for look in config.looks)):
         raise ValueError("looks is not a list of names")
-    for name, (count, low, high) in _SIZES.items():
+    for name, (count, low, high) in (_SIZES | _SHARES).items():
         value = getattr(config, name)
         numbers = (value,) if count == 1 else value
         if not isinstance(numbers, tuple) or len(numbers) != count:
             raise ValueError(f"{name} {value!r}; allowed: {count} numbers")
-        if any(type(number) is not int or not low <= number <= high for number in numbers):
+        kinds = (int, float) if name in _SHARES else (int,)
+        if any(type(number) not in kinds or not low <= number <= high for number in numbers):
             raise ValueError(f"{name} {value!r}; allowed: {low} to {high}")
-    for name in ("keep_limit", "history_level"):
-        value = getattr(config, name)
-        if type(value) not in (int, float) or not 0 <= value <= 1:
-            raise ValueError(f"{name} {value!r}; allowed: 0 to 1")
 
 
 def read_weights(file: Path, net: LSDNet) -> dict[str, Tensor]:

@@ -2,10 +2,11 @@
 
 Motion is estimated between the incoming frames I(i) and I(i+1), never on generated ones, and moves
 the generated past to where its things are now. Coarse block matching finds large motion; Lucas-Kanade
-steps (Lucas and Kanade, IJCAI 1981) from coarse to fine refine it to a fraction of a pixel. After each
-step vectors spread from where the picture tells them to where it does not: a plain wall moves with what
-is around it, and strokes painted on it must, too. All of it is a fixed number of plain tensor operations,
-so it batches for training and captures into a CUDA graph.
+steps (Lucas and Kanade, IJCAI 1981) from coarse to fine refine it to a fraction of a pixel. Light that
+changes is no motion: a camera that corrects its exposure must not make a wall swim, so each window has a
+change of brightness of its own. After each step vectors spread from where the picture tells them to where
+it does not: a plain wall moves with what is around it, and strokes painted on it must, too. All of it is a
+fixed number of plain tensor operations, so it batches for training and captures into a CUDA graph.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ STEPS = (2, 1, 2, 2)  # of Lucas-Kanade at 1/16, 1/8, 1/4 and 1/2
 WINDOW = 3  # radius of its windows, in pixels of the level
 REACH = 6  # how far vectors spread after each step, likewise
 LONGEST_STEP = 1.0  # of one refinement, likewise
-AROUND = 12  # radius of what decides for a plain place whether it moves, in pixels of half size
+NEAR = 3  # radius of what tells whether a place moves, in pixels of half size
+AROUND = 12  # likewise for a plain place, which cannot tell
 DAMPING = 1e-5  # in squared luma a pixel: without texture the step is zero
 HALF_CONFIDENT = 1e-3  # likewise; camera noise lies far below
 LEAST_CONFIDENCE = 1e-3
@@ -57,6 +59,10 @@ def _block_match(previous: Tensor, following: Tensor) -> Tensor:
 def _lucas_kanade(previous: Tensor, following: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
     """One Gauss-Newton step on luma: flow [B, 2, h, w] -> (refined flow, confidence [B, 1, h, w]).
 
+    A window's unknowns are its vector and by how much it got brighter. Solved for the vector that is the usual step,
+    with covariances of gradients and errors in place of their products' means (Baker, Gross and Matthews,
+    "Lucas-Kanade 20 years on: Part 3", 2003, with one appearance image, a constant).
+
     The confidence grows from ``LEAST_CONFIDENCE`` to 1 with the smaller eigenvalue of the window's structure
     tensor (Shi and Tomasi, "Good features to track", CVPR 1994): low where there is no texture, and along edges.
     """
@@ -65,8 +71,9 @@ def _lucas_kanade(previous: Tensor, following: Tensor, flow: Tensor) -> tuple[Te
     gx = 0.5 * (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2])
     gy = 0.5 * (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1])
     error = following - moved
-    products = torch.cat((gx * gx, gx * gy, gy * gy, gx * error, gy * error), dim=1)
-    xx, xy, yy, xe, ye = box(products, WINDOW).unbind(dim=1)
+    values = torch.cat((gx, gy, error, gx * gx, gx * gy, gy * gy, gx * error, gy * error), dim=1)
+    x, y, e, xx, xy, yy, xe, ye = box(values, WINDOW).unbind(dim=1)
+    xx, xy, yy, xe, ye = xx - x * x, xy - x * y, yy - y * y, xe - x * e, ye - y * e
     half_difference = 0.5 * (xx - yy)
     least = (0.5 * (xx + yy) - (half_difference * half_difference + xy * xy).sqrt()).clamp(min=0)
     confidence = least / (least + HALF_CONFIDENT) + LEAST_CONFIDENCE
@@ -87,14 +94,27 @@ def _moves(previous: Tensor, following: Tensor, flow: Tensor) -> Tensor:
 
     Noise alone gives small vectors, and a warp by a fraction of a pixel softens the picture each time;
     what stands still must stay untouched. A plain wall cannot say whether it moves: it does if what is around it
-    does, unless moving it would explain the new frame worse.
+    does, unless moving it would explain the new frame worse. Either is asked of the errors as they are and less
+    their mean, so that a change of light hides no motion.
     """
-    still = (previous - following).abs()
-    moved = (warp(previous, flow) - following).abs()
-    near_still, near_moved = box(still, 3), box(moved, 3)
-    clearly = near_moved < 0.8 * near_still - 0.002
-    around = box(moved, AROUND) < 0.8 * box(still, AROUND) - 0.001
-    return (clearly | (around & (near_moved <= near_still + 0.002))).to(flow.dtype)
+    errors = torch.cat((previous - following, warp(previous, flow) - following), dim=1)
+    powers = torch.cat((errors, errors * errors), dim=1)
+    near, around = box(powers, NEAR), box(powers, AROUND)
+    moves = torch.zeros_like(errors[:, :1], dtype=torch.bool)
+    for light_changes in (False, True):
+        near_still, near_moved = _sizes(near, light_changes)
+        still, moved = _sizes(around, light_changes)
+        clearly = near_moved < 0.8 * near_still - 0.002
+        moves |= clearly | ((moved < 0.8 * still - 0.001) & (near_moved <= near_still + 0.002))
+    return moves.to(flow.dtype)
+
+
+def _sizes(means: Tensor, light_changes: bool) -> tuple[Tensor, Tensor]:
+    """Root mean square of two errors, or their standard deviation, from the means of both and of both squared:
+    [B, 4, h, w] -> two of [B, 1, h, w]."""
+    mean, square = means.split(2, dim=1)
+    variance = (square - mean * mean).clamp(min=0) if light_changes else square
+    return variance.sqrt().split(1, dim=1)
 
 
 def estimate_motion(previous: Tensor, following: Tensor) -> Tensor:

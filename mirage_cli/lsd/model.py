@@ -47,8 +47,9 @@ class LSDConfig:
         memory_anchors: of these, slots that are written once and never leave.
         memory_grid: tokens (rows, columns) kept of a frame.
         keep_limit: the most of F(i) that a pixel may keep; below one, so that errors fade.
-        history_level: noise that the network is told is on its past at run time, though there is none: the
-            higher, the less it builds on what it made itself (Diffusion Forcing, arXiv 2407.01392).
+        history_levels: noise that the network is told is on F(i), F(i-1) and F(i-2) at run time, 0 to 1, though
+            there is none: the higher, the less it builds on what it made itself (Diffusion Forcing, arXiv
+            2407.01392).
     """
 
     looks: tuple[str, ...]
@@ -62,7 +63,7 @@ class LSDConfig:
     memory_anchors: int = 2
     memory_grid: tuple[int, int] = (6, 8)
     keep_limit: float = 0.9
-    history_level: float = 0.0
+    history_levels: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def to_dict(self) -> dict:
         """Plain data for config.json."""
@@ -223,8 +224,8 @@ class LSDNet(nn.Module):
 
     def told_levels(self, batch: int, has_past: bool) -> Tensor:
         """Noise levels of F(i), F(i-1), F(i-2) that the network is told at run time: [B, 3], all 1 without a past."""
-        level = self.config.history_level if has_past else 1.0
-        return torch.full((batch, 3), level, device=self.memory_null.device)
+        levels = self.config.history_levels if has_past else (1.0, 1.0, 1.0)
+        return torch.tensor([levels], dtype=torch.float32, device=self.memory_null.device).repeat(batch, 1)
 
     def empty_memory(self, batch: int) -> Tensor:
         """A bank that holds nothing: [B, M, C] of the null token."""

@@ -31,7 +31,7 @@ def step_modulations(net: LSDNet, look: Tensor, steps: int, has_past: bool, stre
 
     Args:
         look: [B, look_width] from ``net.look_vector``.
-        has_past: with one, the network is told of ``history_level``; without, that there is none.
+        has_past: with one, the network is told of ``history_levels``; without, that there is none.
         strength: 0 to 1, of all rows.
     """
     batch = len(look)
