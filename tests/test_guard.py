@@ -71,6 +71,14 @@ def test_sudden_damage_is_suspected_at_once_and_the_fresh_frame_decides() -> Non
         assert all(watch.check(bad, picture) is None for _ in range(40))
 
 
+def test_strokes_that_stay_may_be_bolder_than_those_of_one_frame_but_not_fainter() -> None:
+    strokes = np.random.default_rng(2).normal(0, 1, (96, 128, 1)) * np.ones(3)
+    single = (120 + 15 * strokes).astype(np.uint8)
+    for amplitude, fault in ((1.4, False), (0.85, False), (2.2, True), (0.65, True)):
+        found = DriftGuard().confirm((120 + 15 * amplitude * strokes).clip(0, 255).astype(np.uint8), single, single)
+        assert bool(found) == fault, amplitude
+
+
 def test_another_stream_has_all_its_opinions() -> None:
     watch, picture = settled()
     bad = (picture * 0.6 + 30).astype(np.uint8)

@@ -27,7 +27,8 @@ EVENTS = ("brightness drift", "grey-out", "loss or excess of colour", "blur or g
 # that stay are bolder than those of one frame: up to (0.08, 0.27, 0.10, 0.43), and they come back by themselves.
 SUDDEN = np.array([0.18, 0.20, 0.20, 0.25, 0.30, 0.30])
 LASTING = np.array([0.25, 0.25, 0.25, 0.30, 0.35, 0.35])
-CONFIRMED = np.array([0.25, 0.40, 0.25, 0.55, 0.50, 0.50])
+CONFIRMED = np.array([0.25, 0.25, 0.25, 0.25, 0.50, 0.50])
+BOLDER = np.array([0.25, 0.40, 0.25, 0.55, 0.50, 0.50])  # likewise, where the past makes for more
 CAST_LEVELS = 40.0
 PATIENCE = 4  # judged frames that a departure from the anchor must last
 COURSE = 0.2  # weight of the newest frame in the recent course
@@ -130,7 +131,8 @@ class DriftGuard:
             for normal from here on.
         """
         numbers = picture_numbers(generated)
-        excess = np.abs(difference(numbers, picture_numbers(fresh))) / CONFIRMED
+        departure = difference(numbers, picture_numbers(fresh))
+        excess = np.abs(departure) / np.where(departure > 0, BOLDER, CONFIRMED)
         self.anchor()
         if excess.max() > 1:
             self._opinions = min(MOST_OPINIONS, self._opinions + 1)  # it was well spent
