@@ -223,6 +223,7 @@ def test_only_shippable_media_unless_asked(data):
         ('network={"depth":3}', "unknown keys"), ("looks_file=README.md", "no looks file"),
         ("device=tpu", "auto, cpu or cuda"), ("clips=[1,0,1]", "at least 2 frames"),
         ('network={"memory_slots":2}', "more than memory_anchors"),
+        ('network={"history_levels":0.5}', "3 numbers"), ('network={"history_level":0.5}', "unknown keys"),
     ],
 )  # fmt: skip
 def test_bad_settings_are_told_in_a_line(arguments, setting, told):

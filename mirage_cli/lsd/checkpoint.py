@@ -94,7 +94,7 @@ def read_config(path: Path) -> LSDConfig:
         if data.get("kind") != "lsd" or data.get("format") != FORMAT:
             raise ValueError(f"kind {data.get('kind')!r}, format {data.get('format')!r}; allowed: 'lsd', {FORMAT}")
         config = LSDConfig.from_dict(data["network"])
-        _check_numbers(config)
+        check_numbers(config)
         return config
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"{path / catalog.CONFIG} is no config of an LSD model: {error}", remedy) from error
@@ -109,7 +109,7 @@ _SIZES = {
 _SHARES = {"keep_limit": (1, 0, 1), "history_levels": (3, 0, 1)}  # likewise; these need not be whole
 
 
-def _check_numbers(config: LSDConfig) -> None:
+def check_numbers(config: LSDConfig) -> None:
     """ValueError where a field is not what ``LSDConfig`` says."""
     if not (isinstance(config.looks, tuple) and config.looks and all(isinstance(look, str) for look in config.looks)):
         raise ValueError("looks is not a list of names")

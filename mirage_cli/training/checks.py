@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 
 from mirage_cli.errors import MediaError, UsageProblem
-from mirage_cli.lsd.checkpoint import choose_device
+from mirage_cli.lsd.checkpoint import check_numbers, choose_device
 from mirage_cli.lsd.model import FRAME_MULTIPLE, LSDConfig, LSDNet
 from mirage_cli.training.config import TrainConfig
 from mirage_cli.training.progress import check_tensorboard
@@ -43,7 +43,9 @@ def look_names(config: TrainConfig) -> tuple[str, ...]:
 def new_network(looks: tuple[str, ...], config: TrainConfig) -> LSDNet:
     """A network of the config's sizes; UsageProblem where they do not go together."""
     try:
-        return LSDNet(LSDConfig.from_dict({"looks": looks, **config.network}))
+        sizes = LSDConfig.from_dict({"looks": looks, **config.network})
+        check_numbers(sizes)
+        return LSDNet(sizes)
     except (ValueError, TypeError, RuntimeError, IndexError, ZeroDivisionError) as error:
         raise UsageProblem(
             f"network={config.network} is none: {error}".splitlines()[0], "mirage_cli/lsd/model.py explains the sizes"
