@@ -48,13 +48,24 @@ def light(rgb: np.ndarray) -> torch.Tensor:
     return luma(torch.from_numpy(rgb).permute(2, 0, 1)[None].float() * (1 / 127.5) - 1)
 
 
-def error_pixels(x: float, y: float, wall: bool) -> torch.Tensor:
+LIGHTS = [(0.95, 0.0, 0.0), (1.0, -6.0, 0.0), (1.0, 3.0, 4.0)]  # gain, offset, offset more to the right, in levels
+SAME_LIGHT = (1.0, 0.0, 0.0)
+
+
+def lit(rgb: np.ndarray, gain: float, offset: float, slope: float) -> np.ndarray:
+    """The picture in other light, or as a camera sees it that corrects its exposure."""
+    across = np.linspace(-slope, slope, rgb.shape[1], dtype=np.float32)[None, :, None]
+    return np.clip(gain * rgb + offset + across + 0.5, 0, 255).astype(np.uint8)
+
+
+def error_pixels(x: float, y: float, wall: bool, change: tuple[float, float, float] = SAME_LIGHT) -> torch.Tensor:
     """How far off the vectors are where a camera moves by (x, y), [H/2, W/2] in pixels; the border left out."""
     picture = scene(320, 448, wall)
-    before, after = (light(view(picture, 60 + dx, 60 + dy, 192, 320)) for dx, dy in ((0, 0), (x, y)))
+    before, after = (view(picture, 60 + dx, 60 + dy, 192, 320) for dx, dy in ((0, 0), (x, y)))
     truth = torch.tensor([x, y])[:, None, None]
     margin = 8 + int(max(abs(x), abs(y))) // 2
-    return (2 * estimate_motion(before, after)[0] - truth).norm(dim=0)[margin:-margin, margin:-margin]
+    vectors = 2 * estimate_motion(light(before), light(lit(after, *change)))[0]
+    return (vectors - truth).norm(dim=0)[margin:-margin, margin:-margin]
 
 
 @pytest.mark.parametrize(("x", "y"), [(0.4, 0.0), (2.3, -1.6), (-7.5, 3.2), (21.0, 10.0), (-40.0, 4.0)])
@@ -67,15 +78,6 @@ def test_motion_is_right_to_a_fraction_of_a_pixel(x, y):
 def test_a_plain_wall_moves_with_what_is_around_it(x, y):
     """What was painted on it must; the wall is 88 x 64 pixels."""
     assert error_pixels(x, y, wall=True).mean() < 0.15
-
-
-LIGHTS = [(0.95, 0.0, 0.0), (1.0, -6.0, 0.0), (1.0, 3.0, 4.0)]  # gain, offset, offset more to the right, in levels
-
-
-def lit(rgb: np.ndarray, gain: float, offset: float, slope: float) -> np.ndarray:
-    """The picture in other light, or as a camera sees it that corrects its exposure."""
-    across = np.linspace(-slope, slope, rgb.shape[1], dtype=np.float32)[None, :, None]
-    return np.clip(gain * rgb + offset + across + 0.5, 0, 255).astype(np.uint8)
 
 
 @pytest.mark.parametrize("change", LIGHTS)
@@ -91,12 +93,7 @@ def test_a_change_of_light_moves_nothing(change):
 @pytest.mark.parametrize("change", LIGHTS)
 @pytest.mark.parametrize(("x", "y"), [(2.3, -1.6), (21.0, 10.0)])
 def test_motion_is_right_in_changing_light(x, y, change):
-    picture = scene(320, 448, wall=True)
-    before, after = (view(picture, 60 + dx, 60 + dy, 192, 320) for dx, dy in ((0, 0), (x, y)))
-    margin = 8 + int(max(abs(x), abs(y))) // 2
-    vectors = 2 * estimate_motion(light(before), light(lit(after, *change)))[0]
-    error = (vectors - torch.tensor([x, y])[:, None, None]).norm(dim=0)[margin:-margin, margin:-margin]
-    assert error.mean() < 0.2
+    assert error_pixels(x, y, wall=True, change=change).mean() < 0.2
 
 
 def test_noise_moves_nothing():
