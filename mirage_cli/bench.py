@@ -468,7 +468,7 @@ def _opener(path: str | None, size: tuple[int, int]) -> Callable[[], FrameSource
 
 def has_ffmpeg() -> bool:
     """Whether files can be read and written."""
-    from mirage_cli.ffmpeg_tools import find_ffmpeg
+    from mirage_cli.media.ffmpeg import find_ffmpeg
 
     try:
         find_ffmpeg()

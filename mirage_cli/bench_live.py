@@ -26,11 +26,11 @@ from mirage_cli.bench import CPU_SIZE, GPU_SIZE, MAX_FRAMES, STAGE_FRAMES, weigh
 from mirage_cli.capture import PacedSource, TestPicture
 from mirage_cli.config import BenchConfig
 from mirage_cli.errors import MediaError, UsageProblem
-from mirage_cli.ffmpeg_tools import find_ffmpeg
 from mirage_cli.frames import Frame, FrameSink, FrameSource
 from mirage_cli.machine import commit, gpu_memory, hardware, versions
 from mirage_cli.marker import MarkedSource, Sightings, block_pixels, carry
 from mirage_cli.measure import Meter, PeakMemory
+from mirage_cli.media.ffmpeg import find_ffmpeg
 from mirage_cli.pipeline import run as run_pipeline
 from mirage_cli.schedule import LookTrack
 from mirage_cli.styler import Engine, Styler

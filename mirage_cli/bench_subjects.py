@@ -146,8 +146,9 @@ def rows(subjects: Sequence[Subject]) -> list[dict[str, Any]]:
 
 def plain_bundle(bundle: Any, *, channels_last: bool, dtype: Any = None) -> Any:
     """A copy of a model in another memory order or type."""
-    import torch
     from dataclasses import replace
+
+    import torch
 
     order = torch.channels_last if channels_last else torch.contiguous_format
     net = copy.deepcopy(bundle.net).to(dtype=dtype or bundle.dtype, memory_format=order)

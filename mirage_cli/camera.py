@@ -13,7 +13,7 @@ from mirage_cli.capture import Clock, quiet_opencv
 from mirage_cli.devices import find_camera, list_cameras
 from mirage_cli.errors import MediaError, MirageError
 from mirage_cli.frames import Frame, StreamInfo
-from mirage_cli.stream_in import pause_seconds
+from mirage_cli.media.addresses import pause_seconds
 
 LONGEST_PAUSE_SECONDS = 2.0  # a look at /dev costs nothing, and whoever plugs it in is waiting
 

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from mirage_cli.frames import Frame, FrameSource, StreamInfo, Wrapper
-from mirage_cli.sound_line import SoundLine
+from mirage_cli.media.sound_line import SoundLine
 
 Clock = Callable[[], float]
 

@@ -14,8 +14,7 @@ from typing import Any
 
 import click
 
-from mirage_cli import __version__
-from mirage_cli import cli_options as flags
+from mirage_cli import __version__, cli_options as flags
 from mirage_cli.cli_batch import run_batch
 from mirage_cli.cli_control import control_options, preset_option, presets
 from mirage_cli.cli_devices import devices

@@ -81,8 +81,7 @@ def evaluate(**values: Any) -> int:
     model = flags.take_model_options(values)
     config = EvalConfig(model=model, **values)
 
-    from mirage_cli.evaluation import report
-    from mirage_cli.evaluation import run as job
+    from mirage_cli.evaluation import report, run as job
 
     progress = ui.note if ui.progress else lambda text: None
     document = job.run(config, progress, ui.warn)

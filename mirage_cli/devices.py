@@ -130,8 +130,8 @@ def screen_size(display: str | None = None) -> tuple[int, int]:
     Raises:
         MediaError: there is no display, or it cannot be read.
     """
-    from mirage_cli.ffmpeg_tools import find_ffmpeg
-    from mirage_cli.media_probe import probe_media
+    from mirage_cli.media.ffmpeg import find_ffmpeg
+    from mirage_cli.media.probe import probe_media
 
     display = display or os.environ.get("DISPLAY", "")
     if not display:

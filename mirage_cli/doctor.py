@@ -233,7 +233,7 @@ def check_kernels(
 
 def check_ffmpeg() -> list[Finding]:
     """The ffmpeg that will be used, and that it encodes H.264."""
-    from mirage_cli.ffmpeg_tools import find_ffmpeg
+    from mirage_cli.media.ffmpeg import find_ffmpeg
 
     fix = "pip install imageio-ffmpeg (brings one), or install ffmpeg by the system's packages."
     try:

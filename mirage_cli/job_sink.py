@@ -16,10 +16,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from mirage_cli.errors import MediaError, plain_text
-from mirage_cli.ffmpeg_tools import NameAlias, file_url, pick_message, run_ffmpeg
 from mirage_cli.frames import Frame
 from mirage_cli.job_folder import JobFolder, Piece, State
-from mirage_cli.output_formats import Container
+from mirage_cli.media.addresses import NameAlias, file_url
+from mirage_cli.media.ffmpeg import pick_message, run_ffmpeg
+from mirage_cli.media.formats import Container
 from mirage_cli.sound import add_sound
 from mirage_cli.video_out import FileSink, OutputPlan
 

@@ -12,10 +12,11 @@ from mirage_cli.control.steering import Doors, Steering, check_doors
 from mirage_cli.control.taps import TapSink
 from mirage_cli.display import NullSink, WindowSink
 from mirage_cli.errors import Interrupted, MediaError, UsageProblem
-from mirage_cli.ffmpeg_tools import is_url
 from mirage_cli.frames import FrameSink, FrameSource
 from mirage_cli.live_inputs import open_source
 from mirage_cli.measure import Meter, PeakMemory, Stats
+from mirage_cli.media.addresses import is_url
+from mirage_cli.media.sound_line import SoundCarrier
 from mirage_cli.outputs import (
     FanOut,
     check_targets,
@@ -27,7 +28,6 @@ from mirage_cli.outputs import (
 )
 from mirage_cli.pipeline import RunResult, run as run_pipeline
 from mirage_cli.schedule import parse_prompts
-from mirage_cli.sound_line import SoundCarrier
 from mirage_cli.styler import (
     Engine,
     StopSwitch,
@@ -41,6 +41,7 @@ from mirage_cli.styler import (
 )
 from mirage_cli.transform import PIPE, check_output
 from mirage_cli.typing_lines import LineReader
+
 
 def run(
     config: LiveConfig,

@@ -14,8 +14,7 @@ from mirage_cli.config import LiveConfig, Size
 from mirage_cli.errors import MediaError
 from mirage_cli.frames import FrameSource
 from mirage_cli.image_frames import ImageSource, find_images
-from mirage_cli.stream_in import (
-    StreamSource,
+from mirage_cli.media.addresses import (
     endless_type,
     is_broadcast,
     is_playlist,
@@ -23,6 +22,7 @@ from mirage_cli.stream_in import (
     screen_address,
     stream_address,
 )
+from mirage_cli.stream_in import StreamSource
 from mirage_cli.styler import Engine, Ui, fit_source
 
 CPU_LIMIT: Size = (512, 288)

@@ -39,7 +39,7 @@ def versions() -> dict[str, str]:
     import torch
 
     from mirage_cli.errors import MediaError
-    from mirage_cli.ffmpeg_tools import find_ffmpeg
+    from mirage_cli.media.ffmpeg import find_ffmpeg
 
     try:
         ffmpeg = find_ffmpeg().version

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mirage_cli.errors import MediaError
-from mirage_cli.ffmpeg_tools import is_url, is_utf8
+from mirage_cli.media.addresses import is_url, is_utf8
 
 
 def is_plain_file(target: str) -> bool:

@@ -18,9 +18,9 @@ from typing import Protocol
 
 from mirage_cli.errors import MediaError
 from mirage_cli.frames import Frame, Sound
+from mirage_cli.media.addresses import pause_seconds
+from mirage_cli.media.sound_line import SoundLine
 from mirage_cli.pipeline import Channel, Ended
-from mirage_cli.sound_line import SoundLine
-from mirage_cli.stream_in import pause_seconds
 
 FIRST_SECONDS = 3.0
 """A connection that breaks sooner than this was never there: a wrong address, say."""

@@ -7,180 +7,33 @@ coming, or the connection breaks, it is closed and opened again after 0.5, 1, 2,
 
 from __future__ import annotations
 
-import http.client
 import io
-import os
 import re
 import subprocess
-import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 import cv2
 import ffmpeg
 import numpy as np
 
-from mirage_cli.decode_command import (
-    NUT_SHIFT_SECONDS,
-    SCALER,
-    TICKS_PER_SECOND,
-    line_options,
-)
-from mirage_cli.errors import MediaError, UsageProblem
-from mirage_cli.ffmpeg_tools import (
-    FfmpegProcess,
-    FfmpegTool,
-    find_ffmpeg,
-    is_url,
-    pick_message,
-    shown_url,
-)
+from mirage_cli.errors import MediaError
 from mirage_cli.frames import Frame, Sound, StreamInfo
-from mirage_cli.media_probe import MediaProbe, parse_probe
-from mirage_cli.nut_pipe import NutError, NutReader
+from mirage_cli.media.addresses import Address, is_playlist, pause_seconds
+from mirage_cli.media.decode import NUT_SHIFT_SECONDS, SCALER, TICKS_PER_SECOND, line_options
+from mirage_cli.media.ffmpeg import FfmpegProcess, FfmpegTool, find_ffmpeg, pick_message
+from mirage_cli.media.nut import NutError, NutReader
+from mirage_cli.media.probe import MediaProbe, parse_probe
+from mirage_cli.media.sound_line import SoundLine
 from mirage_cli.pipeline import Channel, Ended
-from mirage_cli.sound_line import SoundLine
 
-BROADCAST_SCHEMES = (
-    "rtsp", "rtsps", "rtmp", "rtmps", "rtmpt", "srt", "udp", "rtp", "tcp", "unix", "mms", "rist",
-)  # fmt: skip
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 8.0
-# Enough for every codec to be known; by default ffmpeg looks at five seconds.
-ANALYZE_US = 500_000
 SLICE_SECONDS = 0.25
 SAID_SECONDS = 3.0
 # A track of sound that ffmpeg found and cannot decode takes the pictures along. Looked for in the reason
 # alone: an address may hold these words as well.
 _SOUND_FAILED = re.compile(r"(?i)audio|sound|sample rate|channel|decoder")
 _ERROR = re.compile(r"\[(?:error|fatal)\] ")
-_SCREEN = re.compile(r"screen(?::(\d+)x(\d+)(?:\+(\d+)\+(\d+))?)?")
-
-
-def is_broadcast(name: str) -> bool:
-    """Whether ``name`` is a stream that comes at its own pace: by its scheme, or an HLS playlist."""
-    if not is_url(name):
-        return False
-    parts = urlsplit(name)
-    return parts.scheme.lower() in BROADCAST_SCHEMES or _waits_for_sender(name) is not None
-
-
-def is_playlist(name: str) -> bool:
-    """Whether ``name`` is the address of an HLS playlist."""
-    return is_url(name) and urlsplit(name).path.lower().endswith(".m3u8")
-
-
-def endless_type(name: str, timeout_seconds: float = 5.0) -> str | None:
-    """The content type of what a web server gives without a length, as it does what goes on for ever; else None."""
-    parts = urlsplit(name)
-    if parts.scheme.lower() not in ("http", "https"):
-        return None
-    plain = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-    passwords = urllib.request.HTTPPasswordMgrWithDefaultRealm()
-    if parts.username is not None:
-        passwords.add_password(None, plain, unquote(parts.username), unquote(parts.password or ""))
-    opener = urllib.request.build_opener(
-        urllib.request.HTTPBasicAuthHandler(passwords), urllib.request.HTTPDigestAuthHandler(passwords)
-    )
-    try:
-        with opener.open(plain, timeout=timeout_seconds) as answer:  # the headers only
-            return answer.headers.get_content_type() if answer.headers.get("Content-Length") is None else None
-    except (OSError, ValueError, http.client.HTTPException):
-        return None  # ffmpeg will say what is wrong with it
-
-
-def is_screen(name: str) -> bool:
-    """``screen``, ``screen:640x360`` or ``screen:640x360+100+50``."""
-    return name == "screen" or name.startswith("screen:")
-
-
-def pause_seconds(attempt: int) -> float:
-    """How long to wait before the n-th attempt, from 1."""
-    return min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** min(attempt - 1, 10))
-
-
-@dataclass(frozen=True)
-class Address:
-    """What ffmpeg opens.
-
-    Attributes:
-        url: of the stream, or the X display.
-        name: for the user, without user name and password.
-        options: that go before ``-i``.
-        listens: mirage waits for a sender to connect.
-    """
-
-    url: str
-    name: str
-    options: dict[str, str] = field(default_factory=dict)
-    listens: bool = False
-
-
-def stream_address(url: str, content_type: str = "") -> Address:
-    """How a URL is opened: with low delay, and as a server where it says ``?listen=1``.
-
-    rtsp, rtmp, http and tcp take ``listen=1`` in the query; srt has its own ``mode=listener``.
-
-    Args:
-        content_type: of what a web server gives, from ``endless_type``.
-    """
-    scheme = urlsplit(url).scheme.lower()
-    options = {"flags": "low_delay", "analyzeduration": str(ANALYZE_US)}
-    plain = _waits_for_sender(url)
-    listens = plain is not None
-    if scheme in ("rtsp", "rtsps"):
-        options.update({"rtsp_flags": "listen", "listen_timeout": "86400"} if listens
-                       else {"rtsp_transport": "tcp"})  # fmt: skip
-    elif scheme == "udp":
-        options.update(overrun_nonfatal="1", fifo_size="200000")
-    elif scheme == "rtmp" and not listens:
-        options.update(rtmp_live="live", rtmp_buffer="200")
-    if listens and scheme in ("rtmp", "http", "tcp"):
-        options.update(listen="1")
-    if content_type.startswith("multipart/"):  # JPEGs without times, which ffmpeg counts as 25 a second
-        options.update(use_wallclock_as_timestamps="1")
-    return Address(plain if plain is not None else url, shown_url(url), options, listens)
-
-
-def _waits_for_sender(url: str) -> str | None:
-    """The address without its ``listen=1``, where mirage is to be the server; else None."""
-    parts = urlsplit(url)
-    query = parse_qsl(parts.query, keep_blank_values=True)
-    if parts.scheme.lower() == "srt":
-        return url if ("mode", "listener") in query else None
-    if ("listen", "1") not in query or parts.scheme.lower() not in ("rtsp", "rtmp", "http", "tcp"):
-        return None
-    rest = urlencode([item for item in query if item[0] != "listen"])
-    return urlunsplit(parts._replace(query=rest))
-
-
-def screen_address(name: str, fps: float | None) -> Address:
-    """The X display, or a part of it, as ffmpeg grabs it.
-
-    Raises:
-        UsageProblem: not ``screen``, ``screen:WxH`` or ``screen:WxH+X+Y``; MediaError: no display.
-    """
-    match = _SCREEN.fullmatch(name)
-    if not match:
-        raise UsageProblem(
-            f"input {name!r} is no part of a screen",
-            "Write screen, screen:640x360 or screen:640x360+100+50.",
-        )
-    display = os.environ.get("DISPLAY", "")
-    if not sys.platform.startswith("linux") or not display:
-        raise MediaError(
-            "there is no screen to watch: DISPLAY is not set",
-            "Run it in a graphical session; on Wayland, in one with Xwayland.",
-        )
-    options = {"f": "x11grab", "framerate": f"{fps or 30:g}", "draw_mouse": "1"}
-    if match[1]:
-        options["video_size"] = f"{match[1]}x{match[2]}"
-    if match[3]:
-        options.update(grab_x=match[3], grab_y=match[4])
-    return Address(display, f"screen {display}", options)
 
 
 class _Connection:

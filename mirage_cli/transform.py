@@ -7,14 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mirage_cli.config import Size, TransformConfig
 from mirage_cli.errors import Interrupted, MediaError, MirageError, UsageProblem
-from mirage_cli.ffmpeg_tools import is_url
 from mirage_cli.frames import Frame, FrameSink, FrameSource
 from mirage_cli.job_sink import JobSink
 from mirage_cli.measure import Meter, PeakMemory, Stats
+from mirage_cli.media.addresses import is_url
 from mirage_cli.outputs import check_targets, shown_target, without_secrets
 from mirage_cli.pipeline import run as run_pipeline
 from mirage_cli.schedule import parse_prompts

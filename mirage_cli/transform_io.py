@@ -13,14 +13,14 @@ from mirage_cli import __version__
 from mirage_cli.capture import ResizedSource
 from mirage_cli.config import Size, TransformConfig
 from mirage_cli.errors import MediaError, MirageError, UsageProblem
-from mirage_cli.ffmpeg_tools import is_url
 from mirage_cli.frames import Frame, FrameSink, FrameSource, StreamInfo
 from mirage_cli.image_frames import ImageSink, ImageSource, find_images, is_image, is_pattern, pattern_matches
 from mirage_cli.job_folder import begun_with, open_job, unfinished
+from mirage_cli.media.addresses import is_url
+from mirage_cli.media.sound_line import SoundCarrier
 from mirage_cli.output_target import check_target, is_plain_file
 from mirage_cli.outputs import FanOut, at_its_pace, push_output, shown_target, targets_of
 from mirage_cli.push_sink import Patient, PushSink
-from mirage_cli.sound_line import SoundCarrier
 from mirage_cli.styler import Engine, Ui, fit_source
 
 CPU_LIMIT: Size = (768, 432)

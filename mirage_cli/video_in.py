@@ -19,20 +19,13 @@ from pathlib import Path
 
 import numpy as np
 
-from mirage_cli.decode_command import NUT_SHIFT_SECONDS, decode_arguments
 from mirage_cli.errors import MediaError, UsageProblem, plain_text
-from mirage_cli.ffmpeg_tools import (
-    FfmpegProcess,
-    FfmpegTool,
-    NameAlias,
-    file_url,
-    find_ffmpeg,
-    is_url,
-    rational_rate,
-    shown_url,
-)
 from mirage_cli.frames import Frame, Sound, StreamInfo
-from mirage_cli.media_probe import (
+from mirage_cli.media.addresses import NameAlias, file_url, is_url, shown_url
+from mirage_cli.media.decode import NUT_SHIFT_SECONDS, decode_arguments
+from mirage_cli.media.ffmpeg import FfmpegProcess, FfmpegTool, find_ffmpeg, rational_rate
+from mirage_cli.media.nut import NutError, NutReader
+from mirage_cli.media.probe import (
     READABLE_REMEDY,
     MediaProbe,
     PacketScan,
@@ -41,8 +34,7 @@ from mirage_cli.media_probe import (
     probe_media,
     scan_packets,
 )
-from mirage_cli.nut_pipe import NutError, NutReader
-from mirage_cli.sound_line import SoundLine
+from mirage_cli.media.sound_line import SoundLine
 from mirage_cli.stdin_feed import StdinFeed
 
 MAX_SIDE = 16384

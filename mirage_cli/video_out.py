@@ -21,17 +21,10 @@ from typing import Any, NamedTuple
 import ffmpeg
 
 from mirage_cli.errors import MediaError, UsageProblem, plain_text
-from mirage_cli.ffmpeg_tools import (
-    FfmpegProcess,
-    FfmpegTool,
-    file_url,
-    find_ffmpeg,
-    is_url,
-    rational_rate,
-)
 from mirage_cli.frames import Frame, Sound, StreamInfo
-from mirage_cli.nut_pipe import NutWriter
-from mirage_cli.output_formats import (
+from mirage_cli.media.addresses import file_url, is_url
+from mirage_cli.media.ffmpeg import FfmpegProcess, FfmpegTool, find_ffmpeg, rational_rate
+from mirage_cli.media.formats import (
     Container,
     choose_codec,
     choose_container,
@@ -39,9 +32,10 @@ from mirage_cli.output_formats import (
     low_delay_options,
     tick_rate,
 )
+from mirage_cli.media.nut_writer import NutWriter
+from mirage_cli.media.sound_line import CHANNELS, RATE, SoundFeed
 from mirage_cli.output_target import check_target, is_plain_file
 from mirage_cli.sound import SOUND_BITRATE, SoundPlan, add_sound, picture_offset, plan_sound, with_sound
-from mirage_cli.sound_line import CHANNELS, RATE, SoundFeed
 from mirage_cli.video_in import FileSource, default_threads
 
 MAX_SIDE = 16384

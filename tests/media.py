@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mirage_cli.ffmpeg_tools import file_url, find_ffmpeg
+from mirage_cli.media.addresses import file_url
+from mirage_cli.media.ffmpeg import find_ffmpeg
 from mirage_cli.video_in import open_file
 from mirage_cli.video_out import FileSink, open_output
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from senders import free_port
 
-from mirage_cli.ffmpeg_tools import find_ffmpeg
+from mirage_cli.media.ffmpeg import find_ffmpeg
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from mirage_cli.ffmpeg_tools import find_ffmpeg
+from mirage_cli.media.ffmpeg import find_ffmpeg
 
 SIZE, FPS = (96, 64), 25
 

@@ -38,8 +38,8 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from mirage_cli import __version__  # noqa: E402
-from mirage_cli.ffmpeg_tools import find_ffmpeg  # noqa: E402
-from mirage_cli.nut_pipe import NutWriter  # noqa: E402
+from mirage_cli.media.ffmpeg import find_ffmpeg  # noqa: E402
+from mirage_cli.media.nut_writer import NutWriter  # noqa: E402
 
 BITS = 24
 MEMORY_LIMIT = 0.02

@@ -155,7 +155,7 @@ def test_a_stage_that_is_missing_shows_in_the_sum(no_model: None) -> None:
 def test_a_short_clip_is_played_again_and_rewinds_are_not_counted(
     no_model: None, example_clip: Path, tmp_path: Path
 ) -> None:
-    from mirage_cli.ffmpeg_tools import find_ffmpeg
+    from mirage_cli.media.ffmpeg import find_ffmpeg
 
     short = tmp_path / "short.mp4"
     subprocess.run(

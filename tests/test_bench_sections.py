@@ -196,7 +196,7 @@ def test_without_ffmpeg_frames_are_made_and_dropped(monkeypatch: pytest.MonkeyPa
     def missing() -> None:
         raise MediaError("no ffmpeg", "install it")
 
-    monkeypatch.setattr("mirage_cli.ffmpeg_tools.find_ffmpeg", missing)
+    monkeypatch.setattr("mirage_cli.media.ffmpeg.find_ffmpeg", missing)
     monkeypatch.setattr(bench, "weights", lambda model: {"sha256": "none"})
     document = bench.run(BenchConfig(size=(64, 48), frames=3, warmup=0), engine=SlowEngine(0.0, 1.0, 0.0))
     assert document["source"] == "test picture" and document["versions"]["ffmpeg"] == "none"

@@ -109,7 +109,7 @@ def test_kernels() -> None:
 def test_ffmpeg(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (found,) = doctor.check_ffmpeg()
     assert found["status"] == "ok" and "ffmpeg" in found["detail"]
-    from mirage_cli import ffmpeg_tools
+    from mirage_cli.media import ffmpeg as ffmpeg_tools
 
     broken = tmp_path / "ffmpeg"
     broken.write_text("#!/bin/sh\nexit 3\n")

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mirage_cli import ffmpeg_tools
+from mirage_cli.media import ffmpeg as ffmpeg_tools
 from mirage_cli.errors import MediaError
-from mirage_cli.media_probe import parse_probe
-from mirage_cli.nut_pipe import NutError, NutReader, NutWriter
+from mirage_cli.media.probe import parse_probe
+from mirage_cli.media.nut import NutError, NutReader
+from mirage_cli.media.nut_writer import NutWriter
 
 
 def test_nut_round_trip():

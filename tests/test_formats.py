@@ -19,9 +19,10 @@ from cli_fakes import RecordingUi
 
 from mirage_cli import transform
 from mirage_cli.config import ModelOptions, TransformConfig
-from mirage_cli.ffmpeg_tools import file_url, find_ffmpeg
-from mirage_cli.media_probe import MediaProbe
-from mirage_cli.output_formats import CONTAINERS
+from mirage_cli.media.addresses import file_url
+from mirage_cli.media.ffmpeg import find_ffmpeg
+from mirage_cli.media.probe import MediaProbe
+from mirage_cli.media.formats import CONTAINERS
 from mirage_cli.sound import _plan_subtitles
 from mirage_cli.styler import Engine
 

@@ -24,12 +24,13 @@ from mirage_cli.config import load_config_file, parse_seconds, parse_size
 from mirage_cli.control.presets import flag_values, load_preset
 from mirage_cli.control.schema import parse_message
 from mirage_cli.errors import MirageError, ModelError
-from mirage_cli.file_tags import FileTags, parse_tags
+from mirage_cli.media.tags import FileTags, parse_tags
 from mirage_cli.lsd.checkpoint import load_bundle, read_config
 from mirage_cli.lsd.text import read_looks
-from mirage_cli.media_probe import parse_probe
+from mirage_cli.media.probe import parse_probe
 from mirage_cli.models import catalog
-from mirage_cli.nut_pipe import NutError, NutReader, NutWriter
+from mirage_cli.media.nut import NutError, NutReader
+from mirage_cli.media.nut_writer import NutWriter
 from mirage_cli.schedule import parse_prompts
 
 SECONDS = 0.25  # for each reader

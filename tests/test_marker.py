@@ -14,7 +14,7 @@ from mirage_cli import bench_live
 from mirage_cli.capture import TestPicture
 from mirage_cli.config import BenchConfig
 from mirage_cli.errors import UsageProblem
-from mirage_cli.ffmpeg_tools import find_ffmpeg
+from mirage_cli.media.ffmpeg import find_ffmpeg
 from mirage_cli.frames import Frame
 from mirage_cli.marker import MIN_WIDTH, MarkedSource, Sightings, block_pixels, carry, read, stamp
 

@@ -24,7 +24,7 @@ from mirage_cli import live
 from mirage_cli.config import LiveConfig
 from mirage_cli.errors import MediaError, UsageProblem
 from mirage_cli.frames import Frame
-from mirage_cli.output_formats import choose_container
+from mirage_cli.media.formats import choose_container
 from mirage_cli.outputs import (
     FanOut,
     check_targets,

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import soak
 
-from mirage_cli.decode_command import decode_arguments
-from mirage_cli.ffmpeg_tools import file_url, find_ffmpeg
-from mirage_cli.media_probe import probe_media
-from mirage_cli.nut_pipe import SYNCPOINT, NutWriter
+from mirage_cli.media.decode import decode_arguments
+from mirage_cli.media.addresses import file_url
+from mirage_cli.media.ffmpeg import find_ffmpeg
+from mirage_cli.media.probe import probe_media
+from mirage_cli.media.nut import SYNCPOINT
+from mirage_cli.media.nut_writer import NutWriter
 from mirage_cli.video_in import open_file
 
 HERE = Path(__file__).parent

@@ -20,9 +20,10 @@ from mirage_cli.cli_terminal import summary
 from mirage_cli.config import LiveConfig, TransformConfig
 from mirage_cli.errors import MediaError
 from mirage_cli.frames import Frame, Sound
-from mirage_cli.nut_pipe import NutReader, NutWriter
+from mirage_cli.media.nut import NutReader
+from mirage_cli.media.nut_writer import NutWriter
 from mirage_cli.push_sink import Patient, PushSink
-from mirage_cli.sound_line import RATE, SoundFeed, SoundLine
+from mirage_cli.media.sound_line import RATE, SoundFeed, SoundLine
 from mirage_cli.styler import StopSwitch
 from mirage_cli.video_in import open_file
 from mirage_cli.video_out import open_output

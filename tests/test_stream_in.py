@@ -27,16 +27,9 @@ from mirage_cli import live
 from mirage_cli.config import LiveConfig
 from mirage_cli.devices import Camera, find_camera, list_cameras, list_devices
 from mirage_cli.errors import MediaError, UsageProblem
-from mirage_cli.ffmpeg_tools import find_ffmpeg
-from mirage_cli.stream_in import (
-    StreamSource,
-    _untagged_hd,
-    endless_type,
-    is_broadcast,
-    pause_seconds,
-    shown_url,
-    stream_address,
-)
+from mirage_cli.media.ffmpeg import find_ffmpeg
+from mirage_cli.media.addresses import endless_type, is_broadcast, pause_seconds, stream_address
+from mirage_cli.stream_in import StreamSource, _untagged_hd, shown_url
 
 
 def play(url, frames=15, **values):
@@ -360,7 +353,7 @@ def test_back_off_and_names():
 
 def test_untagged_hd_is_taken_for_bt709():
     """The matrix undoes BT.601 and does BT.709, which for grey is nothing."""
-    from mirage_cli.media_probe import parse_probe
+    from mirage_cli.media.probe import parse_probe
 
     def probe(size: str, tags: str = "tv"):
         return parse_probe("Input #0, flv, from 'x':\n  Stream #0:0: Video: h264 (High), "
@@ -411,7 +404,7 @@ def test_the_screen_is_a_source(screen, monkeypatch):
 
 
 def live_screen(name):
-    from mirage_cli.stream_in import screen_address
+    from mirage_cli.media.addresses import screen_address
 
     return screen_address(name, 30.0)
 

@@ -15,9 +15,10 @@ import pytest
 from media import copy_clip, times_of
 
 from mirage_cli.errors import MediaError, UsageProblem
-from mirage_cli.ffmpeg_tools import file_url, find_ffmpeg
+from mirage_cli.media.addresses import file_url
+from mirage_cli.media.ffmpeg import find_ffmpeg
 from mirage_cli.frames import Frame, FrameSink, StreamInfo
-from mirage_cli.output_formats import CODECS, CONTAINERS, tick_rate
+from mirage_cli.media.formats import CODECS, CONTAINERS, tick_rate
 from mirage_cli.video_in import open_file
 from mirage_cli.video_out import FileSink, open_output
 

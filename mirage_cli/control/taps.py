@@ -11,8 +11,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as NotInTime  # before Python 3.11 not the built-in one
+from concurrent.futures import (
+    Future,
+    TimeoutError as NotInTime,  # before Python 3.11 not the built-in one
+)
 from pathlib import Path
 from typing import Any
 

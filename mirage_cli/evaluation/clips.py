@@ -136,7 +136,7 @@ def _read(path: Path) -> Iterator[tuple[str, np.ndarray]]:
             yield "OpenCV, pictures", cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
         return
     try:
-        from mirage_cli.ffmpeg_tools import find_ffmpeg
+        from mirage_cli.media.ffmpeg import find_ffmpeg
         from mirage_cli.video_in import open_file
 
         find_ffmpeg()

@@ -26,7 +26,7 @@ from mirage_cli.bench import weights
 from mirage_cli.config import EVAL_PARTS, EvalConfig
 from mirage_cli.errors import MediaError, MirageError, UsageProblem
 from mirage_cli.evaluation import report
-from mirage_cli.evaluation.clips import Clip, load_clips
+from mirage_cli.evaluation.clips import load_clips
 from mirage_cli.evaluation.drift import ANCHORED
 from mirage_cli.evaluation.perceptual import REMEDY, find_weights
 from mirage_cli.evaluation.pictures import draw_plot, draw_sheet

@@ -19,7 +19,14 @@ from safetensors import SafetensorError, safe_open
 
 from mirage_cli.errors import ModelError
 from mirage_cli.lsd.minilm import SentenceEncoder
-from mirage_cli.lsd.mixture import MAX_CHARACTERS, bare_request, clean, drop_negated, single_phrase, split_prompt
+from mirage_cli.lsd.mixture import (
+    MAX_CHARACTERS,
+    bare_request,
+    clean,
+    drop_negated,
+    single_phrase,
+    split_prompt,
+)
 
 IDENTITY = "identity"
 CLASSIFIER_FILE = "looks.safetensors"

@@ -17,10 +17,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from . import filters_cells as cells
-from . import filters_drawn as drawn
-from . import filters_light as light
-from . import filters_print as printed
+from . import filters_cells as cells, filters_drawn as drawn, filters_light as light, filters_print as printed
 
 Stage = Callable[[Tensor], Tensor]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ffmpeg
 
-from mirage_cli.ffmpeg_tools import FfmpegTool, filter_names, rational_rate
-from mirage_cli.media_probe import MediaProbe, VideoTrack, seek_plan
-from mirage_cli.output_formats import is_hd
-from mirage_cli.sound_line import CHANNELS, RATE
+from mirage_cli.media.ffmpeg import FfmpegTool, filter_names, rational_rate
+from mirage_cli.media.formats import is_hd
+from mirage_cli.media.probe import MediaProbe, VideoTrack, seek_plan
+from mirage_cli.media.sound_line import CHANNELS, RATE
 
 TICKS_PER_SECOND = 1_000_000
 # NUT holds no negative times, and files may begin before zero; the shift is taken off again here.

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from mirage_cli.ffmpeg_tools import FfmpegTool, run_ffmpeg
+from mirage_cli.media.ffmpeg import FfmpegTool, run_ffmpeg
 
 # What describes the input's container and not its content.
 CONTAINER_KEYS = frozenset(

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, field
 
 from mirage_cli.errors import MediaError, UsageProblem
-from mirage_cli.ffmpeg_tools import FfmpegTool, encoder_names
+from mirage_cli.media.ffmpeg import FfmpegTool, encoder_names
 
 # RGB to BT.709, the one matrix that players assume for untagged HD and that tags name for the rest.
 TO_YUV = (

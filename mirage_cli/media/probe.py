@@ -11,13 +11,7 @@ from fractions import Fraction
 import ffmpeg
 
 from mirage_cli.errors import MediaError
-from mirage_cli.ffmpeg_tools import (
-    FfmpegProcess,
-    FfmpegTool,
-    pick_message,
-    rational_rate,
-    run_ffmpeg,
-)
+from mirage_cli.media.ffmpeg import FfmpegProcess, FfmpegTool, pick_message, rational_rate, run_ffmpeg
 
 SCAN_LIMIT_S = 1.0
 READABLE_REMEDY = "give a video file that ffmpeg reads, e.g. .mp4, .mov, .mkv, .webm or .avi"

@@ -14,13 +14,11 @@ import re
 import shutil
 import signal
 import subprocess
-import tempfile
 import threading
 from collections import deque
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import IO, Any
-from urllib.parse import urlsplit, urlunsplit
 
 from mirage_cli.errors import MediaError
 
@@ -146,53 +144,6 @@ def filter_names(tool: FfmpegTool) -> frozenset[str]:
     """Names of the filters built into this ffmpeg."""
     text = run_ffmpeg(tool, ["-filters"]).stdout.decode("utf-8", "replace")
     return frozenset(re.findall(r"^ [A-Z.]{2,3} (\S+) ", text, re.MULTILINE))
-
-
-def file_url(path: str | os.PathLike[str]) -> str:
-    """The path as ffmpeg reads it whatever its characters: dashes, colons, quotes, unicode."""
-    return "file:" + os.fspath(path)
-
-
-class NameAlias:
-    """A link to a file whose own name ffmpeg would misread, in a temporary folder.
-
-    ``%03d`` in the name of a picture stands for numbers, and a name that is no UTF-8 cannot be put
-    into a command here. The link keeps the suffix, by which ffmpeg knows some formats.
-    """
-
-    def __init__(self, path: str) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="mirage-name-")
-        suffix = os.path.splitext(path)[1]
-        self.path = os.path.join(self._folder.name, "input" + (suffix if suffix.isascii() else ""))
-        os.symlink(os.path.abspath(path), self.path)
-
-    @staticmethod
-    def needed(path: str) -> bool:
-        return re.search(r"%\d*d", path) is not None or not is_utf8(path)
-
-    def remove(self) -> None:
-        self._folder.cleanup()
-
-
-def is_utf8(text: str) -> bool:
-    """Whether a file name can be written as text: on Linux it may hold any bytes."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def is_url(name: str) -> bool:
-    """True for http://, rtsp:// and the like; a drive letter is no URL."""
-    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", name) is not None
-
-
-def shown_url(url: str) -> str:
-    """The address for people and logs: no password, no stream key in the query."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit((parts.scheme, host, parts.path, "", ""))
 
 
 def _child_options() -> dict[str, Any]:
