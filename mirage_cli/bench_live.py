@@ -32,7 +32,7 @@ from mirage_cli.marker import MarkedSource, Sightings, block_pixels, carry
 from mirage_cli.measure import Meter, PeakMemory
 from mirage_cli.media.ffmpeg import find_ffmpeg
 from mirage_cli.pipeline import run as run_pipeline
-from mirage_cli.schedule import LookTrack
+from mirage_cli.prompts.track import LookTrack
 from mirage_cli.styler import Engine, Styler
 
 Clock = Callable[[], float]

@@ -27,7 +27,7 @@ from mirage_cli.outputs import (
     without_secrets,
 )
 from mirage_cli.pipeline import RunResult, run as run_pipeline
-from mirage_cli.schedule import parse_prompts
+from mirage_cli.prompts.track import parse_prompts
 from mirage_cli.styler import (
     Engine,
     StopSwitch,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mirage_cli.config import ModelOptions
-from mirage_cli.schedule import IDENTITY
+from mirage_cli.prompts.track import IDENTITY
 
 _DTYPES = {"torch.float32": "fp32", "torch.bfloat16": "bf16", "torch.float16": "fp16"}
 
@@ -93,7 +93,7 @@ class Engine:
     def match(self, options: ModelOptions, text: str) -> Any:
         """The ``PromptMatch`` of a prompt."""
         if options.model not in self._readers:
-            from mirage_cli.lsd.text import PromptReader
+            from mirage_cli.prompts.reader import PromptReader
 
             self._readers[options.model] = PromptReader(options.model)
         return self._readers[options.model].match(text)

@@ -22,7 +22,7 @@ from mirage_cli.errors import GpuError, MirageError, UsageProblem, plain_text
 from mirage_cli.frames import Frame, FrameSink, FrameSource
 from mirage_cli.loading import Engine as Engine
 from mirage_cli.measure import Meter, PeakMemory, Stats, exact_percentile
-from mirage_cli.schedule import LookTrack, TimedPrompt, Weights, build_track
+from mirage_cli.prompts.track import LookTrack, TimedPrompt, Weights, build_track
 
 MAX_EVENTS_KEPT = 100
 MAX_PENDING = 256

@@ -15,7 +15,7 @@ from mirage_cli.measure import Meter, PeakMemory, Stats
 from mirage_cli.media.addresses import is_url
 from mirage_cli.outputs import check_targets, shown_target, without_secrets
 from mirage_cli.pipeline import run as run_pipeline
-from mirage_cli.schedule import parse_prompts
+from mirage_cli.prompts.track import parse_prompts
 from mirage_cli.styler import (
     Engine,
     ReadPrompt,

@@ -51,7 +51,7 @@ def example_clip() -> Path:
 @pytest.fixture(scope="session")
 def reader():
     """The ``PromptReader`` of what ships: the text encoder and the looks of lsd-small."""
-    from mirage_cli.lsd.text import PromptReader
+    from mirage_cli.prompts.reader import PromptReader
 
     return PromptReader(ROOT / "models" / "lsd-small", ROOT / "models" / "text-encoder")
 

@@ -24,7 +24,7 @@ from mirage_cli.display import NullSink
 from mirage_cli.errors import MediaError, MirageError, UsageProblem
 from mirage_cli.frames import Frame
 from mirage_cli.measure import Meter
-from mirage_cli.schedule import LookTrack
+from mirage_cli.prompts.track import LookTrack
 from mirage_cli.styler import MAX_PENDING, Busy, StopSwitch, Styler
 
 

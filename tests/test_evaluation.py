@@ -546,7 +546,7 @@ def test_one_return_says_nothing_of_the_last_over_the_first() -> None:
 
 def test_a_model_without_paraphrases_is_measured_in_all_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """``held_out`` may be empty, and an unforeseen error costs its own measurement only."""
-    monkeypatch.setattr("mirage_cli.lsd.text.PromptReader", lambda model: SimpleNamespace(looks=[]))
+    monkeypatch.setattr("mirage_cli.prompts.reader.PromptReader", lambda model: SimpleNamespace(looks=[]))
     monkeypatch.setattr(worker.Worker, "_temporal", lambda self, task: 1 / 0)
     write_pictures(tmp_path / "walk", moving(20))
     words = ("--clips", str(tmp_path / "walk"), "--looks", "night", "--parts", "prompts,temporal,drift", "--frames", "64")

@@ -26,12 +26,12 @@ from mirage_cli.control.schema import parse_message
 from mirage_cli.errors import MirageError, ModelError
 from mirage_cli.media.tags import FileTags, parse_tags
 from mirage_cli.lsd.checkpoint import load_bundle, read_config
-from mirage_cli.lsd.text import read_looks
+from mirage_cli.prompts.reader import read_looks
 from mirage_cli.media.probe import parse_probe
 from mirage_cli.models import catalog
 from mirage_cli.media.nut import NutError, NutReader
 from mirage_cli.media.nut_writer import NutWriter
-from mirage_cli.schedule import parse_prompts
+from mirage_cli.prompts.track import parse_prompts
 
 SECONDS = 0.25  # for each reader
 CLI_SECONDS = 3.0

@@ -15,9 +15,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from mirage_cli.errors import ModelError, UsageProblem
-from mirage_cli.lsd.minilm import SentenceEncoder, expand_rows, quantise_rows
-from mirage_cli.lsd.mixture import bare_request, clean, split_prompt
-from mirage_cli.lsd.text import PromptReader, plain_form, read_looks
+from mirage_cli.prompts.encoder import SentenceEncoder, expand_rows, quantise_rows
+from mirage_cli.prompts.grammar import bare_request, clean, split_prompt
+from mirage_cli.prompts.reader import PromptReader, plain_form, read_looks
 from mirage_cli.training import text_encoder
 
 ROOT = Path(__file__).resolve().parent.parent

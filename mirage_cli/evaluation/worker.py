@@ -149,7 +149,7 @@ class Worker:
         yield self.warps.measure_steps(task.look), True, {}
 
     def _prompts(self, task: Task) -> Iterator[tuple[dict, bool, dict]]:
-        from mirage_cli.lsd.text import PromptReader
+        from mirage_cli.prompts.reader import PromptReader
 
         frames = self._prompt_frames()
         judge = prompts.PictureJudge(prompts.teacher_pictures(self.teachers, frames, self.bundle.device), frames)

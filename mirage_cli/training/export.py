@@ -12,9 +12,9 @@ import numpy as np
 
 from mirage_cli import __version__
 from mirage_cli.lsd.checkpoint import FORMAT
-from mirage_cli.lsd.minilm import SentenceEncoder
-from mirage_cli.lsd.text import CLASSIFIER_FILE, PromptReader, read_looks
 from mirage_cli.models import catalog
+from mirage_cli.prompts.encoder import SentenceEncoder
+from mirage_cli.prompts.reader import CLASSIFIER_FILE, PromptReader, read_looks
 from mirage_cli.training.config import TrainConfig
 from mirage_cli.training.text_encoder import fit_looks
 

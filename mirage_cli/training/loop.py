@@ -26,8 +26,8 @@ from mirage_cli.errors import Interrupted, MediaError, ModelError, UsageProblem
 from mirage_cli.lsd.checkpoint import cpu_has_bf16
 from mirage_cli.lsd.model import UNSHUFFLE, Past, Prediction, screen_channels
 from mirage_cli.lsd.sampling import compose
-from mirage_cli.lsd.text import read_looks
 from mirage_cli.measure import TrainStats
+from mirage_cli.prompts.reader import read_looks
 from mirage_cli.training.checks import (
     MANY_STEPS,
     check_config,

@@ -24,9 +24,9 @@ from safetensors.numpy import save_file as save_numpy
 from safetensors.torch import load_file, save_file
 
 from mirage_cli.errors import MirageError, ModelError
-from mirage_cli.lsd.minilm import FORMAT, SentenceEncoder, quantise_rows
-from mirage_cli.lsd.mixture import bare_request
-from mirage_cli.lsd.text import (
+from mirage_cli.prompts.encoder import FORMAT, SentenceEncoder, quantise_rows
+from mirage_cli.prompts.grammar import bare_request
+from mirage_cli.prompts.reader import (
     CLASSIFIER_FILE,
     IDENTITY,
     Look,

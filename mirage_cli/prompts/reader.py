@@ -18,8 +18,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from mirage_cli.errors import ModelError
-from mirage_cli.lsd.minilm import SentenceEncoder
-from mirage_cli.lsd.mixture import (
+from mirage_cli.prompts.encoder import SentenceEncoder
+from mirage_cli.prompts.grammar import (
     MAX_CHARACTERS,
     bare_request,
     clean,

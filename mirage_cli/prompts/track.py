@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from mirage_cli.config import parse_seconds
 from mirage_cli.errors import UsageProblem
-from mirage_cli.lsd.mixture import clean
+from mirage_cli.prompts.grammar import clean
 
 Weights = dict[str, float]
 
