@@ -39,7 +39,7 @@ def ladder(bundle: Any, size: tuple[int, int], steps: int, weights: dict[str, fl
 
 
 def _session(bundle: Any, size: tuple[int, int], steps: int, backend: str) -> Any:
-    from mirage_cli.lsd.stream import Session
+    from mirage_cli.stream.session import Session
 
     return Session(bundle, width=size[0], height=size[1], steps=steps, backend=backend, guard=False)
 

@@ -15,7 +15,7 @@ MODES = ("default", "max-autotune-no-cudagraphs")
 
 def race(bundle: Any, size: tuple[int, int], steps: int, weights: dict[str, float], frames: list[np.ndarray], count: int, backend: str) -> list[dict[str, Any]]:
     """mirage, plain torch and torch.compile, all under a CUDA graph where there are graphs, in turns."""
-    from mirage_cli.lsd.stream import Session
+    from mirage_cli.stream.session import Session
 
     def session(backend: str) -> Any:
         return Session(bundle, width=size[0], height=size[1], steps=steps, backend=backend, guard=False)

@@ -365,7 +365,7 @@ def check_trial(model: Path, side: int = TRIAL_SIDE) -> list[Finding]:
         import numpy as np
 
         from mirage_cli.lsd.checkpoint import load_bundle
-        from mirage_cli.lsd.stream import Session
+        from mirage_cli.stream.session import Session
 
         bundle = load_bundle(str(model))
         session = Session(bundle, width=side, height=side)

@@ -57,7 +57,7 @@ class Engine:
             GpuError, MirageError: it would not fit into memory; says what would.
         """
         from mirage_cli import memory_check
-        from mirage_cli.lsd.stream import Session
+        from mirage_cli.stream.session import Session
 
         bundle = self.bundle(options)
         on_gpu = bundle.device.type == "cuda"

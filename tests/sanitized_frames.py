@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from mirage_cli.engine.reference import Nv12
 from mirage_cli.lsd.checkpoint import load_bundle
-from mirage_cli.lsd.stream import Session
+from mirage_cli.stream.session import Session
 
 LIBRARIES = {F.conv2d, torch.conv2d, F.linear, torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.einsum}
 

@@ -19,10 +19,10 @@ from mirage_cli.config import BenchConfig, ModelOptions
 from mirage_cli.engine import reference
 from mirage_cli.engine.layers import LAYERS
 from mirage_cli.errors import MediaError, UsageProblem
-from mirage_cli.lsd import planes
+from mirage_cli.stream import planes
 from mirage_cli.lsd.checkpoint import ModelBundle
 from mirage_cli.lsd.model import LSDConfig, LSDNet
-from mirage_cli.lsd.stream import Session
+from mirage_cli.stream.session import Session
 
 FRAMES = [np.zeros((48, 64, 3), np.uint8)] * 3
 

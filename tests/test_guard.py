@@ -9,11 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mirage_cli.lsd import guard as guards
+from mirage_cli.stream import guard as guards
 from mirage_cli.lsd.checkpoint import load_bundle
-from mirage_cli.lsd.guard import DriftGuard
+from mirage_cli.stream.guard import DriftGuard
 from mirage_cli.lsd.model import Prediction
-from mirage_cli.lsd.stream import Session
+from mirage_cli.stream.session import Session
 from test_metrics import texture
 from test_session import moving, tiny_bundle
 
@@ -145,7 +145,7 @@ def test_damage_is_mended_within_ten_frames(kind: str, still: bool, caplog: pyte
     frames = moving(1) * (DAMAGED + RECOVERY_FRAMES + 1) if still else moving(DAMAGED + RECOVERY_FRAMES + 1)
     keep = 0.98 if still else 0.9  # more would be blurred by moving it, and mended for that
     guarded, bare, undisturbed = credulous(keep), credulous(keep, guard=False), credulous(keep)
-    with caplog.at_level(logging.INFO, "mirage_cli.lsd.stream"):
+    with caplog.at_level(logging.INFO, "mirage_cli.stream.session"):
         for number, frame in enumerate(frames):
             if number == DAMAGED:
                 damage(guarded, kind)

@@ -148,12 +148,12 @@ def test_no_cycles_at_import_time() -> None:
 
 def test_the_rule_sees_what_it_must() -> None:
     """The checks above can fail."""
-    upward = imports_of("mirage_cli.lsd.stream", "def f():\n    from .. import pipeline\n", False)
+    upward = imports_of("mirage_cli.stream.session", "def f():\n    from .. import pipeline\n", False)
     assert "mirage_cli.pipeline" in upward
-    assert offences("mirage_cli.lsd.stream", {"mirage_cli.pipeline"}) == ["mirage_cli.pipeline"]
+    assert offences("mirage_cli.stream.session", {"mirage_cli.pipeline"}) == ["mirage_cli.pipeline"]
     assert offences("mirage_cli.engine.ops", {"mirage_cli.lsd.model"}) == ["mirage_cli.lsd.model"]
     assert offences("mirage_cli.errors", {"mirage_cli.cli"}) == ["mirage_cli.cli"]
     assert offences("mirage_cli.bench", {"mirage_cli.cli"}) == ["mirage_cli.cli"]
     assert offences("mirage_cli.bench", {"mirage_cli.evaluation.run"}) == ["mirage_cli.evaluation.run"]
-    assert offences("mirage_cli.lsd.stream", {"mirage_cli.engine.ops", "mirage_cli.errors"}) == []
+    assert offences("mirage_cli.stream.session", {"mirage_cli.engine.ops", "mirage_cli.errors"}) == []
     assert "mirage_cli.kernels" in FILES and "mirage_cli.models.catalog" in FILES

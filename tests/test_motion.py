@@ -16,8 +16,8 @@ from ptx_emulator import EmulatedKernels
 
 from mirage_cli.engine.program import FrameProgram
 from mirage_cli.kernels import loader
-from mirage_cli.lsd import consistency, planes
-from mirage_cli.lsd.consistency import CUT_THRESHOLD, STEPS, estimate_motion
+from mirage_cli.stream import motion as consistency, planes
+from mirage_cli.stream.motion import CUT_THRESHOLD, STEPS, estimate_motion
 from mirage_cli.lsd.history import History
 from mirage_cli.lsd.model import luma
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mirage_cli.lsd.planes import box, resize_flow, shrink, warp
+from mirage_cli.stream.planes import box, resize_flow, shrink, warp
 
 
 def picture(*shape: int) -> torch.Tensor:

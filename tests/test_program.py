@@ -14,10 +14,10 @@ from mirage_cli.engine.layers import LAYERS, SLICE, LayerShape, pack_weights
 from mirage_cli.engine.program import FrameProgram, Stream, why_not
 from mirage_cli.errors import GpuError
 from mirage_cli.kernels import loader
-from mirage_cli.lsd import stream
+from mirage_cli.stream import session as stream
 from mirage_cli.lsd.checkpoint import ModelBundle
-from mirage_cli.lsd.compiled import describe_network
-from mirage_cli.lsd.consistency import estimate_motion
+from mirage_cli.lsd.program import describe_network
+from mirage_cli.stream.motion import estimate_motion
 from mirage_cli.lsd.model import LSDConfig, LSDNet, luma, screen_channels
 from mirage_cli.lsd.sampling import schedule
 

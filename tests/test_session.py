@@ -19,7 +19,7 @@ from mirage_cli.engine.reference import Nv12
 from mirage_cli.errors import GpuError, ModelError, UsageProblem
 from mirage_cli.lsd.checkpoint import ModelBundle, load_bundle
 from mirage_cli.lsd.model import LSDConfig, LSDNet
-from mirage_cli.lsd.stream import Session
+from mirage_cli.stream.session import Session
 from mirage_cli.models import catalog
 
 GOLDEN = Path(__file__).parent / "golden" / "tiny_session.json"

@@ -17,7 +17,7 @@ from mirage_cli.engine import reference
 from mirage_cli.engine.reference import Nv12
 from mirage_cli.errors import ModelError
 from mirage_cli.lsd.checkpoint import load_bundle
-from mirage_cli.lsd.stream import Session
+from mirage_cli.stream.session import Session
 from mirage_cli import machine
 
 pytestmark = pytest.mark.gpu

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 
 from mirage_cli.errors import MediaError, MirageError
-from mirage_cli.lsd.consistency import CUT_THRESHOLD, cut_score, estimate_motion
 from mirage_cli.lsd.model import FRAME_MULTIPLE, luma
-from mirage_cli.lsd.planes import resize_flow, warp
+from mirage_cli.stream.motion import CUT_THRESHOLD, cut_score, estimate_motion
+from mirage_cli.stream.planes import resize_flow, warp
 from mirage_cli.training.data import EXAMPLE_CLIP, fit
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")

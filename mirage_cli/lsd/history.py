@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mirage_cli.lsd.consistency import CUT_THRESHOLD, cut_score, estimate_motion
 from mirage_cli.lsd.model import Past, luma
-from mirage_cli.lsd.planes import resize_flow, shrink, warp
+from mirage_cli.stream.motion import CUT_THRESHOLD, cut_score, estimate_motion
+from mirage_cli.stream.planes import resize_flow, shrink, warp
 
 
 @dataclass

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mirage_cli.errors import MediaError
-from mirage_cli.lsd.planes import warp
+from mirage_cli.stream.planes import warp
 
 EXAMPLE_CLIP = Path(__file__).resolve().parents[2] / "examples" / "bunny.mp4"  # in a clone
 IDENTITY = "identity"

@@ -28,9 +28,9 @@ import torch.distributed as dist
 from mirage_cli.capture import TestPicture
 from mirage_cli.errors import Interrupted, ModelError, UsageProblem
 from mirage_cli.lsd.checkpoint import load_bundle
-from mirage_cli.lsd.stream import Session
 from mirage_cli.models import catalog
 from mirage_cli.prompts.reader import PromptReader
+from mirage_cli.stream.session import Session
 from mirage_cli.training.checks import check_config, make_run_folder
 from mirage_cli.training.config import TrainConfig, load_config
 from mirage_cli.training.data import EXAMPLE_CLIP

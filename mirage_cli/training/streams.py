@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mirage_cli.lsd.history import History
 from mirage_cli.lsd.model import LSDNet, Past, luma
-from mirage_cli.lsd.planes import resize_flow, warp
+from mirage_cli.stream.planes import resize_flow, warp
 from mirage_cli.training.camera import WalkConfig
 from mirage_cli.training.data import PictureBank, VideoBank
 from mirage_cli.training.playing import ClipPlayer, StillWalk

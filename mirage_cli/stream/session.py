@@ -34,16 +34,16 @@ from mirage_cli.engine.program import FrameProgram
 from mirage_cli.engine.reference import Nv12
 from mirage_cli.errors import GpuError, ModelError, UsageProblem
 from mirage_cli.lsd.checkpoint import ModelBundle
-from mirage_cli.lsd.compiled import compile_frame, program_refusal
 from mirage_cli.lsd.conditioning import Conditioning
-from mirage_cli.lsd.copies import Copies, Made, Upload
-from mirage_cli.lsd.guard import DriftGuard
 from mirage_cli.lsd.history import History
 from mirage_cli.lsd.memory import MemoryBank
 from mirage_cli.lsd.model import FRAME_MULTIPLE, Past, Prediction, screen_channels
 from mirage_cli.lsd.packed import packed
+from mirage_cli.lsd.program import compile_frame, program_refusal
 from mirage_cli.lsd.sampling import MAX_STEPS, compose, sample, schedule
-from mirage_cli.lsd.state import State, fit_state, put_state, take_state
+from mirage_cli.stream.copies import Copies, Made, Upload
+from mirage_cli.stream.guard import DriftGuard
+from mirage_cli.stream.state import State, fit_state, put_state, take_state
 
 _log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mirage_cli.lsd.planes import box, resize_flow, shrink, warp
+from mirage_cli.stream.planes import box, resize_flow, shrink, warp
 
 COARSE = 16  # pixels of one cell in block matching
 SEARCH = 3  # cells searched to each side: motion up to 48 pixels a frame

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from mirage_cli.errors import ModelError
 
 if TYPE_CHECKING:
-    from mirage_cli.lsd.stream import Session
+    from mirage_cli.stream.session import Session
 
 State = tuple[dict[str, np.ndarray], dict[str, Any]]
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from mirage_cli.engine.program import FrameProgram, Network, Stream, why_not
-from mirage_cli.lsd.consistency import CUT_THRESHOLD, STEPS
 from mirage_cli.lsd.history import History
 from mirage_cli.lsd.memory import MemoryBank
 from mirage_cli.lsd.model import LSDNet
+from mirage_cli.stream.motion import CUT_THRESHOLD, STEPS
 
 
 def describe_network(net: LSDNet) -> Network:
