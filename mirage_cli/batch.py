@@ -15,11 +15,12 @@ from typing import Any
 from mirage_cli import transform
 from mirage_cli.config import TransformConfig
 from mirage_cli.errors import Interrupted, MediaError, MirageError, UsageProblem
-from mirage_cli.image_frames import find_images, is_image, natural
+from mirage_cli.frames import Ui
+from mirage_cli.inputs.pictures import find_images, is_image, natural
 from mirage_cli.job_folder import unfinished
 from mirage_cli.media.addresses import is_url
 from mirage_cli.outputs import without_secrets
-from mirage_cli.styler import Engine, StopSwitch, Ui
+from mirage_cli.styler import Engine, StopSwitch
 from mirage_cli.transform_io import PIPE, default_output
 
 VIDEO_SUFFIXES = frozenset(

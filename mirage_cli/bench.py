@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +27,7 @@ from mirage_cli import __version__, bench_report, bench_sections
 from mirage_cli.config import BenchConfig
 from mirage_cli.errors import MediaError, MirageError, UsageProblem
 from mirage_cli.frames import Frame, FrameSink, FrameSource
+from mirage_cli.inputs.wrappers import LoopedSource
 from mirage_cli.machine import commit, gpu_memory, hardware, versions
 from mirage_cli.measure import Meter, PeakMemory, exact_percentile
 from mirage_cli.models import catalog
@@ -44,44 +45,6 @@ _CLONE = Path(__file__).resolve().parent.parent
 EXAMPLE_CLIP = _CLONE / "examples" / "bunny.mp4"
 
 Clock = Callable[[], float]
-
-
-class LoopedSource:
-    """A clip played again and again: a ``FrameSource`` without an end.
-
-    ``rewound`` tells that the last frame was the first after a rewind: opening a file takes long
-    and is no part of a steady stream, so such a frame is not counted.
-    """
-
-    live = False
-
-    def __init__(self, open_source: Callable[[], FrameSource]) -> None:
-        self._open = open_source
-        self._source = open_source()
-        self.info = replace(self._source.info, frame_count=None, duration_seconds=None)
-        self.warnings: list[str] = []
-        self.rewound = False
-
-    def __iter__(self) -> Iterator[Frame]:
-        index = 0
-        while True:
-            self.rewound = index > 0
-            before = index
-            for frame in self._source:
-                yield Frame(frame.rgb, index / self.info.fps, index)
-                index += 1
-                self.rewound = False
-            self._source.close()
-            if index == before:
-                raise MediaError(
-                    f"no frame could be decoded from {self.info.name!r}",
-                    "Give --input a video file, or none for the example clip.",
-                )
-            self._source = self._open()
-
-    def close(self) -> None:
-        """Let go of the file."""
-        self._source.close()
 
 
 def run(
@@ -458,10 +421,10 @@ def _opener(path: str | None, size: tuple[int, int]) -> Callable[[], FrameSource
             "Give --input a file, or none for the example clip.",
         )
     if path is None and not (EXAMPLE_CLIP.is_file() and has_ffmpeg()):
-        from mirage_cli.capture import TestPicture
+        from mirage_cli.inputs.landscape import TestPicture
 
         return lambda: TestPicture(*size, paced=False)
-    from mirage_cli.video_in import open_file
+    from mirage_cli.inputs.file import open_file
 
     return lambda: open_file(path or str(EXAMPLE_CLIP), size=size)
 

@@ -23,10 +23,11 @@ import numpy as np
 
 from mirage_cli import __version__
 from mirage_cli.bench import CPU_SIZE, GPU_SIZE, MAX_FRAMES, STAGE_FRAMES, weights
-from mirage_cli.capture import PacedSource, TestPicture
 from mirage_cli.config import BenchConfig
 from mirage_cli.errors import MediaError, UsageProblem
 from mirage_cli.frames import Frame, FrameSink, FrameSource
+from mirage_cli.inputs.landscape import TestPicture
+from mirage_cli.inputs.wrappers import PacedSource
 from mirage_cli.machine import commit, gpu_memory, hardware, versions
 from mirage_cli.marker import MarkedSource, Sightings, block_pixels, carry
 from mirage_cli.measure import Meter, PeakMemory
@@ -127,7 +128,7 @@ def _open(config: BenchConfig, size: tuple[int, int], clock: Clock) -> FrameSour
         return TestPicture(*size, fps=config.fps, clock=clock)
     if config.input == "-":
         raise UsageProblem("bench plays its input in a loop, which standard input cannot", "Give --input a file.")
-    from mirage_cli.video_in import open_file
+    from mirage_cli.inputs.file import open_file
 
     def reopen() -> FrameSource:
         return open_file(config.input, size=size)

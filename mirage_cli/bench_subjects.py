@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from mirage_cli.capture import TestPicture
+from mirage_cli.inputs.landscape import TestPicture
 from mirage_cli.measure import exact_percentile
 
 WARM_UP = 50

@@ -24,7 +24,7 @@ def devices(as_json: bool) -> int:
     mirage devices
     mirage live --camera "Logitech" -p "ink wash"
     """
-    from mirage_cli.devices import list_devices
+    from mirage_cli.inputs.devices import list_devices
 
     found = list_devices()
     if as_json:

@@ -5,11 +5,14 @@ This module imports nothing of the project, so everyone may import it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+
+from mirage_cli.loading import Engine as Engine
+from mirage_cli.measure import Stats
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,3 +130,19 @@ class Wrapper:
     @property
     def state(self) -> str:
         return getattr(self.inner, "state", "")
+
+
+class Ui(Protocol):
+    """Where a run tells what it does; ``cli.py`` has the terminal's, tests have their own."""
+
+    def note(self, text: str) -> None:
+        """Something the user may want to know."""
+
+    def warn(self, text: str) -> None:
+        """Something that is not as asked for."""
+
+    def tick(self, stats: Callable[[], Stats]) -> None:
+        """Called many times a second; calls ``stats`` when it wants to draw."""
+
+    def confirm_overwrite(self, path: str) -> bool:
+        """May the file at ``path`` be replaced?"""

@@ -12,8 +12,8 @@ from mirage_cli.control.steering import Doors, Steering, check_doors
 from mirage_cli.control.taps import TapSink
 from mirage_cli.display import NullSink, WindowSink
 from mirage_cli.errors import Interrupted, MediaError, UsageProblem
-from mirage_cli.frames import FrameSink, FrameSource
-from mirage_cli.live_inputs import open_source
+from mirage_cli.frames import FrameSink, FrameSource, Ui
+from mirage_cli.inputs.open import open_source
 from mirage_cli.measure import Meter, PeakMemory, Stats
 from mirage_cli.media.addresses import is_url
 from mirage_cli.media.sound_line import SoundCarrier
@@ -32,7 +32,6 @@ from mirage_cli.styler import (
     Engine,
     StopSwitch,
     Styler,
-    Ui,
     account,
     read_prompts,
     side_by_side,

@@ -11,7 +11,7 @@ from typing import Any
 from mirage_cli.config import LiveConfig, TransformConfig
 from mirage_cli.errors import MediaError, MirageError
 from mirage_cli.frames import Frame, FrameSink, Sound, StreamInfo
-from mirage_cli.image_frames import ImageSink, is_image, is_pattern
+from mirage_cli.inputs.pictures import ImageSink, is_image, is_pattern
 from mirage_cli.media.addresses import is_url
 from mirage_cli.push_sink import Patient, PushSink
 from mirage_cli.virtual_camera import VirtualCameraSink, is_virtual_camera

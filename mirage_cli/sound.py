@@ -11,13 +11,13 @@ from typing import Any
 import ffmpeg
 
 from mirage_cli.errors import MediaError
+from mirage_cli.inputs.file import FileSource
 from mirage_cli.media.addresses import file_url, is_url
 from mirage_cli.media.decode import NUT_SHIFT_SECONDS
 from mirage_cli.media.ffmpeg import FfmpegTool, pick_message, run_ffmpeg
 from mirage_cli.media.formats import TEXT_SUBTITLES, Container
 from mirage_cli.media.probe import MediaProbe, Timeline, first_frame_seconds, make_timeline, probe_media
 from mirage_cli.media.tags import FileTags, read_tags
-from mirage_cli.video_in import FileSource
 
 SOUND_BITRATE = "192k"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import signal
 import threading
 import time
@@ -11,15 +10,14 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
 import numpy as np
 
-from mirage_cli.capture import ResizedSource
-from mirage_cli.config import MAX_SIDE, MIN_SIDE, ModelOptions, Size
+from mirage_cli.config import ModelOptions, Size
 from mirage_cli.errors import GpuError, MirageError, UsageProblem, plain_text
-from mirage_cli.frames import Frame, FrameSink, FrameSource
+from mirage_cli.frames import Frame, FrameSink, FrameSource, Ui
 from mirage_cli.loading import Engine as Engine
 from mirage_cli.measure import Meter, PeakMemory, Stats, exact_percentile
 from mirage_cli.prompts.track import LookTrack, TimedPrompt, Weights, build_track
@@ -29,22 +27,6 @@ MAX_PENDING = 256
 """More changes than these wait for no frame."""
 # What torch says when the GPU itself is gone or broken, and not the frame too large.
 _GPU_LOST = ("cuda error", "cudnn error", "cublas error", "cuda driver error", "device-side assert")
-
-
-class Ui(Protocol):
-    """Where a run tells what it does; ``cli.py`` has the terminal's, tests have their own."""
-
-    def note(self, text: str) -> None:
-        """Something the user may want to know."""
-
-    def warn(self, text: str) -> None:
-        """Something that is not as asked for."""
-
-    def tick(self, stats: Callable[[], Stats]) -> None:
-        """Called many times a second; calls ``stats`` when it wants to draw."""
-
-    def confirm_overwrite(self, path: str) -> bool:
-        """May the file at ``path`` be replaced?"""
 
 
 @dataclass(frozen=True)
@@ -87,56 +69,6 @@ def track_of(read: list[ReadPrompt], blend_seconds: float) -> LookTrack:
     """The track of looks of a run, from its read prompts."""
     changes = [(item.prompt.time_seconds or 0.0, item.match.weights) for item in read]
     return build_track(changes, blend_seconds)
-
-
-def choose_size(have: Size, wanted: Size | str | None, cpu: bool, limit: Size) -> tuple[Size, str]:
-    """The size to run at, and a sentence when it is not the input's own.
-
-    Args:
-        have: of the input, in pixels.
-        wanted: a size, ``"native"`` or None.
-        cpu: the model runs on the CPU, where big frames take seconds each.
-        limit: a CPU's default gets no more pixels than this has; aspect is kept, sides are even.
-    """
-    width, height = have
-    if isinstance(wanted, tuple):
-        return wanted, ""
-    pixels = limit[0] * limit[1]
-    if min(have) >= MIN_SIDE and (wanted == "native" or not cpu or width * height <= pixels):
-        return have, ""
-    scale = min(1.0, math.sqrt(pixels / (width * height)))
-    side = [min(MAX_SIDE, max(MIN_SIDE, 2 * round(value * scale / 2))) for value in have]
-    why = "large for a CPU" if scale < 1.0 else f"and the model needs {MIN_SIDE} pixels a side"
-    return (side[0], side[1]), (
-        f"size {side[0]}x{side[1]}: the input is {width}x{height}, {why} "
-        "(--size native keeps it, --size WxH sets it)"
-    )
-
-
-def fit_source(
-    source: FrameSource,
-    asked: Size | str | None,
-    cpu: bool,
-    limit: Size,
-    ui: Ui,
-    reopen: Callable[[Size], FrameSource] | None,
-) -> tuple[FrameSource, Size]:
-    """The source at the size to run at, which ``choose_size`` chooses.
-
-    Args:
-        reopen: opens the source at another size; None where it can be read only once, and each
-            frame is scaled instead.
-    """
-    have = (source.info.width, source.info.height)
-    size, note = choose_size(have, asked, cpu, limit)
-    if note:
-        ui.note(note)
-    if size == have:
-        return source, size
-    if reopen is None:
-        return ResizedSource(source, size), size
-    source.close()
-    return reopen(size), size
 
 
 def side_by_side(frame: Frame, rgb: np.ndarray) -> np.ndarray:

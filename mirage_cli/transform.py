@@ -9,7 +9,9 @@ from typing import Any
 
 from mirage_cli.config import Size, TransformConfig
 from mirage_cli.errors import Interrupted, MediaError, MirageError, UsageProblem
-from mirage_cli.frames import Frame, FrameSink, FrameSource
+from mirage_cli.frames import Frame, FrameSink, FrameSource, Ui
+from mirage_cli.inputs.open import open_input
+from mirage_cli.inputs.wrappers import SkippingSource
 from mirage_cli.job_sink import JobSink
 from mirage_cli.measure import Meter, PeakMemory, Stats
 from mirage_cli.media.addresses import is_url
@@ -21,7 +23,6 @@ from mirage_cli.styler import (
     ReadPrompt,
     StopSwitch,
     Styler,
-    Ui,
     account,
     read_prompts,
     side_by_side,
@@ -30,12 +31,10 @@ from mirage_cli.styler import (
 )
 from mirage_cli.transform_io import (
     PIPE as PIPE,
-    SkippingSource,
     check_output as check_output,
     check_unfinished,
     default_output,
     open_sink,
-    open_source,
 )
 
 TIMEOUT_SECONDS = 120.0
@@ -85,7 +84,7 @@ def run(
 
     check_targets([name for name in (target, *config.more_outputs) if name is not None], check)
     engine.check_model(config.model)
-    source, size, input_size = open_source(config, engine, ui)
+    source, size, input_size = open_input(config, engine, ui)
     sink: FrameSink | None = None
     finished = False
     try:

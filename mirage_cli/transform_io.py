@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from mirage_cli import __version__
-from mirage_cli.capture import ResizedSource
 from mirage_cli.config import Size, TransformConfig
 from mirage_cli.errors import MediaError, MirageError, UsageProblem
-from mirage_cli.frames import Frame, FrameSink, FrameSource, StreamInfo
-from mirage_cli.image_frames import ImageSink, ImageSource, find_images, is_image, is_pattern, pattern_matches
+from mirage_cli.frames import FrameSink, FrameSource, StreamInfo, Ui
+from mirage_cli.inputs.pictures import (
+    ImageSink,
+    ImageSource,
+    find_images,
+    is_image,
+    is_pattern,
+    pattern_matches,
+)
+from mirage_cli.inputs.wrappers import ResizedSource
 from mirage_cli.job_folder import begun_with, open_job, unfinished
 from mirage_cli.media.addresses import is_url
 from mirage_cli.media.sound_line import SoundCarrier
 from mirage_cli.output_target import check_target, is_plain_file
-from mirage_cli.outputs import FanOut, at_its_pace, push_output, shown_target, targets_of
+from mirage_cli.outputs import FanOut, at_its_pace, push_output, shown_target
 from mirage_cli.push_sink import Patient, PushSink
-from mirage_cli.styler import Engine, Ui, fit_source
 
 CPU_LIMIT: Size = (768, 432)
 """More pixels than this are scaled down by default where the model runs on a CPU."""
@@ -33,53 +39,6 @@ MODEL_FILES = ("model.safetensors", "looks.json", "looks.safetensors")
 
 PUSH_TIMEOUT_SECONDS = 10.0
 """A connection that takes nothing for so long is made again."""
-
-
-def open_source(
-    config: TransformConfig, engine: Engine, ui: Ui
-) -> tuple[FrameSource, Size, Size]:
-    """The source at the size the model will run at, that size, and the input's own.
-
-    Raises:
-        MediaError: it cannot be read; UsageProblem: a range that is not allowed.
-    """
-    from mirage_cli.video_in import FileSource, open_file
-
-    cpu = engine.is_cpu(config.model)
-    wanted = config.size if isinstance(config.size, tuple) else None
-    images = find_images(config.input)
-    if images:
-        def open_images(size: Size | None) -> ImageSource:
-            return ImageSource(
-                images, size=size, fps=config.fps, start_seconds=config.start_seconds,
-                duration_seconds=config.duration_seconds,
-            )  # fmt: skip
-
-        pictures = open_images(wanted)
-        source, size = fit_source(pictures, config.size, cpu, CPU_LIMIT, ui, open_images)
-        return source, size, pictures.own_size
-
-    def open_at(size: Size | None) -> FileSource:
-        return open_file(
-            config.input,
-            size=size,
-            start_seconds=config.start_seconds,
-            duration_seconds=config.duration_seconds,
-            fps=config.fps,
-            keep_sound=config.sound,
-            with_line=config.sound and any(map(is_url, targets_of(config))),
-        )
-
-    opened = open_at(wanted)
-    try:
-        reopen = open_at if opened.reopens else None
-        source, size = fit_source(opened, config.size, cpu, CPU_LIMIT, ui, reopen)
-    except BaseException:
-        opened.close()
-        raise
-    video = opened.probe.video
-    have = (opened.info.width, opened.info.height)
-    return source, size, video.shown_size if video else have
 
 
 def check_output(source: str, target: str, overwrite: bool | None, ui: Ui) -> None:
@@ -182,8 +141,8 @@ def _open_push(
 def _open_one(
     config: TransformConfig, target: str, source: FrameSource, size: Size, resumable: bool
 ) -> FrameSink:
+    from mirage_cli.inputs.file import FileSource
     from mirage_cli.job_sink import JobSink, can_be_pieces
-    from mirage_cli.video_in import FileSource
     from mirage_cli.video_out import FileSink, plan_output
 
     inner = source.inner if isinstance(source, ResizedSource) else source
@@ -269,31 +228,3 @@ def _request(
         "sound": config.sound,
         "piece_frames": config.piece_frames,
     }
-
-
-class SkippingSource:
-    """Another source without its first frames, which are decoded and let go.
-
-    Decoding from the start is what gives the very same frames again; it is much faster than the
-    model.
-    """
-
-    def __init__(self, source: FrameSource, frames: int) -> None:
-        self.source, self.frames = source, frames
-        self.live = source.live
-        left = None if source.info.frame_count is None else source.info.frame_count - frames
-        self.info = replace(source.info, frame_count=left)
-        self.pausing = True
-
-    @property
-    def warnings(self) -> list[str]:
-        return self.source.warnings
-
-    def __iter__(self) -> Iterator[Frame]:
-        for frame in self.source:
-            if frame.index >= self.frames:
-                self.pausing = getattr(self.source, "pausing", False)
-                yield frame
-
-    def close(self) -> None:
-        self.source.close()

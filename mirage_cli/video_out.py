@@ -22,6 +22,7 @@ import ffmpeg
 
 from mirage_cli.errors import MediaError, UsageProblem, plain_text
 from mirage_cli.frames import Frame, Sound, StreamInfo
+from mirage_cli.inputs.file import FileSource, default_threads
 from mirage_cli.media.addresses import file_url, is_url
 from mirage_cli.media.ffmpeg import FfmpegProcess, FfmpegTool, find_ffmpeg, rational_rate
 from mirage_cli.media.formats import (
@@ -36,7 +37,6 @@ from mirage_cli.media.nut_writer import NutWriter
 from mirage_cli.media.sound_line import CHANNELS, RATE, SoundFeed
 from mirage_cli.output_target import check_target, is_plain_file
 from mirage_cli.sound import SOUND_BITRATE, SoundPlan, add_sound, picture_offset, plan_sound, with_sound
-from mirage_cli.video_in import FileSource, default_threads
 
 MAX_SIDE = 16384
 # Times nearer to the frame rate's grid than this are put on it: Matroska rounds to 1 ms.

@@ -11,7 +11,7 @@ import numpy as np
 
 from mirage_cli.media.addresses import file_url
 from mirage_cli.media.ffmpeg import find_ffmpeg
-from mirage_cli.video_in import open_file
+from mirage_cli.inputs.file import open_file
 from mirage_cli.video_out import FileSink, open_output
 
 WIDTH, HEIGHT, FPS = 96, 64, 30

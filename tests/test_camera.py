@@ -12,8 +12,8 @@ from media import probe
 from test_live import config
 
 from mirage_cli import live
-from mirage_cli.camera import CameraSource
-from mirage_cli.devices import Camera
+from mirage_cli.inputs.camera import CameraSource
+from mirage_cli.inputs.devices import Camera
 from mirage_cli.errors import MediaError
 
 
@@ -49,10 +49,10 @@ class Plugs:
 
     def __init__(self, monkeypatch, *devices, there=((0, "Logi C920"), (2, "Desk View"))):
         self.devices, self.opened, self.there = list(devices), [], list(there)
-        monkeypatch.setattr("mirage_cli.camera.list_cameras", self.cameras)
-        monkeypatch.setattr("mirage_cli.devices.list_cameras", self.cameras)
-        monkeypatch.setattr("mirage_cli.camera.cv2.VideoCapture", self.open)
-        monkeypatch.setattr("mirage_cli.camera.pause_seconds", lambda attempt: 0.02)
+        monkeypatch.setattr("mirage_cli.inputs.camera.list_cameras", self.cameras)
+        monkeypatch.setattr("mirage_cli.inputs.devices.list_cameras", self.cameras)
+        monkeypatch.setattr("mirage_cli.inputs.camera.cv2.VideoCapture", self.open)
+        monkeypatch.setattr("mirage_cli.inputs.camera.pause_seconds", lambda attempt: 0.02)
 
     def cameras(self):
         return [Camera(n, f"/dev/video{n}", name, True, False) for n, name in self.there]
@@ -100,7 +100,7 @@ def test_a_camera_that_is_plugged_in_again_goes_on(monkeypatch):
 
 @pytest.mark.parametrize("wanted", [0, "C920", "/dev/video0"])
 def test_it_is_found_again_under_another_number(monkeypatch, wanted, tmp_path):
-    monkeypatch.setattr("mirage_cli.devices.os.path.exists", lambda path: True)  # of /dev/video0
+    monkeypatch.setattr("mirage_cli.inputs.devices.os.path.exists", lambda path: True)  # of /dev/video0
     plugs, told = Plugs(monkeypatch, Device(3), Device(20)), []
     camera = CameraSource(wanted, timeout_seconds=5.0, tell=told.append)
     count = 0
@@ -133,7 +133,7 @@ def test_closing_does_not_wait_for_a_camera(monkeypatch):
 
 def test_live_goes_on_when_the_camera_is_back(monkeypatch, tmp_path):
     Plugs(monkeypatch, Device(10), Device(0), Device(1000))
-    monkeypatch.setattr("mirage_cli.camera.pause_seconds", lambda attempt: 0.5)
+    monkeypatch.setattr("mirage_cli.inputs.camera.pause_seconds", lambda attempt: 0.5)
     out, ui = tmp_path / "out.mp4", RecordingUi()
     document = live.run(
         config(camera=0, input=None, size=None, output=str(out), frames=40, timeout_seconds=2.0),

@@ -28,7 +28,8 @@ from mirage_cli.cli import main
 from mirage_cli.cli_terminal import TerminalUi
 from mirage_cli.config import TransformConfig
 from mirage_cli.errors import MediaError, MirageError, UsageProblem
-from mirage_cli.styler import Engine, choose_size
+from mirage_cli.inputs.size import choose_size
+from mirage_cli.styler import Engine
 
 HERE = Path(__file__).parent
 COMMANDS = ("transform", "live", "devices", "bench", "doctor", "models", "train")
@@ -305,7 +306,7 @@ def test_verbose_logs_to_standard_error_only(clip, tmp_path):
 
 def frames_of(path: Path, size=(96, 64)) -> np.ndarray:
     """All frames of a file: uint8 [N, H, W, 3]."""
-    from mirage_cli.video_in import open_file
+    from mirage_cli.inputs.file import open_file
 
     with open_file(str(path)) as source:
         return np.stack([frame.rgb for frame in source])

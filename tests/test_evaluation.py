@@ -170,7 +170,7 @@ def test_folders_of_pictures_and_videos_are_clips(tmp_path: Path, example_clip: 
 
 def test_without_ffmpeg_opencv_reads(example_clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = load_clips(str(example_clip), SMALL)[0]
-    monkeypatch.setitem(sys.modules, "mirage_cli.video_in", None)  # importing it raises ImportError
+    monkeypatch.setitem(sys.modules, "mirage_cli.inputs.file", None)  # importing it raises ImportError
     plain = load_clips(str(example_clip), SMALL)[0]
     assert "ffmpeg" in whole.note and "OpenCV" in plain.note
     assert len(plain.frames) == len(whole.frames)

@@ -18,7 +18,8 @@ import pytest
 from cli_fakes import FakeEngine, RecordingUi
 from test_video_out import small_disk  # noqa: F401  a fixture
 
-from mirage_cli import batch, transform, transform_io, video_in
+from mirage_cli import batch, transform, transform_io
+from mirage_cli.inputs import file as video_in
 from mirage_cli.cli import main
 from mirage_cli.config import ModelOptions, TransformConfig
 from mirage_cli.errors import MediaError, ModelError, UsageProblem
@@ -26,7 +27,7 @@ from mirage_cli.frames import StreamInfo
 from mirage_cli.job_folder import job_path, unfinished
 from mirage_cli.job_sink import JobSink
 from mirage_cli.styler import Engine, StopSwitch, Styler
-from mirage_cli.video_in import open_file
+from mirage_cli.inputs.file import open_file
 
 PIECE = 10
 
@@ -405,7 +406,7 @@ def test_what_a_program_carries_goes_along(real):
 
 
 def _pictures(count):
-    from mirage_cli.capture import TestPicture
+    from mirage_cli.inputs.landscape import TestPicture
 
     return list(TestPicture(64, 48, paced=False, frames=count))
 

@@ -11,7 +11,7 @@ import pytest
 from cli_fakes import FakeEngine
 
 from mirage_cli import bench_live
-from mirage_cli.capture import TestPicture
+from mirage_cli.inputs.landscape import TestPicture
 from mirage_cli.config import BenchConfig
 from mirage_cli.errors import UsageProblem
 from mirage_cli.media.ffmpeg import find_ffmpeg

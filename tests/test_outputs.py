@@ -34,7 +34,7 @@ from mirage_cli.outputs import (
     without_secrets,
 )
 from mirage_cli.push_sink import PushSink
-from mirage_cli.video_in import open_file
+from mirage_cli.inputs.file import open_file
 from mirage_cli.video_out import open_output, plan_output
 from mirage_cli.virtual_camera import VirtualCameraSink
 

@@ -108,7 +108,7 @@ def test_main_job_from_another_folder(installed: Path, example_clip: Path, tmp_p
     done = call(installed / "mirage", *words, "--duration", "0.3", "--size", "160x96", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 
-    from mirage_cli.video_in import open_file
+    from mirage_cli.inputs.file import open_file
 
     source = open_file(str(tmp_path / "out.mp4"))
     try:

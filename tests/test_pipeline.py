@@ -12,8 +12,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mirage_cli import capture
-from mirage_cli.capture import PacedSource, ResizedSource, TestPicture
+from mirage_cli.inputs import wrappers as capture
+from mirage_cli.inputs.landscape import TestPicture
+from mirage_cli.inputs.wrappers import PacedSource, ResizedSource
 from mirage_cli.display import TeeSink
 from mirage_cli.errors import MediaError
 from mirage_cli.frames import Frame, StreamInfo

@@ -17,7 +17,7 @@ from mirage_cli.media.ffmpeg import find_ffmpeg
 from mirage_cli.media.probe import probe_media
 from mirage_cli.media.nut import SYNCPOINT
 from mirage_cli.media.nut_writer import NutWriter
-from mirage_cli.video_in import open_file
+from mirage_cli.inputs.file import open_file
 
 HERE = Path(__file__).parent
 FAKE = [sys.executable, str(HERE / "cli_fakes.py")]

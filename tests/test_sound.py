@@ -13,7 +13,7 @@ import pytest
 from media import copy_clip, times_of
 
 from mirage_cli.media import formats as output_formats
-from mirage_cli.video_in import open_file
+from mirage_cli.inputs.file import open_file
 
 FRAME_S = 1 / 30
 

@@ -25,7 +25,7 @@ from mirage_cli.media.nut_writer import NutWriter
 from mirage_cli.push_sink import Patient, PushSink
 from mirage_cli.media.sound_line import RATE, SoundFeed, SoundLine
 from mirage_cli.styler import StopSwitch
-from mirage_cli.video_in import open_file
+from mirage_cli.inputs.file import open_file
 from mirage_cli.video_out import open_output
 
 FRAME_MS = 1000 / 30
@@ -132,7 +132,7 @@ def test_a_range_of_a_file(tmp_path, inside):
 
 
 def test_sound_that_cannot_be_decoded_does_not_take_the_pictures_along(tmp_path, clip, monkeypatch):
-    from mirage_cli import video_in
+    from mirage_cli.inputs import file as video_in
 
     make = video_in.decode_arguments
 

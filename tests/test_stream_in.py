@@ -25,11 +25,11 @@ from senders import FPS, SIZE, free_port, need, picture
 
 from mirage_cli import live
 from mirage_cli.config import LiveConfig
-from mirage_cli.devices import Camera, find_camera, list_cameras, list_devices
+from mirage_cli.inputs.devices import Camera, find_camera, list_cameras, list_devices
 from mirage_cli.errors import MediaError, UsageProblem
 from mirage_cli.media.ffmpeg import find_ffmpeg
 from mirage_cli.media.addresses import endless_type, is_broadcast, pause_seconds, stream_address
-from mirage_cli.stream_in import StreamSource, _untagged_hd, shown_url
+from mirage_cli.inputs.stream import StreamSource, _untagged_hd, shown_url
 
 
 def play(url, frames=15, **values):
@@ -283,7 +283,7 @@ def test_ctrl_c_while_a_sender_is_waited_for_frees_the_port():
 
 
 def test_a_stream_that_is_closed_while_it_connects_again_frees_the_port(monkeypatch):
-    monkeypatch.setattr("mirage_cli.stream_in.pause_seconds", lambda attempt: 0.1)
+    monkeypatch.setattr("mirage_cli.inputs.stream.pause_seconds", lambda attempt: 0.1)
     port = free_port()
     url = f"tcp://127.0.0.1:{port}"
     with senders.later(0.5, *picture(1.0), "-f", "mpegts", url):
@@ -315,7 +315,7 @@ def test_a_connection_that_is_there_when_the_run_has_ended_is_closed(monkeypatch
     source = StreamSource.__new__(StreamSource)
     source._address, source._attempts, source._timeout, source._tell = stream_address("tcp://h:1"), 1, 1.0, print
     source._closed, source.sound, source._connection, second = threading.Event(), None, There(), There()
-    monkeypatch.setattr("mirage_cli.stream_in.pause_seconds", lambda attempt: 0.0)
+    monkeypatch.setattr("mirage_cli.inputs.stream.pause_seconds", lambda attempt: 0.0)
     source._open = lambda: (source.close(), second)[1]
     assert list(source) == [] and second.closed
 
@@ -467,7 +467,7 @@ def test_a_camera_is_found_by_number_name_and_path(machine, tmp_path):
 
 def test_a_source_that_hangs_ends_with_what_it_gave(tmp_path, monkeypatch):
     """A named pipe whose writer stops in the middle."""
-    monkeypatch.setattr("mirage_cli.stdin_feed.HEAD_PAUSE_S", 0.1)
+    monkeypatch.setattr("mirage_cli.inputs.pipe.HEAD_PAUSE_S", 0.1)
     clip = media.clip(tmp_path / "in.mkv", seconds=1.0, sound=None)
     data = clip.read_bytes()
     fifo, out, held = tmp_path / "fifo", tmp_path / "out.mp4", threading.Event()

@@ -18,8 +18,8 @@ import pytest
 
 from mirage_cli.errors import MediaError, UsageProblem
 from mirage_cli.frames import FrameSource
-from mirage_cli.stdin_feed import _index_at_end
-from mirage_cli.video_in import open_file
+from mirage_cli.inputs.pipe import _index_at_end
+from mirage_cli.inputs.file import open_file
 
 
 def take(path, **options):

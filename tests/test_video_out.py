@@ -19,7 +19,7 @@ from mirage_cli.media.addresses import file_url
 from mirage_cli.media.ffmpeg import find_ffmpeg
 from mirage_cli.frames import Frame, FrameSink, StreamInfo
 from mirage_cli.media.formats import CODECS, CONTAINERS, tick_rate
-from mirage_cli.video_in import open_file
+from mirage_cli.inputs.file import open_file
 from mirage_cli.video_out import FileSink, open_output
 
 

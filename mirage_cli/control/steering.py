@@ -13,7 +13,8 @@ from mirage_cli.control.presets import load_preset, save_preset
 from mirage_cli.control.schema import parse_line
 from mirage_cli.control.taps import NewestPicture, TapSink
 from mirage_cli.errors import MirageError, UsageProblem
-from mirage_cli.styler import Engine, StopSwitch, Styler, Ui
+from mirage_cli.frames import Ui
+from mirage_cli.styler import Engine, StopSwitch, Styler
 
 
 @dataclass(frozen=True)

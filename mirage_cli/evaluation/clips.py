@@ -86,7 +86,7 @@ def load_clips(source: str | None, size: tuple[int, int]) -> list[Clip]:
     if source is None:
         if EXAMPLE_CLIP.is_file():
             return [_clip(EXAMPLE_CLIP, size)]
-        from mirage_cli.capture import TestPicture
+        from mirage_cli.inputs.landscape import TestPicture
 
         moving = TestPicture(*size, paced=False, frames=120)
         return [Clip("test-picture", np.stack([frame.rgb for frame in moving]), "moving test picture")]
@@ -136,8 +136,8 @@ def _read(path: Path) -> Iterator[tuple[str, np.ndarray]]:
             yield "OpenCV, pictures", cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
         return
     try:
+        from mirage_cli.inputs.file import open_file
         from mirage_cli.media.ffmpeg import find_ffmpeg
-        from mirage_cli.video_in import open_file
 
         find_ffmpeg()
     except (ImportError, MirageError):  # a machine with a GPU and little else

@@ -31,7 +31,7 @@ from mirage_cli.evaluation.drift import ANCHORED
 from mirage_cli.evaluation.perceptual import REMEDY, find_weights
 from mirage_cli.evaluation.pictures import draw_plot, draw_sheet
 from mirage_cli.evaluation.worker import NO_TIME, Spec, Task, Worker, save_clips, serve
-from mirage_cli.image_frames import SUFFIXES
+from mirage_cli.inputs.pictures import SUFFIXES
 from mirage_cli.lsd.checkpoint import choose_device, read_config
 from mirage_cli.machine import commit, hardware, versions
 from mirage_cli.models import catalog

@@ -25,8 +25,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from mirage_cli.capture import TestPicture
 from mirage_cli.errors import Interrupted, ModelError, UsageProblem
+from mirage_cli.inputs.landscape import TestPicture
 from mirage_cli.lsd.checkpoint import load_bundle
 from mirage_cli.models import catalog
 from mirage_cli.prompts.reader import PromptReader

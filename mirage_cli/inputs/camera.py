@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 import cv2
 import numpy as np
 
-from mirage_cli.capture import Clock, quiet_opencv
-from mirage_cli.devices import find_camera, list_cameras
 from mirage_cli.errors import MediaError, MirageError
 from mirage_cli.frames import Frame, StreamInfo
+from mirage_cli.inputs.devices import find_camera, list_cameras
+from mirage_cli.inputs.wrappers import Clock, quiet_opencv
 from mirage_cli.media.addresses import pause_seconds
 
 LONGEST_PAUSE_SECONDS = 2.0  # a look at /dev costs nothing, and whoever plugs it in is waiting

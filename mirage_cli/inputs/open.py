@@ -8,22 +8,29 @@ import sys
 import time
 from collections.abc import Callable
 
-from mirage_cli.camera import CameraSource
-from mirage_cli.capture import PacedSource, TestPicture
-from mirage_cli.config import LiveConfig, Size
+from mirage_cli.config import LiveConfig, Size, TransformConfig
 from mirage_cli.errors import MediaError
-from mirage_cli.frames import FrameSource
-from mirage_cli.image_frames import ImageSource, find_images
+from mirage_cli.frames import FrameSource, Ui
+from mirage_cli.inputs.camera import CameraSource
+from mirage_cli.inputs.landscape import TestPicture
+from mirage_cli.inputs.pictures import (
+    ImageSource,
+    find_images,
+)
+from mirage_cli.inputs.size import fit_source
+from mirage_cli.inputs.stream import StreamSource
+from mirage_cli.inputs.wrappers import PacedSource
 from mirage_cli.media.addresses import (
     endless_type,
     is_broadcast,
     is_playlist,
     is_screen,
+    is_url,
     screen_address,
     stream_address,
 )
-from mirage_cli.stream_in import StreamSource
-from mirage_cli.styler import Engine, Ui, fit_source
+from mirage_cli.outputs import targets_of
+from mirage_cli.styler import Engine
 
 CPU_LIMIT: Size = (512, 288)
 """More pixels than this are scaled down by default where the model runs on a CPU."""
@@ -66,7 +73,7 @@ def open_source(
         )
     if name == PIPE:
         _wait_for_data(config.timeout_seconds)
-    from mirage_cli.video_in import open_file
+    from mirage_cli.inputs.file import open_file
 
     return _open_paced(
         config, cpu, ui, clock,
@@ -126,3 +133,50 @@ def _wait_for_data(timeout_seconds: float) -> None:
             f"standard input gave nothing within {timeout_seconds:g} s",
             "Check the program that writes to the pipe, or wait longer: --timeout 60",
         )
+
+
+def open_input(
+    config: TransformConfig, engine: Engine, ui: Ui
+) -> tuple[FrameSource, Size, Size]:
+    """The source at the size the model will run at, that size, and the input's own.
+
+    Raises:
+        MediaError: it cannot be read; UsageProblem: a range that is not allowed.
+    """
+    from mirage_cli.inputs.file import FileSource, open_file
+
+    cpu = engine.is_cpu(config.model)
+    wanted = config.size if isinstance(config.size, tuple) else None
+    images = find_images(config.input)
+    if images:
+        def open_images(size: Size | None) -> ImageSource:
+            return ImageSource(
+                images, size=size, fps=config.fps, start_seconds=config.start_seconds,
+                duration_seconds=config.duration_seconds,
+            )  # fmt: skip
+
+        pictures = open_images(wanted)
+        source, size = fit_source(pictures, config.size, cpu, CPU_LIMIT, ui, open_images)
+        return source, size, pictures.own_size
+
+    def open_at(size: Size | None) -> FileSource:
+        return open_file(
+            config.input,
+            size=size,
+            start_seconds=config.start_seconds,
+            duration_seconds=config.duration_seconds,
+            fps=config.fps,
+            keep_sound=config.sound,
+            with_line=config.sound and any(map(is_url, targets_of(config))),
+        )
+
+    opened = open_at(wanted)
+    try:
+        reopen = open_at if opened.reopens else None
+        source, size = fit_source(opened, config.size, cpu, CPU_LIMIT, ui, reopen)
+    except BaseException:
+        opened.close()
+        raise
+    video = opened.probe.video
+    have = (opened.info.width, opened.info.height)
+    return source, size, video.shown_size if video else have

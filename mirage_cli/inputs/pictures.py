@@ -16,9 +16,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from mirage_cli.capture import quiet_opencv
 from mirage_cli.errors import MediaError, UsageProblem, plain_text
 from mirage_cli.frames import Frame, StreamInfo
+from mirage_cli.inputs.wrappers import quiet_opencv
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
 DEFAULT_FPS = 25.0

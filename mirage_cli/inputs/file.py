@@ -21,6 +21,7 @@ import numpy as np
 
 from mirage_cli.errors import MediaError, UsageProblem, plain_text
 from mirage_cli.frames import Frame, Sound, StreamInfo
+from mirage_cli.inputs.pipe import StdinFeed
 from mirage_cli.media.addresses import NameAlias, file_url, is_url, shown_url
 from mirage_cli.media.decode import NUT_SHIFT_SECONDS, decode_arguments
 from mirage_cli.media.ffmpeg import FfmpegProcess, FfmpegTool, find_ffmpeg, rational_rate
@@ -35,7 +36,6 @@ from mirage_cli.media.probe import (
     scan_packets,
 )
 from mirage_cli.media.sound_line import SoundLine
-from mirage_cli.stdin_feed import StdinFeed
 
 MAX_SIDE = 16384
 MAX_PIXELS = 1 << 27  # 400 MB as RGB; 16K video has as many

@@ -1,0 +1,1 @@
+"""Where frames come from: files, pipes, pictures, cameras, streams, the screen."""
