@@ -17,11 +17,12 @@ from mirage_cli.config import TransformConfig
 from mirage_cli.errors import Interrupted, MediaError, MirageError, UsageProblem
 from mirage_cli.frames import Ui
 from mirage_cli.inputs.pictures import find_images, is_image, natural
-from mirage_cli.job_folder import unfinished
 from mirage_cli.media.addresses import is_url
-from mirage_cli.outputs import without_secrets
+from mirage_cli.outputs.job_folder import unfinished
+from mirage_cli.outputs.names import without_secrets
+from mirage_cli.outputs.open import default_output
 from mirage_cli.styler import Engine, StopSwitch
-from mirage_cli.transform_io import PIPE, default_output
+from mirage_cli.transform_io import PIPE
 
 VIDEO_SUFFIXES = frozenset(
     ".3gp .avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .vob .webm .wmv .y4m"

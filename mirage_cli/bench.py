@@ -393,7 +393,7 @@ class _TemporarySink:
         self._info = source.info
 
     def __enter__(self) -> FrameSink:
-        from mirage_cli.video_out import open_output
+        from mirage_cli.outputs.file import open_output
 
         self._folder = tempfile.TemporaryDirectory(prefix="mirage-bench-")
         if not has_ffmpeg():

@@ -275,7 +275,7 @@ def take_outputs(values: dict[str, Any], as_json: bool) -> None:
         check_stdout(name, as_json)
     twice = next((name for name in outputs if outputs.count(name) > 1), None)
     if twice is not None:
-        from mirage_cli.outputs import without_secrets
+        from mirage_cli.outputs.names import without_secrets
 
         raise UsageProblem(f"output {without_secrets(twice)!r} is given twice", "Give each output another name.")
     values["output"] = outputs[0] if outputs else None

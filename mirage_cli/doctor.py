@@ -134,7 +134,7 @@ def check_opencv(load: Callable[[str], object] = importlib.import_module) -> lis
     """OpenCV, with or without windows."""
     try:
         cv2 = load("cv2")
-        from mirage_cli.display import opencv_gui
+        from mirage_cli.outputs.window import opencv_gui
 
         gui = opencv_gui(cv2)
         kind = f"windows by {gui}" if gui else "headless; Python's Tk opens windows instead"
@@ -308,7 +308,7 @@ def check_display(
     if not screen:
         fix = "Without a screen: mirage live --no-window -o out.mp4"
         return [finding("display", "warn", "none, so no window can be shown", fix)]
-    from mirage_cli.display import opencv_gui, x_display_opens
+    from mirage_cli.outputs.window import opencv_gui, x_display_opens
 
     x_only = environment.get("DISPLAY") and not environment.get("WAYLAND_DISPLAY")
     if x_only and not (opens or x_display_opens)():

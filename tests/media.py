@@ -12,7 +12,7 @@ import numpy as np
 from mirage_cli.media.addresses import file_url
 from mirage_cli.media.ffmpeg import find_ffmpeg
 from mirage_cli.inputs.file import open_file
-from mirage_cli.video_out import FileSink, open_output
+from mirage_cli.outputs.file import FileSink, open_output
 
 WIDTH, HEIGHT, FPS = 96, 64, 30
 SOUND_RATE = 48_000

@@ -19,8 +19,8 @@ from mirage_cli.config import LiveConfig, ModelOptions
 from mirage_cli.control import hub as hub_module
 from mirage_cli.control.hub import MAX_WAITING, Controls, TooLate, wait
 from mirage_cli.control.schema import make_change
-from mirage_cli.control.taps import TapSink
-from mirage_cli.display import NullSink
+from mirage_cli.outputs.taps import TapSink
+from mirage_cli.outputs.window import NullSink
 from mirage_cli.errors import MediaError, MirageError, UsageProblem
 from mirage_cli.frames import Frame
 from mirage_cli.measure import Meter

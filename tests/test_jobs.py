@@ -24,8 +24,8 @@ from mirage_cli.cli import main
 from mirage_cli.config import ModelOptions, TransformConfig
 from mirage_cli.errors import MediaError, ModelError, UsageProblem
 from mirage_cli.frames import StreamInfo
-from mirage_cli.job_folder import job_path, unfinished
-from mirage_cli.job_sink import JobSink
+from mirage_cli.outputs.job_folder import job_path, unfinished
+from mirage_cli.outputs.segments import JobSink
 from mirage_cli.styler import Engine, StopSwitch, Styler
 from mirage_cli.inputs.file import open_file
 

@@ -14,7 +14,7 @@ from media import probe
 
 from mirage_cli import live
 from mirage_cli.config import LiveConfig, ModelOptions
-from mirage_cli.display import NullSink, WindowSink
+from mirage_cli.outputs.window import NullSink, WindowSink
 from mirage_cli.errors import MediaError, UsageProblem
 from mirage_cli.frames import Frame
 from mirage_cli.styler import StopSwitch
@@ -147,7 +147,7 @@ def test_a_window_where_no_toolkit_works(monkeypatch):
     with pytest.raises(MediaError, match="no window can be shown"):
         WindowSink("x", 64, 48)
     # The windowed build of OpenCV would end the process here.
-    monkeypatch.setattr("mirage_cli.display.opencv_gui", lambda cv2: "QT5")
+    monkeypatch.setattr("mirage_cli.outputs.window.opencv_gui", lambda cv2: "QT5")
     with pytest.raises(MediaError, match="display ':987' cannot be opened"):
         WindowSink("x", 64, 48)
 
@@ -176,7 +176,7 @@ class Toolkit:
 def test_q_in_the_window_ends_the_run(monkeypatch):
     kits = []
     monkeypatch.setattr(
-        "mirage_cli.display._open_toolkit", lambda *a: kits.append(Toolkit(*a)) or kits[0]
+        "mirage_cli.outputs.window._open_toolkit", lambda *a: kits.append(Toolkit(*a)) or kits[0]
     )
     document = live.run(
         config(window=True, fps=60.0, compare=True, duration_seconds=10.0),
@@ -189,7 +189,7 @@ def test_q_in_the_window_ends_the_run(monkeypatch):
 def test_a_closed_window_ends_the_run_and_shows_the_newest_only(monkeypatch):
     import numpy as np
 
-    monkeypatch.setattr("mirage_cli.display._open_toolkit", lambda *a: Toolkit(*a))
+    monkeypatch.setattr("mirage_cli.outputs.window._open_toolkit", lambda *a: Toolkit(*a))
     window = WindowSink("x", 4, 4)
     for value in (1, 2, 3):
         window.write(Frame(np.full((4, 4, 3), value, np.uint8), 0.0, value))

@@ -25,18 +25,13 @@ from mirage_cli.config import LiveConfig
 from mirage_cli.errors import MediaError, UsageProblem
 from mirage_cli.frames import Frame
 from mirage_cli.media.formats import choose_container
-from mirage_cli.outputs import (
-    FanOut,
-    check_targets,
-    live_info,
-    open_live_output,
-    shown_target,
-    without_secrets,
-)
-from mirage_cli.push_sink import PushSink
+from mirage_cli.outputs.fan_out import FanOut
+from mirage_cli.outputs.names import check_targets, shown_target, without_secrets
+from mirage_cli.outputs.open import live_info, open_live_output
+from mirage_cli.outputs.push import PushSink
 from mirage_cli.inputs.file import open_file
-from mirage_cli.video_out import open_output, plan_output
-from mirage_cli.virtual_camera import VirtualCameraSink
+from mirage_cli.outputs.file import open_output, plan_output
+from mirage_cli.outputs.virtual_camera import VirtualCameraSink
 
 RGB = pictures(30)
 INFO = live_info(still_info(fps=25.0), (64, 48))
@@ -171,7 +166,7 @@ def test_a_wrong_address_is_said_soon():
 
 
 def test_a_push_that_breaks_is_mended(tmp_path, monkeypatch):
-    monkeypatch.setattr("mirage_cli.push_sink.FIRST_SECONDS", 0.1)
+    monkeypatch.setattr("mirage_cli.outputs.open.push.FIRST_SECONDS", 0.1)
     url = f"tcp://127.0.0.1:{free_port()}"
     told: list[str] = []
     listen = ["-i", f"{url}?listen", "-c", "copy"]
@@ -218,7 +213,7 @@ class Line:
 
 
 def test_a_push_that_takes_nothing_is_lost_after_the_timeout(monkeypatch):
-    monkeypatch.setattr("mirage_cli.push_sink.FIRST_SECONDS", 0.0)
+    monkeypatch.setattr("mirage_cli.outputs.open.push.FIRST_SECONDS", 0.0)
     made: list[Line] = []
     sink = PushSink("line", lambda again: Line(made, stuck=not made), timeout_seconds=0.3)
     begin = time.perf_counter()
@@ -239,8 +234,8 @@ def test_a_push_that_takes_nothing_is_lost_after_the_timeout(monkeypatch):
 
 
 def test_a_push_that_stays_lost(monkeypatch):
-    monkeypatch.setattr("mirage_cli.push_sink.FIRST_SECONDS", 0.0)
-    monkeypatch.setattr("mirage_cli.push_sink.pause_seconds", lambda attempt: 0.01)
+    monkeypatch.setattr("mirage_cli.outputs.open.push.FIRST_SECONDS", 0.0)
+    monkeypatch.setattr("mirage_cli.outputs.open.push.pause_seconds", lambda attempt: 0.01)
 
     def connect(again):
         made.append(1)
@@ -410,7 +405,7 @@ def test_pipes_of_other_kinds_are_refused():
 
 
 def test_live_into_several_outputs_while_recording(tmp_path, monkeypatch):
-    monkeypatch.setattr("mirage_cli.push_sink.FIRST_SECONDS", 0.1)
+    monkeypatch.setattr("mirage_cli.outputs.open.push.FIRST_SECONDS", 0.1)
     url = f"tcp://127.0.0.1:{free_port()}"
     ui = RecordingUi()
     with senders.ffmpeg("-i", f"{url}?listen", "-c", "copy", str(tmp_path / "got.mkv"), wait=True):

@@ -15,7 +15,7 @@ import pytest
 from mirage_cli.inputs import wrappers as capture
 from mirage_cli.inputs.landscape import TestPicture
 from mirage_cli.inputs.wrappers import PacedSource, ResizedSource
-from mirage_cli.display import TeeSink
+from mirage_cli.outputs.window import TeeSink
 from mirage_cli.errors import MediaError
 from mirage_cli.frames import Frame, StreamInfo
 from mirage_cli.measure import LatencyHistogram, Meter, PeakMemory, RateMeter, exact_percentile

@@ -22,11 +22,11 @@ from mirage_cli.errors import MediaError
 from mirage_cli.frames import Frame, Sound
 from mirage_cli.media.nut import NutReader
 from mirage_cli.media.nut_writer import NutWriter
-from mirage_cli.push_sink import Patient, PushSink
+from mirage_cli.outputs.push import Patient, PushSink
 from mirage_cli.media.sound_line import RATE, SoundFeed, SoundLine
 from mirage_cli.styler import StopSwitch
 from mirage_cli.inputs.file import open_file
-from mirage_cli.video_out import open_output
+from mirage_cli.outputs.file import open_output
 
 FRAME_MS = 1000 / 30
 
@@ -265,7 +265,7 @@ def test_transform_sends_every_frame_with_its_sound(clip, tmp_path, scheme):
 
 
 def test_transform_waits_for_a_receiver_that_was_killed(clip, tmp_path, monkeypatch):
-    monkeypatch.setattr("mirage_cli.push_sink.FIRST_SECONDS", 0.1)
+    monkeypatch.setattr("mirage_cli.outputs.open.push.FIRST_SECONDS", 0.1)
     url, ui, done = address("rtmp"), RecordingUi(), []
     config = TransformConfig(input=str(clip), prompts=("night",), output=url)
 
@@ -317,8 +317,8 @@ class Line:
 
 
 def test_a_patient_push_leaves_no_frame_out(monkeypatch):
-    monkeypatch.setattr("mirage_cli.push_sink.FIRST_SECONDS", 0.0)
-    monkeypatch.setattr("mirage_cli.push_sink.pause_seconds", lambda attempt: 0.01)
+    monkeypatch.setattr("mirage_cli.outputs.open.push.FIRST_SECONDS", 0.0)
+    monkeypatch.setattr("mirage_cli.outputs.open.push.pause_seconds", lambda attempt: 0.01)
     made: list[Line] = []
     sink = PushSink("line", lambda again: Line(made, broken=len(made) < 3), patient=Patient())
     for n in range(30):

@@ -20,7 +20,7 @@ from mirage_cli.media.ffmpeg import find_ffmpeg
 from mirage_cli.frames import Frame, FrameSink, StreamInfo
 from mirage_cli.media.formats import CODECS, CONTAINERS, tick_rate
 from mirage_cli.inputs.file import open_file
-from mirage_cli.video_out import FileSink, open_output
+from mirage_cli.outputs.file import FileSink, open_output
 
 
 def pictures(count: int, width: int = 64, height: int = 48, seed: int = 0) -> list[np.ndarray]:

@@ -28,9 +28,9 @@ from typing import Any
 from mirage_cli.config import ModelOptions
 from mirage_cli.control.presets import blend_prompt, shipped_preset
 from mirage_cli.control.schema import Change
-from mirage_cli.control.taps import TapSink
 from mirage_cli.errors import MirageError, UsageProblem
 from mirage_cli.measure import Stats
+from mirage_cli.outputs.taps import TapSink
 from mirage_cli.styler import Busy as Busy, Engine, StopSwitch, Styler
 
 MAX_WAITING = 32

@@ -23,8 +23,8 @@ from mirage_cli.control.hub import FRAME_SECONDS, Busy, Controls, TooLate, error
 from mirage_cli.control.presets import shipped_presets, toml_text
 from mirage_cli.control.prometheus import CONTENT_TYPE, metrics_text
 from mirage_cli.control.schema import MAX_MESSAGE_BYTES, Change, json_schema, parse_message
-from mirage_cli.control.taps import NewestPicture
 from mirage_cli.errors import MediaError, MirageError, UsageProblem
+from mirage_cli.outputs.taps import NewestPicture
 
 SLOW_SECONDS = 5.0
 """A client that takes longer to send a body, or to take what it is sent, is let go."""

@@ -11,9 +11,9 @@ from mirage_cli.control.access import Address, check_token, parse_address
 from mirage_cli.control.hub import Answer, Controls
 from mirage_cli.control.presets import load_preset, save_preset
 from mirage_cli.control.schema import parse_line
-from mirage_cli.control.taps import NewestPicture, TapSink
 from mirage_cli.errors import MirageError, UsageProblem
 from mirage_cli.frames import Ui
+from mirage_cli.outputs.taps import NewestPicture, TapSink
 from mirage_cli.styler import Engine, StopSwitch, Styler
 
 

@@ -35,7 +35,7 @@ from mirage_cli.inputs.pictures import SUFFIXES
 from mirage_cli.lsd.checkpoint import choose_device, read_config
 from mirage_cli.machine import commit, hardware, versions
 from mirage_cli.models import catalog
-from mirage_cli.output_target import check_target
+from mirage_cli.outputs.names import check_target
 from mirage_cli.training.data import IDENTITY
 
 CPU_LOOKS = ("oil-painting", "ink-wash", "mosaic", "neon-cyberpunk")

@@ -29,7 +29,7 @@ from mirage_cli.media.addresses import (
     screen_address,
     stream_address,
 )
-from mirage_cli.outputs import targets_of
+from mirage_cli.outputs.names import targets_of
 from mirage_cli.styler import Engine
 
 CPU_LIMIT: Size = (512, 288)

@@ -7,8 +7,10 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
+from mirage_cli.config import LiveConfig, TransformConfig
 from mirage_cli.errors import MediaError
 from mirage_cli.media.addresses import is_url, is_utf8
+from mirage_cli.outputs.virtual_camera import is_virtual_camera
 
 
 def is_plain_file(target: str) -> bool:
@@ -63,3 +65,51 @@ def check_target(target: str, read_from: str | None, may_replace: Callable[[], b
         raise MediaError(
             f"output {target!r} cannot be written: {reason}", "give a shorter or plainer name"
         ) from None
+
+
+PIPE = "-"
+
+
+def at_its_pace(target: str) -> bool:
+    """Whether viewers watch an address while it is written, and a file must not come faster."""
+    return target.partition("://")[0].lower() in ("rtmp", "rtmps", "rtsp", "srt", "udp")
+
+
+def targets_of(config: LiveConfig | TransformConfig) -> list[str]:
+    """All outputs that were named."""
+    return [target for target in (config.output, *config.more_outputs) if target is not None]
+
+
+def shown_target(target: str) -> str:
+    """An output for people and logs; the last part of an rtmp address is the stream key."""
+    if target == PIPE:
+        return "standard output"
+    if not is_url(target):
+        return target if is_virtual_camera(target) else os.path.basename(target)
+    scheme, _, rest = target.partition("://")
+    host, slash, path = rest.rpartition("@")[2].partition("?")[0].partition("/")
+    if scheme.startswith("rtmp") and path.count("/"):
+        path = path.rpartition("/")[0] + "/..."
+    return f"{scheme}://{host}{slash}{path}"
+
+
+def without_secrets(target: str) -> str:
+    """An input or output as it was named, but for what an address must not show."""
+    return shown_target(target) if is_url(target) else target
+
+
+def check_targets(targets: list[str], check: Callable[[str], None]) -> None:
+    """``check`` each output that is a file.
+
+    Raises:
+        MediaError: two names lead to one file, or what ``check`` raises.
+    """
+    seen: dict[str, str] = {}
+    for target in targets:
+        if target == PIPE or is_url(target) or is_virtual_camera(target):
+            continue
+        real = os.path.realpath(target)
+        if real in seen:
+            raise MediaError(f"{target!r} and {seen[real]!r} are the same file", "Leave one away.")
+        seen[real] = target
+        check(target)

@@ -17,12 +17,12 @@ from pathlib import Path
 
 from mirage_cli.errors import MediaError, plain_text
 from mirage_cli.frames import Frame
-from mirage_cli.job_folder import JobFolder, Piece, State
 from mirage_cli.media.addresses import NameAlias, file_url
 from mirage_cli.media.ffmpeg import pick_message, run_ffmpeg
 from mirage_cli.media.formats import Container
-from mirage_cli.sound import add_sound
-from mirage_cli.video_out import FileSink, OutputPlan
+from mirage_cli.outputs.file import FileSink, OutputPlan
+from mirage_cli.outputs.job_folder import JobFolder, Piece, State
+from mirage_cli.outputs.sound_copy import add_sound
 
 PIECE_FRAMES = 250
 # Codecs whose pieces can be joined, and the container of a piece; mp4 keeps times exactly.

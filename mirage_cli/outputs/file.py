@@ -35,8 +35,15 @@ from mirage_cli.media.formats import (
 )
 from mirage_cli.media.nut_writer import NutWriter
 from mirage_cli.media.sound_line import CHANNELS, RATE, SoundFeed
-from mirage_cli.output_target import check_target, is_plain_file
-from mirage_cli.sound import SOUND_BITRATE, SoundPlan, add_sound, picture_offset, plan_sound, with_sound
+from mirage_cli.outputs.names import check_target, is_plain_file
+from mirage_cli.outputs.sound_copy import (
+    SOUND_BITRATE,
+    SoundPlan,
+    add_sound,
+    picture_offset,
+    plan_sound,
+    with_sound,
+)
 
 MAX_SIDE = 16384
 # Times nearer to the frame rate's grid than this are put on it: Matroska rounds to 1 ms.

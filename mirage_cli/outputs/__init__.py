@@ -1,0 +1,1 @@
+"""Where frames go: files, pictures, segments of a job, streams, windows, virtual cameras."""
