@@ -11,7 +11,6 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from mirage_cli.loading import Engine as Engine
 from mirage_cli.measure import Stats
 
 

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from mirage_cli.config import MAX_SIDE, MIN_SIDE, Size
 from mirage_cli.frames import FrameSource, Ui
 from mirage_cli.inputs.wrappers import ResizedSource
-from mirage_cli.loading import Engine as Engine
 
 
 def choose_size(have: Size, wanted: Size | str | None, cpu: bool, limit: Size) -> tuple[Size, str]:
