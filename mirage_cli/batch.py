@@ -21,7 +21,8 @@ from mirage_cli.media.addresses import is_url
 from mirage_cli.outputs.job_folder import unfinished
 from mirage_cli.outputs.names import without_secrets
 from mirage_cli.outputs.open import default_output
-from mirage_cli.styler import Engine, StopSwitch
+from mirage_cli.styling.stopping import StopSwitch
+from mirage_cli.styling.styler import Engine
 from mirage_cli.transform_io import PIPE
 
 VIDEO_SUFFIXES = frozenset(

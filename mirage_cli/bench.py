@@ -32,7 +32,7 @@ from mirage_cli.machine import commit, gpu_memory, hardware, versions
 from mirage_cli.measure import Meter, PeakMemory, exact_percentile
 from mirage_cli.models import catalog
 from mirage_cli.pipeline import run as run_pipeline
-from mirage_cli.styler import Engine
+from mirage_cli.styling.styler import Engine
 
 BUDGETS_MS = (40.0, 16.0, 10.0)
 STAGES = ("read", "prepare", "denoise", "compose", "write")

@@ -34,7 +34,7 @@ from mirage_cli.measure import Meter, PeakMemory
 from mirage_cli.media.ffmpeg import find_ffmpeg
 from mirage_cli.pipeline import run as run_pipeline
 from mirage_cli.prompts.track import LookTrack
-from mirage_cli.styler import Engine, Styler
+from mirage_cli.styling.styler import Engine, Styler
 
 Clock = Callable[[], float]
 METHOD = (

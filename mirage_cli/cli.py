@@ -129,7 +129,7 @@ def transform(**values: Any) -> int:
     if len(inputs) > 1 or (tuple(inputs) != names and not os.path.isdir(inputs[0])):
         return run_batch(config, inputs, ui, as_json)
     from mirage_cli import transform as job
-    from mirage_cli.styler import StopSwitch
+    from mirage_cli.styling.stopping import StopSwitch
 
     with StopSwitch().signals() as stop, ui:
         document = job.run(config, ui, stop=stop, begun_seconds=_begun_seconds)
@@ -198,7 +198,7 @@ def live(**values: Any) -> int:
     config = LiveConfig(model=model, **values)
 
     from mirage_cli import live as job
-    from mirage_cli.styler import StopSwitch
+    from mirage_cli.styling.stopping import StopSwitch
 
     with StopSwitch().signals() as stop, ui:
         document = job.run(config, ui, stop=stop, begun_seconds=_begun_seconds)

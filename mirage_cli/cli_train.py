@@ -50,7 +50,7 @@ def train(recipe: str | None, overrides: tuple[str, ...], smoke: bool, tensorboa
     ui.quiet, ui.progress = ui.quiet or not first, ui.progress and first
     settings = [*overrides, *([f"tensorboard={tensorboard}"] if tensorboard else [])]
 
-    from mirage_cli.styler import StopSwitch
+    from mirage_cli.styling.stopping import StopSwitch
 
     switch = StopSwitch()
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:

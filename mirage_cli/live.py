@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from mirage_cli.adaptive import LiveEngine
 from mirage_cli.config import LiveConfig, Size
 from mirage_cli.control.steering import Doors, Steering, check_doors
 from mirage_cli.errors import Interrupted, MediaError, UsageProblem
@@ -22,16 +21,11 @@ from mirage_cli.outputs.taps import TapSink
 from mirage_cli.outputs.window import NullSink, WindowSink
 from mirage_cli.pipeline import RunResult, run as run_pipeline
 from mirage_cli.prompts.track import parse_prompts
-from mirage_cli.styler import (
-    Engine,
-    StopSwitch,
-    Styler,
-    account,
-    read_prompts,
-    side_by_side,
-    stats_of,
-    track_of,
-)
+from mirage_cli.styling.account import account, stats_of
+from mirage_cli.styling.adaptive import LiveEngine
+from mirage_cli.styling.loading import read_prompts, track_of
+from mirage_cli.styling.stopping import StopSwitch
+from mirage_cli.styling.styler import Engine, Styler, side_by_side
 from mirage_cli.transform import PIPE, check_output
 from mirage_cli.typing_lines import LineReader
 

@@ -19,17 +19,10 @@ from mirage_cli.outputs.open import check_output as check_output, check_unfinish
 from mirage_cli.outputs.segments import JobSink
 from mirage_cli.pipeline import run as run_pipeline
 from mirage_cli.prompts.track import parse_prompts
-from mirage_cli.styler import (
-    Engine,
-    ReadPrompt,
-    StopSwitch,
-    Styler,
-    account,
-    read_prompts,
-    side_by_side,
-    stats_of,
-    track_of,
-)
+from mirage_cli.styling.account import account, stats_of
+from mirage_cli.styling.loading import ReadPrompt, read_prompts, track_of
+from mirage_cli.styling.stopping import StopSwitch
+from mirage_cli.styling.styler import Engine, Styler, side_by_side
 from mirage_cli.transform_io import PIPE as PIPE
 
 TIMEOUT_SECONDS = 120.0

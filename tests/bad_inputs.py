@@ -275,7 +275,7 @@ class Runner:
 
     def __init__(self, limit_seconds: float) -> None:
         from mirage_cli import live, transform
-        from mirage_cli.styler import Engine
+        from mirage_cli.styling.styler import Engine
 
         shared = Engine()
 

@@ -10,7 +10,7 @@ import pytest
 from cli_fakes import FakeEngine, RecordingUi
 
 from mirage_cli import live
-from mirage_cli.adaptive import (
+from mirage_cli.styling.adaptive import (
     MOST_IN_A_ROW,
     AdaptiveSession,
     LiveEngine,
@@ -20,7 +20,7 @@ from mirage_cli.adaptive import (
     ladder,
 )
 from mirage_cli.config import LiveConfig, ModelOptions
-from mirage_cli.styler import Engine
+from mirage_cli.styling.styler import Engine
 
 
 class Clock:

@@ -29,7 +29,7 @@ from mirage_cli.cli_terminal import TerminalUi
 from mirage_cli.config import TransformConfig
 from mirage_cli.errors import MediaError, MirageError, UsageProblem
 from mirage_cli.inputs.size import choose_size
-from mirage_cli.styler import Engine
+from mirage_cli.styling.styler import Engine
 
 HERE = Path(__file__).parent
 COMMANDS = ("transform", "live", "devices", "bench", "doctor", "models", "train")

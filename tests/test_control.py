@@ -25,7 +25,8 @@ from mirage_cli.errors import MediaError, MirageError, UsageProblem
 from mirage_cli.frames import Frame
 from mirage_cli.measure import Meter
 from mirage_cli.prompts.track import LookTrack
-from mirage_cli.styler import MAX_PENDING, Busy, StopSwitch, Styler
+from mirage_cli.styling.stopping import StopSwitch
+from mirage_cli.styling.styler import MAX_PENDING, Busy, Styler
 
 
 @contextmanager

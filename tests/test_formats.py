@@ -24,7 +24,7 @@ from mirage_cli.media.ffmpeg import find_ffmpeg
 from mirage_cli.media.probe import MediaProbe
 from mirage_cli.media.formats import CONTAINERS
 from mirage_cli.outputs.sound_copy import _plan_subtitles
-from mirage_cli.styler import Engine
+from mirage_cli.styling.styler import Engine
 
 COLOURS = ((48, 192, 96), (200, 60, 40), (30, 60, 200), (220, 214, 200))
 BITS = 5

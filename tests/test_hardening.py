@@ -21,7 +21,7 @@ from mirage_cli import transform
 from mirage_cli.cli import main
 from mirage_cli.config import TransformConfig
 from mirage_cli.errors import Interrupted, plain_text
-from mirage_cli.styler import StopSwitch
+from mirage_cli.styling.stopping import StopSwitch
 from mirage_cli.inputs.file import open_file
 
 HERE = Path(__file__).parent

@@ -26,7 +26,8 @@ from mirage_cli.errors import MediaError, ModelError, UsageProblem
 from mirage_cli.frames import StreamInfo
 from mirage_cli.outputs.job_folder import job_path, unfinished
 from mirage_cli.outputs.segments import JobSink
-from mirage_cli.styler import Engine, StopSwitch, Styler
+from mirage_cli.styling.stopping import StopSwitch
+from mirage_cli.styling.styler import Engine, Styler
 from mirage_cli.inputs.file import open_file
 
 PIECE = 10

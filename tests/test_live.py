@@ -17,7 +17,7 @@ from mirage_cli.config import LiveConfig, ModelOptions
 from mirage_cli.outputs.window import NullSink, WindowSink
 from mirage_cli.errors import MediaError, UsageProblem
 from mirage_cli.frames import Frame
-from mirage_cli.styler import StopSwitch
+from mirage_cli.styling.stopping import StopSwitch
 from mirage_cli.typing_lines import LineReader
 
 

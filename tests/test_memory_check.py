@@ -8,11 +8,12 @@ import media
 import pytest
 from cli_fakes import FakeEngine, RecordingUi
 
-from mirage_cli import memory_check, transform
+from mirage_cli import transform
+from mirage_cli.styling import memory_check
 from mirage_cli.config import ModelOptions, TransformConfig
 from mirage_cli.errors import GpuError, MirageError
-from mirage_cli.memory_check import check_memory, free_cpu_bytes, largest_size, needed_bytes
-from mirage_cli.styler import Engine
+from mirage_cli.styling.memory_check import check_memory, free_cpu_bytes, largest_size, needed_bytes
+from mirage_cli.styling.styler import Engine
 
 GIB = 1 << 30
 

@@ -10,7 +10,7 @@ from cli_fakes import RecordingUi
 from mirage_cli.config import ModelOptions, load_config_file, parse_seconds, parse_size
 from mirage_cli.errors import UsageProblem
 from mirage_cli.prompts.track import LookTrack, build_track, mix, parse_prompt, parse_prompts
-from mirage_cli.styler import read_prompts, track_of
+from mirage_cli.styling.loading import read_prompts, track_of
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from mirage_cli.media.nut import NutReader
 from mirage_cli.media.nut_writer import NutWriter
 from mirage_cli.outputs.push import Patient, PushSink
 from mirage_cli.media.sound_line import RATE, SoundFeed, SoundLine
-from mirage_cli.styler import StopSwitch
+from mirage_cli.styling.stopping import StopSwitch
 from mirage_cli.inputs.file import open_file
 from mirage_cli.outputs.file import open_output
 

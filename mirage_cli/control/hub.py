@@ -31,7 +31,8 @@ from mirage_cli.control.schema import Change
 from mirage_cli.errors import MirageError, UsageProblem
 from mirage_cli.measure import Stats
 from mirage_cli.outputs.taps import TapSink
-from mirage_cli.styler import Busy as Busy, Engine, StopSwitch, Styler
+from mirage_cli.styling.stopping import StopSwitch
+from mirage_cli.styling.styler import Busy as Busy, Engine, Styler
 
 MAX_WAITING = 32
 FRAME_SECONDS = 10.0

@@ -14,7 +14,8 @@ from mirage_cli.control.schema import parse_line
 from mirage_cli.errors import MirageError, UsageProblem
 from mirage_cli.frames import Ui
 from mirage_cli.outputs.taps import NewestPicture, TapSink
-from mirage_cli.styler import Engine, StopSwitch, Styler
+from mirage_cli.styling.stopping import StopSwitch
+from mirage_cli.styling.styler import Engine, Styler
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from mirage_cli.media.addresses import (
     stream_address,
 )
 from mirage_cli.outputs.names import targets_of
-from mirage_cli.styler import Engine
+from mirage_cli.styling.styler import Engine
 
 CPU_LIMIT: Size = (512, 288)
 """More pixels than this are scaled down by default where the model runs on a CPU."""

@@ -2,73 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import cv2
 import numpy as np
 
-from mirage_cli.config import ModelOptions, Size
-from mirage_cli.errors import GpuError, MirageError, UsageProblem, plain_text
-from mirage_cli.frames import Frame, FrameSink, FrameSource, Ui
-from mirage_cli.loading import Engine as Engine
-from mirage_cli.measure import Meter, PeakMemory, Stats, exact_percentile
-from mirage_cli.prompts.track import LookTrack, TimedPrompt, Weights, build_track
+from mirage_cli.config import Size
+from mirage_cli.errors import GpuError, MirageError, UsageProblem
+from mirage_cli.frames import Frame
+from mirage_cli.measure import Meter
+from mirage_cli.prompts.track import LookTrack, Weights
+from mirage_cli.styling.loading import Engine as Engine
 
 MAX_EVENTS_KEPT = 100
 MAX_PENDING = 256
 """More changes than these wait for no frame."""
 # What torch says when the GPU itself is gone or broken, and not the frame too large.
 _GPU_LOST = ("cuda error", "cudnn error", "cublas error", "cuda driver error", "device-side assert")
-
-
-@dataclass(frozen=True)
-class ReadPrompt:
-    """A prompt and the ``PromptMatch`` that it was understood as."""
-
-    prompt: TimedPrompt
-    match: Any
-
-    def document(self) -> dict[str, Any]:
-        """For ``--json``."""
-        return {
-            "time_seconds": self.prompt.time_seconds,
-            "text": self.prompt.text,
-            "look": self.match.look,
-            "weights": {look: round(weight, 4) for look, weight in self.match.weights.items()},
-            "similarity": round(float(self.match.similarity), 4),
-            "known": bool(self.match.known),
-        }
-
-
-def read_prompts(
-    prompts: list[TimedPrompt], engine: Engine, options: ModelOptions, ui: Ui
-) -> list[ReadPrompt]:
-    """Find the looks of every prompt, and tell what each was taken for.
-
-    Raises:
-        UsageProblem: written weights that make no sense.
-        ModelError: the model's looks or the text encoder cannot be read.
-    """
-    result = []
-    for prompt in prompts:
-        match = engine.match(options, prompt.text)
-        (ui.note if match.known else ui.warn)(match.message)
-        result.append(ReadPrompt(prompt, match))
-    return result
-
-
-def track_of(read: list[ReadPrompt], blend_seconds: float) -> LookTrack:
-    """The track of looks of a run, from its read prompts."""
-    changes = [(item.prompt.time_seconds or 0.0, item.match.weights) for item in read]
-    return build_track(changes, blend_seconds)
 
 
 def side_by_side(frame: Frame, rgb: np.ndarray) -> np.ndarray:
@@ -254,146 +209,3 @@ class Styler:
             "guard_event_count": self.guard_count,
             "guard_events": list(self.guard_events),
         }
-
-
-def account(
-    styler: Styler,
-    options: ModelOptions,
-    source: FrameSource,
-    sink: FrameSink,
-    memory: PeakMemory,
-    seconds: float,
-    begun_seconds: float,
-) -> dict[str, Any]:
-    """The part of a ``--json`` document that transform and live share.
-
-    ``frames`` left for the sink and ``dropped`` never began; ``fps`` is frames over ``seconds``. A
-    latency in ``latency_ms`` is one frame's: ``model`` the session's step (prepare + denoise +
-    compose), ``end_to_end`` from decoded to written, waiting in the channels included.
-
-    Args:
-        seconds: how long frames flowed.
-        begun_seconds: when the program started, on the meter's clock.
-    """
-    meter = styler.meter
-    first = meter.first_out_seconds
-    return {
-        "size": list(styler.size),
-        "frames": meter.frames_out,
-        "frames_in": meter.frames_in,
-        "dropped": meter.dropped,
-        "seconds": round(seconds, 3),
-        "fps": round(meter.frames_out / seconds, 2) if seconds else 0.0,
-        "first_frame_seconds": None if first is None else round(first - begun_seconds, 3),
-        "latency_ms": meter.latency_summary(),
-        "strength": options.strength,
-        "seed": options.seed,
-        **styler.document(),
-        "warnings": [*source.warnings, *sink.warnings],
-        "peak_memory_mb": memory.megabytes(),
-    }
-
-
-class StopSwitch:
-    """Ends a run: by Ctrl-C or SIGTERM, by q, by a closed window, or when its time is up.
-
-    While ``graceful`` is set (there is a file to finish) the first signal asks the run to finish it;
-    at any other time, and at the second signal, it is a KeyboardInterrupt. A closing terminal may send
-    several signals at once, so a second SIGHUP, and any signal within ``TOGETHER_SECONDS``, is none.
-    """
-
-    TOGETHER_SECONDS = 0.2
-
-    def __init__(self) -> None:
-        self.event = threading.Event()
-        self.reason = ""
-        self.graceful = False
-        self._first_signal: float | None = None
-
-    def stop(self, reason: str) -> None:
-        """Ask the run to end; the first reason stands."""
-        if not self.event.is_set():
-            self.reason = reason
-            self.event.set()
-
-    @property
-    def by_signal(self) -> bool:
-        """A signal asked, not the user's q or the end of the time."""
-        return self.reason.startswith("SIG")
-
-    @contextlib.contextmanager
-    def signals(self) -> Iterator[StopSwitch]:
-        """Take SIGINT, SIGTERM and SIGHUP while in the block (main thread only)."""
-
-        def received(number: int, _frame: Any) -> None:
-            now = time.monotonic()
-            first, self._first_signal = self._first_signal, self._first_signal or now
-            name = signal.Signals(number).name
-            self.stop(name)
-            insists = first is not None and now - first > self.TOGETHER_SECONDS
-            if not self.graceful or (insists and name != "SIGHUP"):
-                raise KeyboardInterrupt
-
-        old = {}
-        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-            number = getattr(signal, name, None)
-            # A signal ignored from outside (nohup) stays ignored.
-            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-                old[number] = signal.signal(number, received)
-        try:
-            yield self
-        finally:
-            for number, handler in old.items():
-                signal.signal(number, handler)
-
-
-def stats_of(
-    command: str,
-    source: str,
-    target: str,
-    prompt: str,
-    styler: Styler,
-    about: dict[str, Any],
-    now_seconds: float,
-    begin_seconds: float,
-    frames_total: int | None = None,
-    **more: Any,
-) -> Stats:
-    """Read the counters of a run into a ``Stats``; ``about`` is the session's ``describe()``."""
-    meter = styler.meter
-    recent, model = meter.recent(), meter.recent(model=True)
-    fps_in, fps_out = meter.rates(now_seconds)
-    left = None
-    if frames_total and fps_out > 0:
-        left = max(0, frames_total - meter.frames_out) / fps_out
-    return Stats(
-        command=command,
-        source=plain_text(source),
-        target=plain_text(target),
-        prompt=plain_text(prompt),
-        looks=dict(styler.looks or styler.track.at(0.0)),
-        size=styler.size,
-        model=str(about.get("model", "")),
-        device=str(about.get("device", "")),
-        dtype=str(about.get("dtype", "")),
-        backend=str(about.get("backend", "")),
-        steps=int(about.get("steps", 1)),
-        frames_in=meter.frames_in,
-        frames_out=meter.frames_out,
-        dropped=meter.dropped,
-        frames_total=frames_total,
-        fps_in=fps_in,
-        fps_out=fps_out,
-        p50_ms=exact_percentile(recent, 50),
-        p95_ms=exact_percentile(recent, 95),
-        p99_ms=exact_percentile(recent, 99),
-        model_p50_ms=exact_percentile(model, 50),
-        model_p95_ms=exact_percentile(model, 95),
-        elapsed_seconds=now_seconds - begin_seconds,
-        left_seconds=left,
-        position_seconds=meter.last_out_pts_seconds,
-        cuts=styler.cuts,
-        guard_events=styler.guard_count,
-        last_event=styler.last_event,
-        **more,
-    )

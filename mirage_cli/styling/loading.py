@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from mirage_cli.config import ModelOptions
-from mirage_cli.prompts.track import IDENTITY
+from mirage_cli.frames import Ui
+from mirage_cli.prompts.track import IDENTITY, LookTrack, TimedPrompt, build_track
 
 _DTYPES = {"torch.float32": "fp32", "torch.bfloat16": "bf16", "torch.float16": "fp16"}
 
@@ -56,8 +58,8 @@ class Engine:
         Raises:
             GpuError, MirageError: it would not fit into memory; says what would.
         """
-        from mirage_cli import memory_check
         from mirage_cli.stream.session import Session
+        from mirage_cli.styling import memory_check
 
         bundle = self.bundle(options)
         on_gpu = bundle.device.type == "cuda"
@@ -97,3 +99,45 @@ class Engine:
 
             self._readers[options.model] = PromptReader(options.model)
         return self._readers[options.model].match(text)
+
+
+@dataclass(frozen=True)
+class ReadPrompt:
+    """A prompt and the ``PromptMatch`` that it was understood as."""
+
+    prompt: TimedPrompt
+    match: Any
+
+    def document(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {
+            "time_seconds": self.prompt.time_seconds,
+            "text": self.prompt.text,
+            "look": self.match.look,
+            "weights": {look: round(weight, 4) for look, weight in self.match.weights.items()},
+            "similarity": round(float(self.match.similarity), 4),
+            "known": bool(self.match.known),
+        }
+
+
+def read_prompts(
+    prompts: list[TimedPrompt], engine: Engine, options: ModelOptions, ui: Ui
+) -> list[ReadPrompt]:
+    """Find the looks of every prompt, and tell what each was taken for.
+
+    Raises:
+        UsageProblem: written weights that make no sense.
+        ModelError: the model's looks or the text encoder cannot be read.
+    """
+    result = []
+    for prompt in prompts:
+        match = engine.match(options, prompt.text)
+        (ui.note if match.known else ui.warn)(match.message)
+        result.append(ReadPrompt(prompt, match))
+    return result
+
+
+def track_of(read: list[ReadPrompt], blend_seconds: float) -> LookTrack:
+    """The track of looks of a run, from its read prompts."""
+    changes = [(item.prompt.time_seconds or 0.0, item.match.weights) for item in read]
+    return build_track(changes, blend_seconds)
