@@ -256,12 +256,12 @@ def bench(**values: Any) -> int:
     _check_bench(config, against_fp32)
 
     if config.live:
-        from mirage_cli import bench_live
+        from mirage_cli.bench import live as bench_live
 
         ui.note(f"measuring {config.frames or 100} frames after {config.warmup} of warm-up")
         document = bench_live.run(config)
     else:
-        from mirage_cli import bench as job
+        from mirage_cli.bench import stages as job
 
         ui.note(job.intention(config))
         document = job.run(config, against_fp32=against_fp32, begun_seconds=_begun_seconds)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mirage_cli import bench
+from mirage_cli.bench import stages as bench
 from mirage_cli.config import BenchConfig, ModelOptions
 from mirage_cli.errors import MediaError, MirageError, UsageProblem
 from mirage_cli.machine import commit

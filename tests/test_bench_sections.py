@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from mirage_cli import bench, bench_report
-from mirage_cli.bench_floor import bare_convolution, count_flops, floor, kernel_table
-from mirage_cli.bench_ladder import SomeOps, _cpu_rungs
-from mirage_cli.bench_race import host_frame, paced
-from mirage_cli.bench_subjects import Subject, measure, pictures, prepared, rows
+from mirage_cli.bench import stages as bench, report as bench_report
+from mirage_cli.bench.floor import bare_convolution, count_flops, floor, kernel_table
+from mirage_cli.bench.ladder import SomeOps, _cpu_rungs
+from mirage_cli.bench.race import host_frame, paced
+from mirage_cli.bench.subjects import Subject, measure, pictures, prepared, rows
 from mirage_cli.config import BenchConfig, ModelOptions
 from mirage_cli.engine import reference
 from mirage_cli.engine.layers import LAYERS

@@ -153,7 +153,7 @@ def test_the_rule_sees_what_it_must() -> None:
     assert offences("mirage_cli.stream.session", {"mirage_cli.pipeline"}) == ["mirage_cli.pipeline"]
     assert offences("mirage_cli.engine.ops", {"mirage_cli.lsd.model"}) == ["mirage_cli.lsd.model"]
     assert offences("mirage_cli.errors", {"mirage_cli.cli"}) == ["mirage_cli.cli"]
-    assert offences("mirage_cli.bench", {"mirage_cli.cli"}) == ["mirage_cli.cli"]
-    assert offences("mirage_cli.bench", {"mirage_cli.evaluation.run"}) == ["mirage_cli.evaluation.run"]
+    assert offences("mirage_cli.bench.stages", {"mirage_cli.cli"}) == ["mirage_cli.cli"]
+    assert offences("mirage_cli.bench.stages", {"mirage_cli.evaluation.run"}) == ["mirage_cli.evaluation.run"]
     assert offences("mirage_cli.stream.session", {"mirage_cli.engine.ops", "mirage_cli.errors"}) == []
     assert "mirage_cli.kernels" in FILES and "mirage_cli.models.catalog" in FILES

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from cli_fakes import FakeEngine
 
-from mirage_cli import bench_live
+from mirage_cli.bench import live as bench_live
 from mirage_cli.inputs.landscape import TestPicture
 from mirage_cli.config import BenchConfig
 from mirage_cli.errors import UsageProblem
 from mirage_cli.media.ffmpeg import find_ffmpeg
 from mirage_cli.frames import Frame
-from mirage_cli.marker import MIN_WIDTH, MarkedSource, Sightings, block_pixels, carry, read, stamp
+from mirage_cli.bench.marker import MIN_WIDTH, MarkedSource, Sightings, block_pixels, carry, read, stamp
 
 COUNTERS = (0, 1, 2, 0x555555, 0xAAAAAA, 12345678, 2**24 - 1)
 

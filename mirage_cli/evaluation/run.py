@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from mirage_cli import __version__
-from mirage_cli.bench import weights
+from mirage_cli.bench.run import weights
 from mirage_cli.config import EVAL_PARTS, EvalConfig
 from mirage_cli.errors import MediaError, MirageError, UsageProblem
 from mirage_cli.evaluation import report

@@ -22,14 +22,15 @@ from typing import Any
 import numpy as np
 
 from mirage_cli import __version__
-from mirage_cli.bench import CPU_SIZE, GPU_SIZE, MAX_FRAMES, STAGE_FRAMES, weights
+from mirage_cli.bench.marker import MarkedSource, Sightings, block_pixels, carry
+from mirage_cli.bench.run import CPU_SIZE, GPU_SIZE, weights
+from mirage_cli.bench.stages import MAX_FRAMES, STAGE_FRAMES
 from mirage_cli.config import BenchConfig
 from mirage_cli.errors import MediaError, UsageProblem
 from mirage_cli.frames import Frame, FrameSink, FrameSource
 from mirage_cli.inputs.landscape import TestPicture
 from mirage_cli.inputs.wrappers import PacedSource
 from mirage_cli.machine import commit, gpu_memory, hardware, versions
-from mirage_cli.marker import MarkedSource, Sightings, block_pixels, carry
 from mirage_cli.measure import Meter, PeakMemory
 from mirage_cli.media.ffmpeg import find_ffmpeg
 from mirage_cli.pipeline import run as run_pipeline

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mirage_cli.bench_subjects import Subject, measure, prepared, rows, summary
+from mirage_cli.bench.subjects import Subject, measure, prepared, rows, summary
 
 MODES = ("default", "max-autotune-no-cudagraphs")
 

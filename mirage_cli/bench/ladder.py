@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mirage_cli.bench_subjects import Subject, measure, plain_bundle, prepared, rows
+from mirage_cli.bench.subjects import Subject, measure, plain_bundle, prepared, rows
 
 GROUPS = (
     ("norms", "channel norm, modulation and SiLU in one kernel", ("channel_norm_film_silu",)),

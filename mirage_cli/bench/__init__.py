@@ -1,0 +1,1 @@
+"""What mirage bench measures: stages, live latency, the ladder, the race, the floor."""
