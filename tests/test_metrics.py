@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mirage_cli import metrics
+from mirage_cli.evaluation import metrics
 
 
 def texture(height: int = 96, width: int = 128, seed: int = 3, grain: float = 2.0) -> np.ndarray:

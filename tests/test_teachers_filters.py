@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mirage_cli.training import filters, filters_ops as ops
+from mirage_cli.teachers import filters, filters_ops as ops
 
 LOOKS = filters.LOOKS
 SHIFT = 8

@@ -19,10 +19,10 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from mirage_cli.errors import MirageError, ModelError, UsageProblem
-from mirage_cli.training import neural_ops as ops
-from mirage_cli.training.neural_recipes import RECIPES
-from mirage_cli.training.neural_teachers import NeuralTeachers, _inverse2, _sqrt2
-from mirage_cli.training.onnx_torch import OnnxModule, StyleFeatures
+from mirage_cli.teachers import neural_ops as ops
+from mirage_cli.teachers.neural_recipes import RECIPES
+from mirage_cli.teachers.neural_teachers import NeuralTeachers, _inverse2, _sqrt2
+from mirage_cli.teachers.onnx_torch import OnnxModule, StyleFeatures
 
 REAL = Path(os.environ.get("TEACHERS_DIR", "/nonexistent"))
 needs_real = pytest.mark.skipif(

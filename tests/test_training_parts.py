@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from mirage_cli.lsd.model import LSDConfig, LSDNet, Past
-from mirage_cli.training import filters
+from mirage_cli.teachers import filters
 from mirage_cli.training.data import PictureBank, VideoBank, load_clips, render_clips
 from mirage_cli.training.distill import two_half_steps
 from mirage_cli.training.losses import style_difference, temporal_difference, texture_difference

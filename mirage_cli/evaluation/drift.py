@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from mirage_cli.evaluation.clips import Clip
-from mirage_cli.metrics import Look, frame_look
+from mirage_cli.evaluation.metrics import Look, frame_look
 
 ANCHORED = 16  # the first frame of the first chunk: history and both anchors of the memory bank are there
 NAMES = tuple(field.name for field in fields(Look))

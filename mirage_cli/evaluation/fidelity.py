@@ -18,14 +18,14 @@ import torch
 from torch import Tensor
 
 from mirage_cli.evaluation.clips import Clip
+from mirage_cli.evaluation.metrics import FlowWarper, edges_kept, moved_gap
 from mirage_cli.evaluation.perceptual import PerceptualDistance
 from mirage_cli.evaluation.strokes import stroke_numbers, weave_levels
 from mirage_cli.lsd.checkpoint import ModelBundle
-from mirage_cli.metrics import FlowWarper, edges_kept, moved_gap
 from mirage_cli.models import catalog
+from mirage_cli.teachers.choose import Teachers, filter_looks
 from mirage_cli.training.data import IDENTITY, load_stills, shuffled
 from mirage_cli.training.known_warps import FIRST, error_summary, known_warp, ratio, rolling
-from mirage_cli.training.teachers import Teachers, filter_looks
 
 PERIOD = 100
 STILL_SIZE = (512, 704)  # height, width; the camera's window is WINDOW pixels a side
@@ -69,7 +69,7 @@ def open_teachers(looks: Iterable[str], data: str | None, model: str, device: to
     root = Path(data) if data is not None else None
     by_filter, skipped, known = filter_looks(preferred), {}, []
     if root is not None:
-        from mirage_cli.training.neural_recipes import RECIPES
+        from mirage_cli.teachers.neural_recipes import RECIPES
 
         by_filter = by_filter | set(RECIPES)
     for look in looks:

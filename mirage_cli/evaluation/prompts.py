@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from mirage_cli.evaluation.fidelity import TeacherSet, levels
-from mirage_cli.metrics import frame_look, luma
+from mirage_cli.evaluation.metrics import frame_look, luma
 
 PAINTED = 3  # frames of the same picture that the model is given; the last one is judged
 QUANTILES = (5, 25, 50, 75, 95)

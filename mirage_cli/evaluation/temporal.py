@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from mirage_cli.evaluation.clips import Clip
-from mirage_cli.metrics import FlowWarper, edges_kept, moved_gap
+from mirage_cli.evaluation.metrics import FlowWarper, edges_kept, moved_gap
 
 WARM_UP = 5  # frames before the measured ones
 STILL_FRAMES = 40

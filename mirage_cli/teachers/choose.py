@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from mirage_cli.errors import UsageProblem
-from mirage_cli.training import filters
+from mirage_cli.teachers import filters
+from mirage_cli.teachers.neural_recipes import RECIPES
 from mirage_cli.training.data import IDENTITY
-from mirage_cli.training.neural_recipes import RECIPES
 
 
 def filter_looks(prefer_filters: Iterable[str]) -> set[str]:
@@ -34,7 +34,7 @@ class Teachers:
         self.by_filter = filter_looks(prefer_filters)
         missing = set(self.looks) - self.by_filter - {IDENTITY}
         if missing and root is not None:
-            from mirage_cli.training.neural_teachers import NeuralTeachers
+            from mirage_cli.teachers.neural_teachers import NeuralTeachers
 
             self.neural = NeuralTeachers(root / "teachers", root / "styles", device)
             missing -= set(self.neural.looks)

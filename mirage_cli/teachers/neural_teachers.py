@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 
 from mirage_cli.errors import ModelError, UsageProblem
-from mirage_cli.training.neural_ops import OPERATIONS, State, to_lab
-from mirage_cli.training.neural_recipes import RECIPES
-from mirage_cli.training.onnx_torch import OnnxModule
+from mirage_cli.teachers.neural_ops import OPERATIONS, State, to_lab
+from mirage_cli.teachers.neural_recipes import RECIPES
+from mirage_cli.teachers.onnx_torch import OnnxModule
 
 __all__ = ["NeuralTeachers"]
 

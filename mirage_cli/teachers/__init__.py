@@ -1,0 +1,1 @@
+"""What paints the targets of the training and the references of the evaluation."""
