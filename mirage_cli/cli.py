@@ -122,13 +122,13 @@ def transform(**values: Any) -> int:
     flags.take_outputs(values, as_json)
     model = flags.take_model_options(values)
 
-    from mirage_cli import batch
+    from mirage_cli.runs import batch
 
     inputs = batch.expand(names, lambda: batch.Engine().look_names(model), ui.note)
     config = TransformConfig(input=inputs[0], model=model, **values)
     if len(inputs) > 1 or (tuple(inputs) != names and not os.path.isdir(inputs[0])):
         return run_batch(config, inputs, ui, as_json)
-    from mirage_cli import transform as job
+    from mirage_cli.runs import transform as job
     from mirage_cli.styling.stopping import StopSwitch
 
     with StopSwitch().signals() as stop, ui:
@@ -197,7 +197,7 @@ def live(**values: Any) -> int:
     model = flags.take_model_options(values)
     config = LiveConfig(model=model, **values)
 
-    from mirage_cli import live as job
+    from mirage_cli.runs import live as job
     from mirage_cli.styling.stopping import StopSwitch
 
     with StopSwitch().signals() as stop, ui:
@@ -294,7 +294,7 @@ def doctor(as_json: bool) -> int:
 
     Looks at Python, torch, GPU, ffmpeg, cameras and models. Ends with 1 when the main job cannot run on this machine.
     """
-    from mirage_cli import doctor as job
+    from mirage_cli.runs import doctor as job
 
     findings = job.run()
     failed = [finding["name"] for finding in findings if finding["status"] == "fail"]

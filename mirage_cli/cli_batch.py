@@ -12,7 +12,7 @@ from mirage_cli.config import TransformConfig
 
 def run_batch(config: TransformConfig, inputs: list[str], ui: TerminalUi, as_json: bool) -> int:
     """Do them all and print the report; the exit code is ``batch.exit_code``'s."""
-    from mirage_cli import batch
+    from mirage_cli.runs import batch
     from mirage_cli.styling.stopping import StopSwitch
 
     with StopSwitch().signals() as stop, ui:

@@ -274,7 +274,7 @@ class Runner:
     """Runs cases in this process; the shipped model and its prompt reader are loaded once."""
 
     def __init__(self, limit_seconds: float) -> None:
-        from mirage_cli import live, transform
+        from mirage_cli.runs import live, transform
         from mirage_cli.styling.styler import Engine
 
         shared = Engine()

@@ -148,7 +148,8 @@ class RecordingUi:
 if __name__ == "__main__":
     import functools
 
-    from mirage_cli import batch, cli, live, transform
+    from mirage_cli import cli
+    from mirage_cli.runs import batch, live, transform
     from mirage_cli.__main__ import run
     from mirage_cli.config import TransformConfig
 

@@ -215,7 +215,7 @@ def soak(
     """
     command = command or [sys.executable, "-m", "mirage_cli"]
     warmup = min(60.0, seconds / 4) if warmup is None else warmup
-    from mirage_cli.machine import commit, hardware
+    from mirage_cli.runs.machine import commit, hardware
 
     about = {"version": __version__, "commit": commit(), "machine": hardware(on_gpu=False)}
     memory: list[tuple[float, float, float]] = []

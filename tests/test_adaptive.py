@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from cli_fakes import FakeEngine, RecordingUi
 
-from mirage_cli import live
+from mirage_cli.runs import live
 from mirage_cli.styling.adaptive import (
     MOST_IN_A_ROW,
     AdaptiveSession,

@@ -29,8 +29,8 @@ def clip(tmp_path_factory) -> Path:
 
 @pytest.fixture()
 def fakes(monkeypatch):
-    monkeypatch.setattr("mirage_cli.transform.Engine", FakeEngine)
-    monkeypatch.setattr("mirage_cli.live.Engine", FakeEngine)
+    monkeypatch.setattr("mirage_cli.runs.transform.Engine", FakeEngine)
+    monkeypatch.setattr("mirage_cli.runs.live.Engine", FakeEngine)
 
 
 def refused(capsys, code: int, words: str, *arguments: object, out: Path) -> None:

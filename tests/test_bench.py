@@ -16,7 +16,7 @@ import pytest
 from mirage_cli.bench import stages as bench
 from mirage_cli.config import BenchConfig, ModelOptions
 from mirage_cli.errors import MediaError, MirageError, UsageProblem
-from mirage_cli.machine import commit
+from mirage_cli.runs.machine import commit
 
 SIZE = (64, 48)
 

@@ -11,7 +11,7 @@ from cli_fakes import FakeEngine, RecordingUi
 from media import probe
 from test_live import config
 
-from mirage_cli import live
+from mirage_cli.runs import live
 from mirage_cli.inputs.camera import CameraSource
 from mirage_cli.inputs.devices import Camera
 from mirage_cli.errors import MediaError

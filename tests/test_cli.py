@@ -23,7 +23,8 @@ import pytest
 from cli_fakes import FakeEngine, FakeSession, RecordingUi
 from media import probe
 
-from mirage_cli import __version__, cli, transform
+from mirage_cli import __version__, cli
+from mirage_cli.runs import transform
 from mirage_cli.cli import main
 from mirage_cli.cli_terminal import TerminalUi
 from mirage_cli.config import TransformConfig
@@ -44,8 +45,8 @@ def clip(tmp_path_factory) -> Path:
 @pytest.fixture()
 def fakes(monkeypatch):
     """The model is a stand-in, in this process."""
-    monkeypatch.setattr("mirage_cli.transform.Engine", FakeEngine)
-    monkeypatch.setattr("mirage_cli.live.Engine", FakeEngine)
+    monkeypatch.setattr("mirage_cli.runs.transform.Engine", FakeEngine)
+    monkeypatch.setattr("mirage_cli.runs.live.Engine", FakeEngine)
 
 
 def environment(**values):
@@ -261,7 +262,7 @@ def test_json_from_the_environment_holds_for_errors_and_interruptions(capsys, fa
         raise KeyboardInterrupt
 
     monkeypatch.setenv("MIRAGE_JSON", "1")
-    monkeypatch.setattr("mirage_cli.transform.run", stopped)
+    monkeypatch.setattr("mirage_cli.runs.transform.run", stopped)
     assert main(["transform", str(clip), "-p", "night", "-o", str(tmp_path / "o.mp4")]) == 130
     assert json.loads(capsys.readouterr().out)["error"] == {
         "message": "interrupted: nothing was written", "remedy": "", "exit_code": 130,
@@ -493,7 +494,7 @@ def test_a_gpu_that_is_not_there_is_5(clip, tmp_path, capsys, monkeypatch):
     class HalfFake(FakeEngine):
         is_cpu = Engine.is_cpu
 
-    monkeypatch.setattr("mirage_cli.transform.Engine", HalfFake)
+    monkeypatch.setattr("mirage_cli.runs.transform.Engine", HalfFake)
     out = tmp_path / "o.mp4"
     code = main(["transform", str(clip), "-p", "night", "-o", str(out), "--device", device])
     err = capsys.readouterr().err
@@ -509,7 +510,7 @@ def test_no_such_model_is_4(clip, tmp_path):
 
 
 def test_faults_have_a_traceback_only_under_debug(clip, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("mirage_cli.transform.Engine", lambda: FakeEngine(fail_at=3))
+    monkeypatch.setattr("mirage_cli.runs.transform.Engine", lambda: FakeEngine(fail_at=3))
     out = str(tmp_path / "o.mp4")
     assert main(["transform", str(clip), "-p", "night", "-o", out]) == 1
     err = capsys.readouterr().err
@@ -520,7 +521,7 @@ def test_faults_have_a_traceback_only_under_debug(clip, tmp_path, capsys, monkey
 
 
 def test_running_out_of_memory_names_the_size(clip, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("mirage_cli.transform.Engine", lambda: FakeEngine(out_of_memory=True))
+    monkeypatch.setattr("mirage_cli.runs.transform.Engine", lambda: FakeEngine(out_of_memory=True))
     code = main(["transform", str(clip), "-p", "night", "-o", str(tmp_path / "o.mp4")])
     err = capsys.readouterr().err
     assert code == 1 and "not enough memory for frames of 96x64" in err and "--size" in err
@@ -765,7 +766,7 @@ def test_doctor_ends_with_1_when_something_fails(monkeypatch, capsys):
         {"name": "python", "status": "ok", "detail": "3.11", "fix": ""},
         {"name": "ffmpeg", "status": "fail", "detail": "none", "fix": "install it"},
     ]
-    monkeypatch.setattr("mirage_cli.doctor.run", lambda: findings)
+    monkeypatch.setattr("mirage_cli.runs.doctor.run", lambda: findings)
     assert main(["doctor", "--json"]) == 1
     assert json.loads(capsys.readouterr().out) == {
         "command": "doctor", "ok": False, "findings": findings,
@@ -824,7 +825,7 @@ def test_every_kind_of_error_has_its_code(monkeypatch, capsys):
         def fail(*_, kind=kind, **__):
             raise kind("it broke", "mend it")
 
-        monkeypatch.setattr("mirage_cli.transform.run", fail)
+        monkeypatch.setattr("mirage_cli.runs.transform.run", fail)
         assert main(["transform", "x.mp4", "-p", "night"]) == kind.exit_code
         assert "it broke" in capsys.readouterr().err
     assert UsageProblem.exit_code == 2

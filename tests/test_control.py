@@ -14,7 +14,7 @@ import pytest
 from cli_fakes import FakeEngine, RecordingUi
 from media import probe
 
-from mirage_cli import live
+from mirage_cli.runs import live
 from mirage_cli.config import LiveConfig, ModelOptions
 from mirage_cli.control import hub as hub_module
 from mirage_cli.control.hub import MAX_WAITING, Controls, TooLate, wait

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from mirage_cli import doctor
+from mirage_cli.runs import doctor
 from mirage_cli.models import catalog
 
 

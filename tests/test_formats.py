@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from cli_fakes import RecordingUi
 
-from mirage_cli import transform
+from mirage_cli.runs import transform
 from mirage_cli.config import ModelOptions, TransformConfig
 from mirage_cli.media.addresses import file_url
 from mirage_cli.media.ffmpeg import find_ffmpeg

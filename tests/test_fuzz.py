@@ -226,7 +226,7 @@ def test_json_as_deep_as_a_well(tmp_path, model):
 
 def test_the_command_line(monkeypatch):
     """The first cases of the thousand, in the time there is; the judge is tested below."""
-    from mirage_cli import live, transform
+    from mirage_cli.runs import live, transform
 
     monkeypatch.setattr(transform, "Engine", transform.Engine)  # given back afterwards
     monkeypatch.setattr(live, "Engine", live.Engine)

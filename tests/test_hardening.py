@@ -17,7 +17,7 @@ import random_stops
 from cli_fakes import FakeEngine, RecordingUi
 from conftest import ROOT
 
-from mirage_cli import transform
+from mirage_cli.runs import transform
 from mirage_cli.cli import main
 from mirage_cli.config import TransformConfig
 from mirage_cli.errors import Interrupted, plain_text
@@ -35,8 +35,8 @@ def clip(tmp_path_factory) -> Path:
 
 @pytest.fixture()
 def fakes(monkeypatch):
-    monkeypatch.setattr("mirage_cli.transform.Engine", FakeEngine)
-    monkeypatch.setattr("mirage_cli.live.Engine", FakeEngine)
+    monkeypatch.setattr("mirage_cli.runs.transform.Engine", FakeEngine)
+    monkeypatch.setattr("mirage_cli.runs.live.Engine", FakeEngine)
 
 
 # ---- names --------------------------------------------------------------------------------------
@@ -224,7 +224,7 @@ def test_a_signal_while_the_file_is_finished_changes_nothing(monkeypatch, clip, 
 @pytest.mark.parametrize("before", [True, False])
 def test_a_signal_while_the_file_is_begun_leaves_nothing(monkeypatch, clip, tmp_path, before):
     with pytest.raises(Interrupted, match="nothing was written"):
-        interrupted_in(monkeypatch, "mirage_cli.transform.open_sink", clip, tmp_path / "o.mp4", before)
+        interrupted_in(monkeypatch, "mirage_cli.runs.transform.open_sink", clip, tmp_path / "o.mp4", before)
     assert os.listdir(tmp_path) == []
 
 

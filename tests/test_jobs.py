@@ -18,7 +18,8 @@ import pytest
 from cli_fakes import FakeEngine, RecordingUi
 from test_video_out import small_disk  # noqa: F401  a fixture
 
-from mirage_cli import batch, transform, transform_io
+from mirage_cli import transform_io
+from mirage_cli.runs import batch, transform
 from mirage_cli.inputs import file as video_in
 from mirage_cli.cli import main
 from mirage_cli.config import ModelOptions, TransformConfig

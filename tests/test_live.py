@@ -12,13 +12,13 @@ import pytest
 from cli_fakes import FakeEngine, RecordingUi
 from media import probe
 
-from mirage_cli import live
+from mirage_cli.runs import live
 from mirage_cli.config import LiveConfig, ModelOptions
 from mirage_cli.outputs.window import NullSink, WindowSink
 from mirage_cli.errors import MediaError, UsageProblem
 from mirage_cli.frames import Frame
 from mirage_cli.styling.stopping import StopSwitch
-from mirage_cli.typing_lines import LineReader
+from mirage_cli.runs.typing_lines import LineReader
 
 
 def config(**values):

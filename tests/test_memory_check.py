@@ -8,7 +8,7 @@ import media
 import pytest
 from cli_fakes import FakeEngine, RecordingUi
 
-from mirage_cli import transform
+from mirage_cli.runs import transform
 from mirage_cli.styling import memory_check
 from mirage_cli.config import ModelOptions, TransformConfig
 from mirage_cli.errors import GpuError, MirageError

@@ -20,7 +20,7 @@ from cli_fakes import FakeEngine, RecordingUi
 from senders import free_port, need
 from test_video_out import pictures, still_info
 
-from mirage_cli import live
+from mirage_cli.runs import live
 from mirage_cli.config import LiveConfig
 from mirage_cli.errors import MediaError, UsageProblem
 from mirage_cli.frames import Frame

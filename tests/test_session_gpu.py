@@ -18,7 +18,7 @@ from mirage_cli.engine.reference import Nv12
 from mirage_cli.errors import ModelError
 from mirage_cli.lsd.checkpoint import load_bundle
 from mirage_cli.stream.session import Session
-from mirage_cli import machine
+from mirage_cli.runs import machine
 
 pytestmark = pytest.mark.gpu
 

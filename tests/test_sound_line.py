@@ -15,7 +15,7 @@ import senders
 from cli_fakes import FakeEngine, RecordingUi
 from senders import free_port, need
 
-from mirage_cli import live, transform
+from mirage_cli.runs import live, transform
 from mirage_cli.cli_terminal import summary
 from mirage_cli.config import LiveConfig, TransformConfig
 from mirage_cli.errors import MediaError

@@ -23,7 +23,7 @@ import senders
 from cli_fakes import FakeEngine, RecordingUi
 from senders import FPS, SIZE, free_port, need, picture
 
-from mirage_cli import live
+from mirage_cli.runs import live
 from mirage_cli.config import LiveConfig
 from mirage_cli.inputs.devices import Camera, find_camera, list_cameras, list_devices
 from mirage_cli.errors import MediaError, UsageProblem

@@ -30,11 +30,11 @@ from mirage_cli.errors import MediaError, UsageProblem
 from mirage_cli.frames import Frame, FrameSink, FrameSource
 from mirage_cli.inputs.landscape import TestPicture
 from mirage_cli.inputs.wrappers import PacedSource
-from mirage_cli.machine import commit, gpu_memory, hardware, versions
 from mirage_cli.measure import Meter, PeakMemory
 from mirage_cli.media.ffmpeg import find_ffmpeg
 from mirage_cli.pipeline import run as run_pipeline
 from mirage_cli.prompts.track import LookTrack
+from mirage_cli.runs.machine import commit, gpu_memory, hardware, versions
 from mirage_cli.styling.styler import Engine, Styler
 
 Clock = Callable[[], float]

@@ -31,9 +31,9 @@ from mirage_cli.config import BenchConfig
 from mirage_cli.errors import MirageError, UsageProblem
 from mirage_cli.frames import FrameSource
 from mirage_cli.inputs.wrappers import LoopedSource
-from mirage_cli.machine import commit, gpu_memory, hardware, versions
 from mirage_cli.measure import PeakMemory
 from mirage_cli.models import catalog
+from mirage_cli.runs.machine import commit, gpu_memory, hardware, versions
 from mirage_cli.styling.styler import Engine
 
 GPU_FRAMES, CPU_FRAMES = 2000, 20

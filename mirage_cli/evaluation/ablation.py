@@ -20,7 +20,7 @@ import torch
 
 from mirage_cli.evaluation.fidelity import PERIOD, KnownWarps, choose_stills, open_teachers
 from mirage_cli.lsd.checkpoint import ModelBundle
-from mirage_cli.machine import commit, hardware, versions
+from mirage_cli.runs.machine import commit, hardware, versions
 from mirage_cli.training.config import load_config
 from mirage_cli.training.loop import Trainer
 

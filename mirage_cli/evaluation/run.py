@@ -33,9 +33,9 @@ from mirage_cli.evaluation.pictures import draw_plot, draw_sheet
 from mirage_cli.evaluation.worker import NO_TIME, Spec, Task, Worker, save_clips, serve
 from mirage_cli.inputs.pictures import SUFFIXES
 from mirage_cli.lsd.checkpoint import choose_device, read_config
-from mirage_cli.machine import commit, hardware, versions
 from mirage_cli.models import catalog
 from mirage_cli.outputs.names import check_target
+from mirage_cli.runs.machine import commit, hardware, versions
 from mirage_cli.training.data import IDENTITY
 
 CPU_LOOKS = ("oil-painting", "ink-wash", "mosaic", "neon-cyberpunk")

@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mirage_cli import transform
 from mirage_cli.config import TransformConfig
 from mirage_cli.errors import Interrupted, MediaError, MirageError, UsageProblem
 from mirage_cli.frames import Ui
@@ -21,6 +20,7 @@ from mirage_cli.media.addresses import is_url
 from mirage_cli.outputs.job_folder import unfinished
 from mirage_cli.outputs.names import without_secrets
 from mirage_cli.outputs.open import default_output
+from mirage_cli.runs import transform
 from mirage_cli.styling.stopping import StopSwitch
 from mirage_cli.styling.styler import Engine
 from mirage_cli.transform_io import PIPE

@@ -21,13 +21,13 @@ from mirage_cli.outputs.taps import TapSink
 from mirage_cli.outputs.window import NullSink, WindowSink
 from mirage_cli.pipeline import RunResult, run as run_pipeline
 from mirage_cli.prompts.track import parse_prompts
+from mirage_cli.runs.transform import PIPE, check_output
+from mirage_cli.runs.typing_lines import LineReader
 from mirage_cli.styling.account import account, stats_of
 from mirage_cli.styling.adaptive import LiveEngine
 from mirage_cli.styling.loading import read_prompts, track_of
 from mirage_cli.styling.stopping import StopSwitch
 from mirage_cli.styling.styler import Engine, Styler, side_by_side
-from mirage_cli.transform import PIPE, check_output
-from mirage_cli.typing_lines import LineReader
 
 
 def run(

@@ -21,8 +21,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from mirage_cli.errors import MirageError
-from mirage_cli.machine import nvidia_driver
 from mirage_cli.models import catalog
+from mirage_cli.runs.machine import nvidia_driver
 
 Finding = dict[str, str]
 
