@@ -12,8 +12,8 @@ from typing import Any
 import click
 
 from mirage_cli.errors import Interrupted, UsageProblem, plain_text
+from mirage_cli.frames import PIPE
 
-PIPE = "-"
 INTERRUPTED = Interrupted.exit_code
 
 

@@ -18,7 +18,7 @@ import pytest
 from cli_fakes import FakeEngine, RecordingUi
 from test_video_out import small_disk  # noqa: F401  a fixture
 
-from mirage_cli import transform_io
+from mirage_cli.outputs import open as outputs_open
 from mirage_cli.runs import batch, transform
 from mirage_cli.inputs import file as video_in
 from mirage_cli.cli import main
@@ -175,7 +175,7 @@ def test_the_times_of_a_job_stay_those_it_was_begun_with(clip, golden, tmp_path,
 @pytest.mark.parametrize("times", [None, 3, [], ["a", True, None], [30.0, False, "x"]])
 def test_times_that_say_nothing_are_not_taken(times):
     info = StreamInfo(width=8, height=8, fps=25.0, duration_seconds=2.0)
-    assert transform_io._with_times(info, times) == info
+    assert outputs_open._with_times(info, times) == info
 
 
 def test_a_damaged_job_is_said_to_be(clip, tmp_path):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from mirage_cli.config import LiveConfig, Size, TransformConfig
 from mirage_cli.errors import MediaError
-from mirage_cli.frames import FrameSource, Ui
+from mirage_cli.frames import PIPE, FrameSource, Ui
 from mirage_cli.inputs.camera import CameraSource
 from mirage_cli.inputs.landscape import TestPicture
 from mirage_cli.inputs.pictures import (
@@ -32,10 +32,12 @@ from mirage_cli.media.addresses import (
 from mirage_cli.outputs.names import targets_of
 from mirage_cli.styling.styler import Engine
 
-CPU_LIMIT: Size = (512, 288)
+TRANSFORM_CPU_LIMIT: Size = (768, 432)
+"""More pixels than this are scaled down by default where the model runs on a CPU."""
+LIVE_CPU_LIMIT: Size = (512, 288)
 """More pixels than this are scaled down by default where the model runs on a CPU."""
 
-PIPE, TEST = "-", "test"
+TEST = "test"
 TEST_SIZE: Size = (512, 288)
 
 Clock = Callable[[], float]
@@ -61,7 +63,7 @@ def open_source(
             config.camera, wanted, config.fps, tell=ui.note, clock=clock,
             timeout_seconds=config.timeout_seconds if config.reconnect else 0.0,
         )  # fmt: skip
-        return fit_source(camera, config.size, cpu, CPU_LIMIT, ui, None)
+        return fit_source(camera, config.size, cpu, LIVE_CPU_LIMIT, ui, None)
     if is_screen(name) or is_broadcast(name) or is_playlist(name):
         return _open_stream(config, name, cpu, ui, clock)
     if (content_type := endless_type(name)) is not None:
@@ -99,7 +101,7 @@ def _open_stream(
     # A playlist gives seconds of video at once: it is shown at the pace of its times.
     paced = PacedSource(source, clock=clock) if is_playlist(name) else source
     try:
-        return fit_source(paced, config.size, cpu, CPU_LIMIT, ui, None)
+        return fit_source(paced, config.size, cpu, LIVE_CPU_LIMIT, ui, None)
     except BaseException:
         source.close()
         raise
@@ -113,7 +115,7 @@ def _open_paced(
     opened = open_at(config.size if isinstance(config.size, tuple) else None)
     reopens = reopens and getattr(opened, "reopens", True)
     source, size = fit_source(
-        opened, config.size, cpu, CPU_LIMIT, ui, open_at if reopens else None
+        opened, config.size, cpu, LIVE_CPU_LIMIT, ui, open_at if reopens else None
     )
     if config.loop and not reopens:
         ui.warn("--loop has no effect: what comes through a pipe can be read only once")
@@ -156,7 +158,7 @@ def open_input(
             )  # fmt: skip
 
         pictures = open_images(wanted)
-        source, size = fit_source(pictures, config.size, cpu, CPU_LIMIT, ui, open_images)
+        source, size = fit_source(pictures, config.size, cpu, TRANSFORM_CPU_LIMIT, ui, open_images)
         return source, size, pictures.own_size
 
     def open_at(size: Size | None) -> FileSource:
@@ -173,7 +175,7 @@ def open_input(
     opened = open_at(wanted)
     try:
         reopen = open_at if opened.reopens else None
-        source, size = fit_source(opened, config.size, cpu, CPU_LIMIT, ui, reopen)
+        source, size = fit_source(opened, config.size, cpu, TRANSFORM_CPU_LIMIT, ui, reopen)
     except BaseException:
         opened.close()
         raise

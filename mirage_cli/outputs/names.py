@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mirage_cli.config import LiveConfig, TransformConfig
 from mirage_cli.errors import MediaError
+from mirage_cli.frames import PIPE
 from mirage_cli.media.addresses import is_url, is_utf8
 from mirage_cli.outputs.virtual_camera import is_virtual_camera
 
@@ -67,7 +68,6 @@ def check_target(target: str, read_from: str | None, may_replace: Callable[[], b
         ) from None
 
 
-PIPE = "-"
 
 
 def at_its_pace(target: str) -> bool:

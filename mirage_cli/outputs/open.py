@@ -12,7 +12,7 @@ from typing import Any
 from mirage_cli import __version__
 from mirage_cli.config import LiveConfig, Size, TransformConfig
 from mirage_cli.errors import MediaError, MirageError, UsageProblem
-from mirage_cli.frames import FrameSink, FrameSource, StreamInfo, Ui
+from mirage_cli.frames import PIPE, FrameSink, FrameSource, StreamInfo, Ui
 from mirage_cli.inputs.pictures import ImageSource, find_images, is_image, is_pattern, pattern_matches
 from mirage_cli.inputs.wrappers import ResizedSource
 from mirage_cli.media.addresses import is_url
@@ -23,7 +23,6 @@ from mirage_cli.outputs.names import at_its_pace, check_target, is_plain_file, s
 from mirage_cli.outputs.pictures import ImageSink
 from mirage_cli.outputs.push import Patient, PushSink
 from mirage_cli.outputs.virtual_camera import VirtualCameraSink, is_virtual_camera
-from mirage_cli.transform_io import PIPE
 
 
 def open_live_output(

@@ -14,7 +14,7 @@ from typing import Any
 
 from mirage_cli.config import TransformConfig
 from mirage_cli.errors import Interrupted, MediaError, MirageError, UsageProblem
-from mirage_cli.frames import Ui
+from mirage_cli.frames import PIPE, Ui
 from mirage_cli.inputs.pictures import find_images, is_image, natural
 from mirage_cli.media.addresses import is_url
 from mirage_cli.outputs.job_folder import unfinished
@@ -23,7 +23,6 @@ from mirage_cli.outputs.open import default_output
 from mirage_cli.runs import transform
 from mirage_cli.styling.stopping import StopSwitch
 from mirage_cli.styling.styler import Engine
-from mirage_cli.transform_io import PIPE
 
 VIDEO_SUFFIXES = frozenset(
     ".3gp .avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .vob .webm .wmv .y4m"

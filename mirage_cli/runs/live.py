@@ -9,19 +9,18 @@ from typing import Any
 from mirage_cli.config import LiveConfig, Size
 from mirage_cli.control.steering import Doors, Steering, check_doors
 from mirage_cli.errors import Interrupted, MediaError, UsageProblem
-from mirage_cli.frames import FrameSink, FrameSource, Ui
+from mirage_cli.frames import PIPE, FrameSink, FrameSource, Ui
 from mirage_cli.inputs.open import open_source
 from mirage_cli.measure import Meter, PeakMemory, Stats
 from mirage_cli.media.addresses import is_url
 from mirage_cli.media.sound_line import SoundCarrier
 from mirage_cli.outputs.fan_out import FanOut
 from mirage_cli.outputs.names import check_targets, shown_target, targets_of, without_secrets
-from mirage_cli.outputs.open import live_info, open_live_output
+from mirage_cli.outputs.open import check_output, live_info, open_live_output
 from mirage_cli.outputs.taps import TapSink
 from mirage_cli.outputs.window import NullSink, WindowSink
 from mirage_cli.pipeline import RunResult, run as run_pipeline
 from mirage_cli.prompts.track import parse_prompts
-from mirage_cli.runs.transform import PIPE, check_output
 from mirage_cli.runs.typing_lines import LineReader
 from mirage_cli.styling.account import account, stats_of
 from mirage_cli.styling.adaptive import LiveEngine

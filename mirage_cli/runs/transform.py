@@ -9,13 +9,13 @@ from typing import Any
 
 from mirage_cli.config import Size, TransformConfig
 from mirage_cli.errors import Interrupted, MediaError, MirageError, UsageProblem
-from mirage_cli.frames import Frame, FrameSink, FrameSource, Ui
+from mirage_cli.frames import PIPE, Frame, FrameSink, FrameSource, Ui
 from mirage_cli.inputs.open import open_input
 from mirage_cli.inputs.wrappers import SkippingSource
 from mirage_cli.measure import Meter, PeakMemory, Stats
 from mirage_cli.media.addresses import is_url
 from mirage_cli.outputs.names import check_targets, shown_target, without_secrets
-from mirage_cli.outputs.open import check_output as check_output, check_unfinished, default_output, open_sink
+from mirage_cli.outputs.open import check_output, check_unfinished, default_output, open_sink
 from mirage_cli.outputs.segments import JobSink
 from mirage_cli.pipeline import run as run_pipeline
 from mirage_cli.prompts.track import parse_prompts
@@ -23,7 +23,6 @@ from mirage_cli.styling.account import account, stats_of
 from mirage_cli.styling.loading import ReadPrompt, read_prompts, track_of
 from mirage_cli.styling.stopping import StopSwitch
 from mirage_cli.styling.styler import Engine, Styler, side_by_side
-from mirage_cli.transform_io import PIPE as PIPE
 
 TIMEOUT_SECONDS = 120.0
 """A source or sink that hangs for so long is lost; ``--timeout`` sets another time."""
