@@ -26,7 +26,7 @@ from media import probe
 from mirage_cli import __version__, cli
 from mirage_cli.runs import transform
 from mirage_cli.cli import main
-from mirage_cli.cli_terminal import TerminalUi
+from mirage_cli.commands.terminal import TerminalUi
 from mirage_cli.config import TransformConfig
 from mirage_cli.errors import MediaError, MirageError, UsageProblem
 from mirage_cli.inputs.size import choose_size

@@ -9,16 +9,8 @@ import time
 import pytest
 from rich.console import Console
 
-from mirage_cli.dashboard import (
-    clock_text,
-    data_tables,
-    doctor_table,
-    looks_text,
-    models_table,
-    ms_text,
-    plain_line,
-    render,
-)
+from mirage_cli.commands.dashboard import clock_text, looks_text, ms_text, plain_line, render
+from mirage_cli.commands.tables import data_tables, doctor_table, models_table
 from mirage_cli.measure import Stats
 
 BASE = {

@@ -16,7 +16,7 @@ from cli_fakes import FakeEngine, RecordingUi
 from senders import free_port, need
 
 from mirage_cli.runs import live, transform
-from mirage_cli.cli_terminal import summary
+from mirage_cli.commands.terminal import summary
 from mirage_cli.config import LiveConfig, TransformConfig
 from mirage_cli.errors import MediaError
 from mirage_cli.frames import Frame, Sound

@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 
 from conftest import ROOT
-from mirage_cli import dashboard
+from mirage_cli.commands import dashboard
 from mirage_cli.cli import main
 from mirage_cli.errors import UsageProblem
 from mirage_cli.measure import TrainStats
@@ -218,7 +218,7 @@ def test_the_meter_has_means_and_speed():
 
 
 def test_the_terminal_gets_plain_lines_where_it_is_none(monkeypatch, capsys):
-    from mirage_cli.cli_terminal import TerminalUi
+    from mirage_cli.commands.terminal import TerminalUi
 
     monkeypatch.setattr(TerminalUi, "LINE_SECONDS", 0.0)
     ui = TerminalUi(quiet=False, progress=True, logs=False)

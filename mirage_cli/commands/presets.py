@@ -6,24 +6,9 @@ from typing import Any
 
 import click
 
-from mirage_cli import cli_options as flags
-from mirage_cli.cli_options import CONTROL, LOOK, SectionCommand, option, stack
-from mirage_cli.cli_terminal import print_json, print_rich, say
-
-control_options = stack(
-    option("--control", section=CONTROL, metavar="[HOST:]PORT",
-           help="Listen for changes: HTTP and WebSocket with JSON, and /metrics. Only this machine can "
-           "reach it unless HOST says otherwise. Needs the extra: pip install 'mirage-cli[control]'"),
-    option("--preview", section=CONTROL, metavar="[HOST:]PORT",
-           help="The same, and a page that shows the stream and steers it in a browser."),
-    option("--osc", section=CONTROL, metavar="[HOST:]PORT",
-           help="Listen for changes by OSC (UDP): /mirage/strength 0.5"),
-    option("--control-token", section=CONTROL, metavar="TOKEN",
-           help="What clients must know; needed where other machines can reach a port. Better given as "
-           "MIRAGE_CONTROL_TOKEN, since a command line can be read by others."),
-    option("--record-folder", default=".", show_default=True, section=CONTROL, metavar="DIR",
-           help="Where recordings and snapshots that are asked for while it runs go."),
-)  # fmt: skip
+from mirage_cli.commands import options as flags
+from mirage_cli.commands.options import LOOK, SectionCommand, option
+from mirage_cli.commands.terminal import print_json, print_rich, say
 
 
 def _use_preset(ctx: click.Context, _param: click.Parameter, name: str | None) -> None:
@@ -96,7 +81,7 @@ def presets(save: str | None, about: str, overwrite: bool, as_json: bool, **valu
     if as_json:
         print_json({"command": "presets", "presets": rows})
     else:
-        from mirage_cli.dashboard import rows_table
+        from mirage_cli.commands.tables import rows_table
 
         print_rich(rows_table(rows))
     return 0

@@ -6,9 +6,9 @@ from typing import Any
 
 import click
 
-from mirage_cli import cli_options as flags
-from mirage_cli.cli_options import OUTPUT, SOURCE, SectionCommand, option
-from mirage_cli.cli_terminal import make_ui, print_json, print_rich
+from mirage_cli.commands import options as flags
+from mirage_cli.commands.options import OUTPUT, SOURCE, SectionCommand, option
+from mirage_cli.commands.terminal import make_ui, print_json, print_rich
 from mirage_cli.config import EVAL_PARTS, EvalConfig
 from mirage_cli.errors import Interrupted, UsageProblem
 
@@ -93,7 +93,7 @@ def evaluate(**values: Any) -> int:
 
 
 def _print(document: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-    from mirage_cli.dashboard import rows_table
+    from mirage_cli.commands.tables import rows_table
 
     if rows:
         print_rich(rows_table(rows, f"{document['settings']['model']['model']}, {document['commit']}"))

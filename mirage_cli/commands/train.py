@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from mirage_cli import cli_options as flags
-from mirage_cli.cli_options import OUTPUT, SectionCommand, option
-from mirage_cli.cli_terminal import make_ui, print_json
+from mirage_cli.commands import options as flags
+from mirage_cli.commands.options import OUTPUT, SectionCommand, option
+from mirage_cli.commands.terminal import make_ui, print_json
 from mirage_cli.errors import Interrupted, UsageProblem, plain_text
 
 SIGNALS_TOGETHER_SECONDS = 60.0

@@ -62,7 +62,7 @@ class TerminalUi:
         if not self.progress or now < self._next:
             return
         if self.terminal:
-            from mirage_cli.dashboard import render
+            from mirage_cli.commands.dashboard import render
 
             self._next = now + self.DRAW_SECONDS
             begin = time.thread_time()
@@ -70,7 +70,7 @@ class TerminalUi:
             self.draws, self.draw_seconds = self.draws + 1, self.draw_seconds + time.thread_time() - begin
         else:
             if self._next:
-                from mirage_cli.dashboard import plain_line
+                from mirage_cli.commands.dashboard import plain_line
 
                 say(plain_line(stats()))
             self._next = now + self.LINE_SECONDS
@@ -103,6 +103,8 @@ class Asked:
     """What of the command in hand must be known where errors are told, wherever it was asked for."""
 
     json = False
+    begun_seconds = time.perf_counter()
+    """When the program began, for the time to the first frame."""
 
 
 def make_ui(values: dict[str, Any]) -> TerminalUi:
@@ -207,7 +209,7 @@ def lost_stdout(error: OSError) -> str | None:
         place = place.tb_next
     writer = place.tb_frame.f_globals.get("__name__", "") if place is not None else ""
     # What is printed on standard error is let go in ``say``, so that these printed a result.
-    printed = writer.partition(".")[0] in ("click", "rich") or writer == "mirage_cli.cli"
+    printed = writer.partition(".")[0] in ("click", "rich") or writer.startswith(("mirage_cli.cli", "mirage_cli.commands"))
     if not (printed or isinstance(error, BrokenPipeError)):
         return None
     with contextlib.suppress(OSError, ValueError, AttributeError):

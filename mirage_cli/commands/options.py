@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from mirage_cli.cli_terminal import check_stdout
+from mirage_cli.commands.terminal import check_stdout
 from mirage_cli.config import (
     BACKENDS,
     DTYPES,

@@ -1,0 +1,1 @@
+"""The commands: Click and Rich, and nothing else."""
