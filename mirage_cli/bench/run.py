@@ -84,7 +84,7 @@ def measure_sections(config: BenchConfig, engine: Any, size: tuple[int, int], cp
 CPU_SIZE, GPU_SIZE = (512, 288), (512, 512)
 
 
-_CLONE = Path(__file__).resolve().parent.parent
+_CLONE = Path(__file__).resolve().parents[2]
 
 
 EXAMPLE_CLIP = _CLONE / "examples" / "bunny.mp4"

@@ -209,7 +209,7 @@ def lost_stdout(error: OSError) -> str | None:
         place = place.tb_next
     writer = place.tb_frame.f_globals.get("__name__", "") if place is not None else ""
     # What is printed on standard error is let go in ``say``, so that these printed a result.
-    printed = writer.partition(".")[0] in ("click", "rich") or writer.startswith(("mirage_cli.cli", "mirage_cli.commands"))
+    printed = writer.partition(".")[0] in ("click", "rich") or writer == "mirage_cli.cli"
     if not (printed or isinstance(error, BrokenPipeError)):
         return None
     with contextlib.suppress(OSError, ValueError, AttributeError):

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-_CLONE = Path(__file__).resolve().parent.parent
+_CLONE = Path(__file__).resolve().parents[2]
 
 
 def hardware(on_gpu: bool) -> dict[str, Any]:
