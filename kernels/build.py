@@ -175,7 +175,9 @@ def stale() -> list[str]:
         elif f'ptx_sha256 = "{file_hash(HERE / name)}"' not in block:
             problems.append(f"{name} is not the file that the manifest describes")
     known = set(sources())
-    problems += [f"manifest.toml lists {n}, which is gone" for n in re.findall(r'^ptx = "(.+)"$', text, re.M) if n not in known]
+    problems += [
+        f"manifest.toml lists {n}, which is gone" for n in re.findall(r'^ptx = "(.+)"$', text, re.M) if n not in known
+    ]
     return problems
 
 

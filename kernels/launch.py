@@ -45,7 +45,9 @@ def _driver() -> Any:
     try:
         return ctypes.CDLL(name)
     except OSError as error:
-        raise GpuError(f"the CUDA driver's library {name} does not load: {error}", "install the NVIDIA driver") from error
+        raise GpuError(
+            f"the CUDA driver's library {name} does not load: {error}", "install the NVIDIA driver"
+        ) from error
 
 
 def _check(code: int, what: str) -> None:
@@ -90,7 +92,10 @@ class Launch:
         )
         self.early_start = early_start
         if shared_bytes > 48 * 1024:
-            _check(_driver().cuFuncSetAttribute(self._function, MAX_DYNAMIC_SHARED, shared_bytes), f"shared memory of {name}")
+            _check(
+                _driver().cuFuncSetAttribute(self._function, MAX_DYNAMIC_SHARED, shared_bytes),
+                f"shared memory of {name}",
+            )
 
     def __call__(self, stream: int) -> None:
         """Queue it on a CUstream given as an integer."""
@@ -100,6 +105,12 @@ class Launch:
             code = _driver().cuLaunchKernelEx(ctypes.byref(config), self._function, self._pointers, None)
         else:
             code = _driver().cuLaunchKernel(
-                self._function, *config.grid, *config.block, config.shared_bytes, ctypes.c_void_p(stream), self._pointers, None
+                self._function,
+                *config.grid,
+                *config.block,
+                config.shared_bytes,
+                ctypes.c_void_p(stream),
+                self._pointers,
+                None,
             )
         _check(code, f"launch of {self.name}")

@@ -54,14 +54,28 @@ PROGRAM_FILES: dict[str, tuple[str, ...]] = {
         f"denoiser_{kind}": tuple(
             f"mirage_{name}_{kind}"
             for name in (
-                "stem", "block64_first", "block64_second", "down0", "block128_first", "block128_second", "down1",
-                "block256_first", "block256_second", "attention_in", "attention32", "attention64", "attention_out", "pool_tokens", "up1",
-                "up0", "out",
+                "stem",
+                "block64_first",
+                "block64_second",
+                "down0",
+                "block128_first",
+                "block128_second",
+                "down1",
+                "block256_first",
+                "block256_second",
+                "attention_in",
+                "attention32",
+                "attention64",
+                "attention_out",
+                "pool_tokens",
+                "up1",
+                "up0",
+                "out",
             )
         )
         for kind in ("f16", "bf16")
     },
-}  # fmt: skip
+}
 PROGRAM_TARGETS = (90, 80)  # best first
 TORCH_PATH = "use --backend torch, which needs none of this"
 INSTALL = f"install it with: pip install 'mirage-cli[gpu]' (CUDA 12 drivers: 'mirage-cli[gpu-cuda12]'); or {TORCH_PATH}"
@@ -132,7 +146,9 @@ def check_device(cupy: Any, index: int, ptx_version: str, target: str) -> None:
     try:
         driver = int(runtime.driverGetVersion())
     except Exception as error:
-        raise GpuError(f"the CUDA driver does not answer: {_first_line(error)}", f"check nvidia-smi; or {TORCH_PATH}") from error
+        raise GpuError(
+            f"the CUDA driver does not answer: {_first_line(error)}", f"check nvidia-smi; or {TORCH_PATH}"
+        ) from error
     if driver == 0:
         raise GpuError("no CUDA driver was found", f"install the NVIDIA driver; or {TORCH_PATH}")
     needed = driver_needed(ptx_version)
@@ -275,7 +291,8 @@ def load_program(index: int, files: Sequence[str]) -> ProgramKernels:
                     functions[entry] = int(module.get_function(entry).kernel.ptr)
             except Exception as error:
                 raise GpuError(
-                    f"the driver refuses {path.name} on GPU {index}: {_first_line(error)}", f"run mirage doctor; or {TORCH_PATH}"
+                    f"the driver refuses {path.name} on GPU {index}: {_first_line(error)}",
+                    f"run mirage doctor; or {TORCH_PATH}",
                 ) from error
         modules.append(module)
     return ProgramKernels(functions, targets, early, tuple(modules))

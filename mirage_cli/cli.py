@@ -19,15 +19,7 @@ from mirage_cli.commands.evaluate import evaluate
 from mirage_cli.commands.listing import devices, doctor, models
 from mirage_cli.commands.live import live
 from mirage_cli.commands.presets import presets
-from mirage_cli.commands.terminal import (
-    INTERRUPTED,
-    Asked,
-    fail,
-    guard_streams,
-    lost_stdout,
-    print_error,
-    say,
-)
+from mirage_cli.commands.terminal import INTERRUPTED, Asked, fail, guard_streams, lost_stdout, print_error, say
 from mirage_cli.commands.train import train
 from mirage_cli.commands.transform import transform
 from mirage_cli.errors import Interrupted, MediaError, MirageError, UsageProblem
@@ -92,7 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
         return interrupted("interrupted: nothing was written")
     except MemoryError:
         return fail("not enough memory", "Use a smaller --size.", 1, Asked.json)
-    except Exception as error:  # noqa: BLE001  the last resort: a fault of mirage itself
+    except Exception as error:
         if isinstance(error, OSError) and (reason := lost_stdout(error)) is not None:
             if reason:
                 say(f"error: standard output cannot be written: {reason}", red=True)

@@ -246,15 +246,12 @@ def parse_size(text: str) -> Size | str:
         return "native"
     match = re.fullmatch(r"(-?\d+)\s*[x×*:]\s*(-?\d+)", value)
     if not match:
-        raise UsageProblem(
-            f"size {text!r} is not WIDTHxHEIGHT in pixels", "Try --size 768x432, or --size native."
-        )
+        raise UsageProblem(f"size {text!r} is not WIDTHxHEIGHT in pixels", "Try --size 768x432, or --size native.")
     width, height = int(match[1]), int(match[2])
     for side, name in ((width, "width"), (height, "height")):
         if not MIN_SIDE <= side <= MAX_SIDE:
             raise UsageProblem(
-                f"size {text!r}: {name} {side} is outside {MIN_SIDE}..{MAX_SIDE} pixels",
-                "Try --size 768x432.",
+                f"size {text!r}: {name} {side} is outside {MIN_SIDE}..{MAX_SIDE} pixels", "Try --size 768x432."
             )
     return width, height
 
@@ -278,8 +275,7 @@ def parse_seconds(text: str, what: str = "time") -> float:
             seconds = seconds * 60.0 + float(part)
     if not 0.0 <= seconds <= MAX_SECONDS:
         raise UsageProblem(
-            f"{what} {text!r} is not a time from 0 seconds up",
-            "Give seconds or minutes:seconds, as in 7.5 or 1:30.",
+            f"{what} {text!r} is not a time from 0 seconds up", "Give seconds or minutes:seconds, as in 7.5 or 1:30."
         )
     return seconds
 
@@ -313,8 +309,7 @@ def load_config_file(path: str | Path, commands: dict[str, set[str]]) -> dict[st
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageProblem(
-            f"config file {str(path)!r} is not TOML: {error}",
-            'A line looks like: size = "768x432"',
+            f"config file {str(path)!r} is not TOML: {error}", 'A line looks like: size = "768x432"'
         ) from error
     known = set().union(*commands.values()) if commands else set()
     result: dict[str, dict[str, Any]] = {name: {} for name in commands}

@@ -114,9 +114,7 @@ class RateMeter:
 class Meter:
     """What the threads of a run count; every method is safe to call from any of them."""
 
-    stages: dict[str, LatencyHistogram] = field(
-        default_factory=lambda: {name: LatencyHistogram() for name in STAGES}
-    )
+    stages: dict[str, LatencyHistogram] = field(default_factory=lambda: {name: LatencyHistogram() for name in STAGES})
     frames_in: int = 0
     frames_out: int = 0
     dropped: int = 0
@@ -147,9 +145,7 @@ class Meter:
             if name == "model":
                 self.recent_model_ms.append(latency_ms)
 
-    def frame_written(
-        self, write_ms: float, end_to_end_ms: float, pts_seconds: float, now_seconds: float
-    ) -> None:
+    def frame_written(self, write_ms: float, end_to_end_ms: float, pts_seconds: float, now_seconds: float) -> None:
         """A frame left for the sink, ``end_to_end_ms`` after it came from the source."""
         with self._lock:
             if self.first_out_seconds is None:
@@ -256,11 +252,7 @@ class PeakMemory:
             except ImportError:
                 own = 0.0
         children = self._children
-        return {
-            "process": round(own, 1),
-            "children": round(children, 1),
-            "total": round(own + children, 1),
-        }
+        return {"process": round(own, 1), "children": round(children, 1), "total": round(own + children, 1)}
 
 
 @dataclass(frozen=True)

@@ -182,17 +182,13 @@ class _Run:
         self.stopped = False
         self.threads = [
             threading.Thread(target=self._guarded, args=args, name=f"mirage-{args[0]}", daemon=True)
-            for args in (
-                ("source", self._decode),
-                ("model", self._model),
-                ("sink", self._encode),
-            )
+            for args in (("source", self._decode), ("model", self._model), ("sink", self._encode))
         ]
 
     def _guarded(self, part: str, work: Callable[[], None]) -> None:
         try:
             work()
-        except BaseException as error:  # noqa: BLE001  a dead worker ends the run with its error
+        except BaseException as error:
             with self.error_lock:
                 # Once the run is being stopped, a source that was cut off may complain: no news.
                 if self.error is None and not (self.stopped and part == "source"):
@@ -263,9 +259,7 @@ class _Run:
             self.sink.write(Frame(rgb, frame.pts_seconds, frame.index))
             self.writing = False
             now = self.clock()
-            self.meter.frame_written(
-                (now - begin) * 1e3, (now - born) * 1e3, frame.pts_seconds, now
-            )
+            self.meter.frame_written((now - begin) * 1e3, (now - born) * 1e3, frame.pts_seconds, now)
 
     def look_for_stalls(self) -> None:
         """Ends the run with an error when the source or the sink hangs."""
@@ -286,9 +280,7 @@ class _Run:
 
     def _stalled(self, part: str, what: str) -> None:
         seconds = self.patience[0].timeout_seconds
-        error = MediaError(
-            f"{what} for {seconds:g} s", "Check it, or wait longer with --timeout SECONDS."
-        )
+        error = MediaError(f"{what} for {seconds:g} s", "Check it, or wait longer with --timeout SECONDS.")
         error.pipeline_part = part  # type: ignore[attr-defined]
         with self.error_lock:
             self.error = self.error or error
@@ -346,9 +338,20 @@ def run(
     """
     stop = stop or threading.Event()
     job = _Run(
-        source, step, sink, meter, newest_wins, stop, max_frames, ahead, compose, channel_frames,
-        timeout_seconds, names, clock,
-    )  # fmt: skip
+        source,
+        step,
+        sink,
+        meter,
+        newest_wins,
+        stop,
+        max_frames,
+        ahead,
+        compose,
+        channel_frames,
+        timeout_seconds,
+        names,
+        clock,
+    )
     begin = clock()
     for thread in job.threads:
         thread.start()

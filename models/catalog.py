@@ -98,8 +98,7 @@ def model_dir(name_or_path: str | os.PathLike[str] = DEFAULT_MODEL, root: Path =
     if not found:
         names = ", ".join(entry.name for entry in list_models(root)) or "none: the install is damaged"
         raise ModelError(
-            f"no such model: {text!r}; there are: {names}",
-            "See 'mirage models', or give the path of a model's folder.",
+            f"no such model: {text!r}; there are: {names}", "See 'mirage models', or give the path of a model's folder."
         )
     if not path.is_dir():
         raise ModelError(

@@ -42,32 +42,134 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 import media  # noqa: E402
 
 SEEDS = {
-    "a.mp4": {"codec": "libx264"}, "b.mkv": {"codec": "ffv1", "pixels": "bgr0"},
-    "c.webm": {"codec": "libvpx-vp9", "sound": "libopus"}, "d.avi": {"codec": "mjpeg", "pixels": "yuvj420p"},
-    "e.ts": {"codec": "mpeg2video", "sound": "mp2"}, "f.gif": {"codec": "gif", "pixels": "pal8", "sound": None},
-    "g.mov": {"codec": "prores_ks", "pixels": "yuv422p10le"}, "h.flv": {"codec": "flv"},
+    "a.mp4": {"codec": "libx264"},
+    "b.mkv": {"codec": "ffv1", "pixels": "bgr0"},
+    "c.webm": {"codec": "libvpx-vp9", "sound": "libopus"},
+    "d.avi": {"codec": "mjpeg", "pixels": "yuvj420p"},
+    "e.ts": {"codec": "mpeg2video", "sound": "mp2"},
+    "f.gif": {"codec": "gif", "pixels": "pal8", "sound": None},
+    "g.mov": {"codec": "prores_ks", "pixels": "yuv422p10le"},
+    "h.flv": {"codec": "flv"},
     "i.nut": {"codec": "rawvideo", "pixels": "rgb24", "sound": "pcm_s16le"},
-    "j.y4m": {"codec": "wrapped_avframe", "sound": None}, "k.mp4": {"codec": "libx265"},
-}  # fmt: skip
+    "j.y4m": {"codec": "wrapped_avframe", "sound": None},
+    "k.mp4": {"codec": "libx265"},
+}
 MAGIC = (
-    b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom", b"\x1aE\xdf\xa3", b"RIFF\xff\xff\xff\x7fAVI LIST", b"GIF89a\xff\xff\xff\xff",
-    b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\x7f\xff\0\0\x7f\xff\x08\x02\0\0\0", b"\xff\xd8\xff\xe0", b"OggS", b"fLaC", b"ID3",
-    b"PK\x03\x04", b"\x7fELF", b"%PDF-1.7", b"#!/bin/sh\n", b"\x80\x04\x95", b"nut/multimedia container\0", b"FLV\x01",
-    b"YUV4MPEG2 W99999999 H1 F0:0\n", b"BM", b"II*\0", b"FORM", b"G@\0\x10",
-)  # fmt: skip
+    b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom",
+    b"\x1aE\xdf\xa3",
+    b"RIFF\xff\xff\xff\x7fAVI LIST",
+    b"GIF89a\xff\xff\xff\xff",
+    b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\x7f\xff\0\0\x7f\xff\x08\x02\0\0\0",
+    b"\xff\xd8\xff\xe0",
+    b"OggS",
+    b"fLaC",
+    b"ID3",
+    b"PK\x03\x04",
+    b"\x7fELF",
+    b"%PDF-1.7",
+    b"#!/bin/sh\n",
+    b"\x80\x04\x95",
+    b"nut/multimedia container\0",
+    b"FLV\x01",
+    b"YUV4MPEG2 W99999999 H1 F0:0\n",
+    b"BM",
+    b"II*\0",
+    b"FORM",
+    b"G@\0\x10",
+)
 TEXTS = (
     "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n",
-    "#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/x.ts\n", "ffconcat version 1.0\nfile '/etc/passwd'\nfile 'loop.ffconcat'\n",
-    "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nm=video 9 RTP/AVP 96\n", "<?xml version='1.0'?><MPD></MPD>", "[Script Info]\n",
-    ";FFMETADATA1\ntitle=x\n", "<svg width='99999' height='99999'/>", "\ufeff", "{}", "\0" * 100,
-)  # fmt: skip
-SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".ts", ".gif", ".mov", ".m3u8", ".ffconcat", ".png", ".jpg", ".txt",
-            ".sdp", ".mpd", ".svg", "", ".MP4", ".wav", ".y4m", ".h264", ".yuv")  # fmt: skip
+    "#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/x.ts\n",
+    "ffconcat version 1.0\nfile '/etc/passwd'\nfile 'loop.ffconcat'\n",
+    "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nm=video 9 RTP/AVP 96\n",
+    "<?xml version='1.0'?><MPD></MPD>",
+    "[Script Info]\n",
+    ";FFMETADATA1\ntitle=x\n",
+    "<svg width='99999' height='99999'/>",
+    "\ufeff",
+    "{}",
+    "\0" * 100,
+)
+SUFFIXES = (
+    ".mp4",
+    ".mkv",
+    ".webm",
+    ".avi",
+    ".ts",
+    ".gif",
+    ".mov",
+    ".m3u8",
+    ".ffconcat",
+    ".png",
+    ".jpg",
+    ".txt",
+    ".sdp",
+    ".mpd",
+    ".svg",
+    "",
+    ".MP4",
+    ".wav",
+    ".y4m",
+    ".h264",
+    ".yuv",
+)
 OUTPUTS = (".mp4", ".mkv", ".webm", ".gif", ".avi", ".ts", ".mov", ".m4v")
-ODD = ("", " ", "0", "-1", "1", "1e9", "nan", "inf", "-0", "99999999999999999999", "0x10", "1:2:3:4", "a", "\0", "é", "\n",
-       "1/0", "16x16", "17x31", "0x0", "8192x8192x1", "native", "5s", "-5s", "%s%n", "{}", "[]", "true", "./", "-", "--")  # fmt: skip
-LEAVES: tuple[Any, ...] = (None, True, -1, 0, 1, 2**31, 2**63, 10**30, 1e308, float("nan"), "", "x", "\0", [], [[]], {}, {"a": 1},
-                           [1, 2, 3], "../../etc/passwd", [-1], 0.5)  # fmt: skip
+ODD = (
+    "",
+    " ",
+    "0",
+    "-1",
+    "1",
+    "1e9",
+    "nan",
+    "inf",
+    "-0",
+    "99999999999999999999",
+    "0x10",
+    "1:2:3:4",
+    "a",
+    "\0",
+    "é",
+    "\n",
+    "1/0",
+    "16x16",
+    "17x31",
+    "0x0",
+    "8192x8192x1",
+    "native",
+    "5s",
+    "-5s",
+    "%s%n",
+    "{}",
+    "[]",
+    "true",
+    "./",
+    "-",
+    "--",
+)
+LEAVES: tuple[Any, ...] = (
+    None,
+    True,
+    -1,
+    0,
+    1,
+    2**31,
+    2**63,
+    10**30,
+    1e308,
+    float("nan"),
+    "",
+    "x",
+    "\0",
+    [],
+    [[]],
+    {},
+    {"a": 1},
+    [1, 2, 3],
+    "../../etc/passwd",
+    [-1],
+    0.5,
+)
 
 
 def mutated(data: bytes, draw: random.Random, other: bytes = b"") -> bytes:
@@ -138,7 +240,9 @@ class Maker:
         for name, options in SEEDS.items():
             path = media.clip(folder / name, seconds=0.4, size=(64, 48), fps=10, **options)
             self.good[name] = path.read_bytes()
-        self.good["p.png"] = media.ffmpeg("-i", folder / "a.mp4", "-frames:v", 1, "-f", "image2pipe", "-c:v", "png", "-")
+        self.good["p.png"] = media.ffmpeg(
+            "-i", folder / "a.mp4", "-frames:v", 1, "-f", "image2pipe", "-c:v", "png", "-"
+        )
         self.whole = folder / "a.mp4"
         self.model = tiny_model(folder / "model")
 
@@ -165,7 +269,9 @@ class Maker:
             return kind, [*source, *common, "--config", str(file)], {}, None
         environment = {}
         if draw.random() < 0.3:
-            name = draw.choice(("SIZE", "STRENGTH", "SEED", "STEPS", "PROMPT", "FPS", "CODEC", "CRF", "DEVICE", "MODEL"))
+            name = draw.choice(
+                ("SIZE", "STRENGTH", "SEED", "STEPS", "PROMPT", "FPS", "CODEC", "CRF", "DEVICE", "MODEL")
+            )
             environment[f"MIRAGE_{name}"] = draw.choice(ODD).replace("\0", "")
         if draw.random() < 0.4:
             common[1] = self.prompt(draw)
@@ -190,12 +296,39 @@ class Maker:
         return path
 
     def flags(self, draw: random.Random, share: float) -> list[str]:
-        names = ("--size", "--start", "--duration", "--fps", "--codec", "--crf", "--strength", "--steps", "--seed",
-                 "--blend-seconds", "--dtype", "--backend", "--compare", "--no-guard", "-q", "--json", "-x")  # fmt: skip
-        good = {"--size": ("32x32", "33x17", "native"), "--start": ("0.1", "9"), "--duration": ("0.2", "1e-9"),
-                "--fps": ("5", "60", "0.02"), "--codec": ("h264", "ffv1", "gif", "prores"), "--crf": ("0", "30", "60"),
-                "--strength": ("0", "0.5"), "--steps": ("2",), "--seed": ("7",), "--blend-seconds": ("0", "100"),
-                "--dtype": ("fp32", "bf16"), "--backend": ("torch", "ptx")}  # fmt: skip
+        names = (
+            "--size",
+            "--start",
+            "--duration",
+            "--fps",
+            "--codec",
+            "--crf",
+            "--strength",
+            "--steps",
+            "--seed",
+            "--blend-seconds",
+            "--dtype",
+            "--backend",
+            "--compare",
+            "--no-guard",
+            "-q",
+            "--json",
+            "-x",
+        )
+        good = {
+            "--size": ("32x32", "33x17", "native"),
+            "--start": ("0.1", "9"),
+            "--duration": ("0.2", "1e-9"),
+            "--fps": ("5", "60", "0.02"),
+            "--codec": ("h264", "ffv1", "gif", "prores"),
+            "--crf": ("0", "30", "60"),
+            "--strength": ("0", "0.5"),
+            "--steps": ("2",),
+            "--seed": ("7",),
+            "--blend-seconds": ("0", "100"),
+            "--dtype": ("fp32", "bf16"),
+            "--backend": ("torch", "ptx"),
+        }
         result: list[str] = []
         while draw.random() < share and len(result) < 6:
             name = draw.choice(names)
@@ -205,15 +338,79 @@ class Maker:
         return result
 
     def prompt(self, draw: random.Random) -> str:
-        words = ("ink wash", "0:", "5s:", "1e9:", "+", "0.5*", "-1*", "nan*", "and", "no", "night", ":", ";", "*", "\n", "é" * 9,
-                 "x" * 3000, "0.5*night + 0.5*mosaic", "99999999:", "\x1b[2J", "🎬", "' \"", "identity", "%s", "not", ",")  # fmt: skip
+        words = (
+            "ink wash",
+            "0:",
+            "5s:",
+            "1e9:",
+            "+",
+            "0.5*",
+            "-1*",
+            "nan*",
+            "and",
+            "no",
+            "night",
+            ":",
+            ";",
+            "*",
+            "\n",
+            "é" * 9,
+            "x" * 3000,
+            "0.5*night + 0.5*mosaic",
+            "99999999:",
+            "\x1b[2J",
+            "🎬",
+            "' \"",
+            "identity",
+            "%s",
+            "not",
+            ",",
+        )
         return "".join(draw.choice(words) for _ in range(draw.randrange(5)))
 
     def config(self, draw: random.Random) -> bytes:
-        keys = ("size", "strength", "seed", "prompt", "steps", "fps", "codec", "crf", "model", "compare", "transform", "output",
-                "json", "debug", "config", "quiet", "nonsense", "start", "device", "guard")  # fmt: skip
-        values = ('"64x48"', "0.5", "-1", "[]", "{}", '""', "true", "1979-05-27", "[[1]]", "nan", "{a=1}", '["a", "b"]', "1e400",
-                  '"' + "x" * 5000 + '"', "0o17", "inf", "[1, 2]", "9223372036854775808")  # fmt: skip
+        keys = (
+            "size",
+            "strength",
+            "seed",
+            "prompt",
+            "steps",
+            "fps",
+            "codec",
+            "crf",
+            "model",
+            "compare",
+            "transform",
+            "output",
+            "json",
+            "debug",
+            "config",
+            "quiet",
+            "nonsense",
+            "start",
+            "device",
+            "guard",
+        )
+        values = (
+            '"64x48"',
+            "0.5",
+            "-1",
+            "[]",
+            "{}",
+            '""',
+            "true",
+            "1979-05-27",
+            "[[1]]",
+            "nan",
+            "{a=1}",
+            '["a", "b"]',
+            "1e400",
+            '"' + "x" * 5000 + '"',
+            "0o17",
+            "inf",
+            "[1, 2]",
+            "9223372036854775808",
+        )
         lines = [f"{draw.choice(keys)} = {draw.choice(values)}" for _ in range(draw.randrange(4))]
         if draw.random() < 0.5:
             lines.insert(draw.randrange(len(lines) + 1), f"[{draw.choice(('transform', 'live', 'x', '', 'a.b'))}]")
@@ -225,8 +422,17 @@ class Maker:
         model.mkdir()
         for file in self.model.iterdir():
             (model / file.name).write_bytes(file.read_bytes())
-        file = model / draw.choice(("config.json", "config.json", "model.safetensors", "model.safetensors", "looks.json",
-                                    "looks.safetensors", "manifest.json"))  # fmt: skip
+        file = model / draw.choice(
+            (
+                "config.json",
+                "config.json",
+                "model.safetensors",
+                "model.safetensors",
+                "looks.json",
+                "looks.safetensors",
+                "manifest.json",
+            )
+        )
         data = file.read_bytes()
         match draw.randrange(6):
             case 0:
@@ -234,7 +440,9 @@ class Maker:
             case 1:
                 file.write_bytes(mutated(data, draw))
             case 2:
-                file.write_bytes(draw.choice((b"", b"{}", b"[]", b"null", b"[" * 100000, draw.randbytes(50), b"\x80\x04\x95")))
+                file.write_bytes(
+                    draw.choice((b"", b"{}", b"[]", b"null", b"[" * 100000, draw.randbytes(50), b"\x80\x04\x95"))
+                )
             case _ if file.suffix == ".json":
                 file.write_text(json.dumps(mutated_json(json.loads(data), draw)), "utf-8")
             case _:
@@ -245,15 +453,23 @@ class Maker:
 def tiny_model(folder: Path) -> Path:
     """A whole model folder of the shipped looks, its network small and random."""
     import torch
+    from mirage_cli.models import catalog
     from safetensors.torch import save_file
 
     from mirage_cli.lsd.checkpoint import read_config
     from mirage_cli.lsd.model import LSDConfig, LSDNet
-    from mirage_cli.models import catalog
 
     shipped = catalog.MODELS_ROOT / catalog.DEFAULT_MODEL
-    config = LSDConfig(looks=read_config(shipped).looks, widths=(16, 16, 64), encoder_blocks=(1, 1), middle_blocks=1,
-                       decoder_blocks=(1, 1), look_width=8, condition_width=16, memory_grid=(2, 2))  # fmt: skip
+    config = LSDConfig(
+        looks=read_config(shipped).looks,
+        widths=(16, 16, 64),
+        encoder_blocks=(1, 1),
+        middle_blocks=1,
+        decoder_blocks=(1, 1),
+        look_width=8,
+        condition_width=16,
+        memory_grid=(2, 2),
+    )
     torch.manual_seed(0)
     net = LSDNet(config)
     folder.mkdir()
@@ -302,8 +518,14 @@ class Runner:
         if stdin is not None:
             variables = dict(os.environ, PYTHONPATH=str(HERE.parent), OMP_NUM_THREADS="2", **environment)
             try:
-                done = subprocess.run([sys.executable, str(HERE / "cli_fakes.py"), *arguments], input=stdin,
-                                      capture_output=True, timeout=self.limit, env=variables, cwd=folder)  # fmt: skip
+                done = subprocess.run(
+                    [sys.executable, str(HERE / "cli_fakes.py"), *arguments],
+                    input=stdin,
+                    capture_output=True,
+                    timeout=self.limit,
+                    env=variables,
+                    cwd=folder,
+                )
             except subprocess.TimeoutExpired:
                 return -999, "", ""
             return done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace")
@@ -323,7 +545,7 @@ class Runner:
                 code = main(arguments)
         except Hang:
             code = -999
-        except BaseException as error:  # noqa: BLE001  nothing may come out of main
+        except BaseException as error:
             code = -998
             err.write(f"Traceback: {error!r}")
         finally:
@@ -395,11 +617,17 @@ def run_cases(
             wrong = judge(code, out, err, folder)
             if children() - before:
                 wrong.append("left a child process")
-            results.append({
-                "number": number, "kind": kind, "code": code, "seconds": round(seconds, 2), "wrong": wrong,
-                "said": next((line for line in err.splitlines() if line.startswith("error: ")), "")[:300],
-                "arguments": arguments if wrong else [],
-            })  # fmt: skip
+            results.append(
+                {
+                    "number": number,
+                    "kind": kind,
+                    "code": code,
+                    "seconds": round(seconds, 2),
+                    "wrong": wrong,
+                    "said": next((line for line in err.splitlines() if line.startswith("error: ")), "")[:300],
+                    "arguments": arguments if wrong else [],
+                }
+            )
             if wrong:
                 print(f"case {number} ({kind}): {wrong}\n  {arguments} {environment}\n  {err[-600:]}", file=sys.stderr)
             for path in sorted(folder.rglob("*"), reverse=True):
@@ -427,15 +655,27 @@ def main(arguments: list[str] | None = None) -> int:
     begin = time.monotonic()
     results = run_cases(numbers, options.seed, options.limit)
     broken = [case for case in results if case["wrong"]]
-    print(json.dumps({
-        "command": " ".join(["python", "tests/bad_inputs.py", *(arguments or sys.argv[1:])]),
-        "seed": options.seed, "first": numbers.start, "cases": len(results), "seconds": round(time.monotonic() - begin, 1),
-        "kinds": Counter(case["kind"] for case in results), "exit_codes": Counter(case["code"] for case in results),
-        "tracebacks": sum("traceback or fault" in case["wrong"] for case in results),
-        "hangs": sum("hang" in case["wrong"] for case in results),
-        "half_written": sum(any("left " in w or " play" in w or "is there" in w for w in case["wrong"]) for case in results),
-        "slowest_seconds": max((case["seconds"] for case in results), default=0), "broken": broken,
-    }, indent=1))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "command": " ".join(["python", "tests/bad_inputs.py", *(arguments or sys.argv[1:])]),
+                "seed": options.seed,
+                "first": numbers.start,
+                "cases": len(results),
+                "seconds": round(time.monotonic() - begin, 1),
+                "kinds": Counter(case["kind"] for case in results),
+                "exit_codes": Counter(case["code"] for case in results),
+                "tracebacks": sum("traceback or fault" in case["wrong"] for case in results),
+                "hangs": sum("hang" in case["wrong"] for case in results),
+                "half_written": sum(
+                    any("left " in w or " play" in w or "is there" in w for w in case["wrong"]) for case in results
+                ),
+                "slowest_seconds": max((case["seconds"] for case in results), default=0),
+                "broken": broken,
+            },
+            indent=1,
+        )
+    )
     return 1 if broken else 0
 
 
@@ -448,7 +688,8 @@ def joined(pieces: list[dict[str, Any]]) -> dict[str, Any]:
     whole: dict[str, Any] = {
         "command": f"python tests/bad_inputs.py --seed {pieces[0]['seed']} --first {pieces[0]['first']} "
         f"--count {sum(piece['cases'] for piece in pieces)}, in {len(pieces)} pieces",
-        "seed": pieces[0]["seed"], "first": pieces[0]["first"],
+        "seed": pieces[0]["seed"],
+        "first": pieces[0]["first"],
     }
     for key in ("cases", "seconds", "tracebacks", "hangs", "half_written"):
         whole[key] = round(sum(piece[key] for piece in pieces), 1)

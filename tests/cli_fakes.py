@@ -73,8 +73,7 @@ class FakeSession:
             raise ValueError("the model broke")
         time.sleep(float(os.environ.get("FAKE_MODEL_MS", "1")) / 1e3)
         self.report = Report(
-            cut=self.frames in self.cut_at,
-            guard_event="re-anchored: grey" if self.frames in self.guard_at else None,
+            cut=self.frames in self.cut_at, guard_event="re-anchored: grey" if self.frames in self.guard_at else None
         )
         self.frames += 1
         if os.environ.get("FAKE_ECHO"):
@@ -92,9 +91,14 @@ class FakeSession:
 
     def describe(self):
         return {
-            "model": self.options.model, "device": "cpu", "dtype": "fp32", "backend": "torch",
-            "reason": "a stand-in", "steps": self.options.steps, "size": [self.width, self.height],
-        }  # fmt: skip
+            "model": self.options.model,
+            "device": "cpu",
+            "dtype": "fp32",
+            "backend": "torch",
+            "reason": "a stand-in",
+            "steps": self.options.steps,
+            "size": [self.width, self.height],
+        }
 
 
 class FakeEngine:
@@ -149,9 +153,9 @@ if __name__ == "__main__":
     import functools
 
     from mirage_cli import cli
-    from mirage_cli.runs import batch, live, transform
     from mirage_cli.__main__ import run
     from mirage_cli.config import TransformConfig
+    from mirage_cli.runs import batch, live, transform
 
     cli.TransformConfig = functools.partial(  # type: ignore[misc]
         TransformConfig, piece_frames=int(os.environ.get("FAKE_PIECE_FRAMES", "250"))

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from mirage_cli.inputs.file import open_file
 from mirage_cli.media.addresses import file_url
 from mirage_cli.media.ffmpeg import find_ffmpeg
-from mirage_cli.inputs.file import open_file
 from mirage_cli.outputs.file import FileSink, open_output
 
 WIDTH, HEIGHT, FPS = 96, 64, 30
@@ -21,36 +21,37 @@ SOUND_RATE = 48_000
 def ffmpeg(*arguments: object, feed: bytes | None = None) -> bytes:
     """Runs ffmpeg, which must succeed; gives its stdout."""
     command = [find_ffmpeg().path, "-hide_banner", "-v", "error", "-y", *map(str, arguments)]
-    done = subprocess.run(
-        command, input=feed if feed is not None else b"", capture_output=True, timeout=60
-    )
+    done = subprocess.run(command, input=feed if feed is not None else b"", capture_output=True, timeout=60)
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout
 
 
 def clip(
-    path: Path, *, seconds: float = 1.0, size: tuple[int, int] = (WIDTH, HEIGHT),
-    fps: int | str = FPS, sound: str | None = "aac", codec: str = "libx264", pixels: str = "yuv420p",
-    video_filter: str = "null", output: tuple[object, ...] = (),
+    path: Path,
+    *,
+    seconds: float = 1.0,
+    size: tuple[int, int] = (WIDTH, HEIGHT),
+    fps: int | str = FPS,
+    sound: str | None = "aac",
+    codec: str = "libx264",
+    pixels: str = "yuv420p",
+    video_filter: str = "null",
+    output: tuple[object, ...] = (),
 ) -> Path:
     """A moving test picture, with a tone unless ``sound`` is None."""
-    inputs: list[object] = [
-        "-f", "lavfi", "-i", f"testsrc2=s={size[0]}x{size[1]}:r={fps}:d={seconds}",
-    ]
+    inputs: list[object] = ["-f", "lavfi", "-i", f"testsrc2=s={size[0]}x{size[1]}:r={fps}:d={seconds}"]
     if sound:
         inputs += ["-f", "lavfi", "-i", f"sine=f=440:r=44100:d={seconds}", "-c:a", sound]
     extra = ("-preset", "ultrafast") if codec == "libx264" else ()
-    ffmpeg(
-        *inputs, "-vf", video_filter, "-c:v", codec, *extra, "-pix_fmt", pixels, *output,
-        file_url(path),
-    )
+    ffmpeg(*inputs, "-vf", video_filter, "-c:v", codec, *extra, "-pix_fmt", pixels, *output, file_url(path))
     return path
 
 
 def variable_rate_clip(path: Path) -> Path:
     """Every third frame of 30 a second is missing: gaps of 33 and 67 ms."""
     return clip(
-        path, video_filter="select='not(eq(mod(n,3),1))'",
+        path,
+        video_filter="select='not(eq(mod(n,3),1))'",
         output=("-fps_mode", "passthrough", "-enc_time_base", "1/90000"),
     )
 
@@ -59,8 +60,18 @@ def rotated_clip(path: Path, degrees: int = 90) -> Path:
     """Coded lying, shown standing: a red left half ends up at the top or the bottom."""
     plain = path.with_name("plain-" + path.name)
     ffmpeg(
-        "-f", "lavfi", "-i", "color=red:s=48x64:r=10:d=0.5", "-f", "lavfi", "-i",
-        "color=blue:s=48x64:r=10:d=0.5", "-filter_complex", "hstack", "-pix_fmt", "yuv420p",
+        "-f",
+        "lavfi",
+        "-i",
+        "color=red:s=48x64:r=10:d=0.5",
+        "-f",
+        "lavfi",
+        "-i",
+        "color=blue:s=48x64:r=10:d=0.5",
+        "-filter_complex",
+        "hstack",
+        "-pix_fmt",
+        "yuv420p",
         file_url(plain),
     )
     ffmpeg("-display_rotation", degrees, "-i", file_url(plain), "-c", "copy", file_url(path))
@@ -69,8 +80,7 @@ def rotated_clip(path: Path, degrees: int = 90) -> Path:
 
 def truncated_clip(path: Path, part: float = 0.5) -> Path:
     """An MP4 with its index in front, cut off in the middle of its data."""
-    whole = clip(path.with_name("whole-" + path.name), seconds=2.0,
-                 output=("-movflags", "+faststart", "-g", "10"))
+    whole = clip(path.with_name("whole-" + path.name), seconds=2.0, output=("-movflags", "+faststart", "-g", "10"))
     data = whole.read_bytes()
     path.write_bytes(data[: int(len(data) * part)])
     return path
@@ -84,8 +94,24 @@ def audio_only(path: Path) -> Path:
 def cover_only(path: Path) -> Path:
     """Sound with a cover picture, which is no video."""
     ffmpeg(
-        "-f", "lavfi", "-i", "sine=d=0.5", "-f", "lavfi", "-i", "color=s=32x32", "-map", 0,
-        "-map", 1, "-frames:v", 1, "-c:v", "mjpeg", "-disposition:v", "attached_pic",
+        "-f",
+        "lavfi",
+        "-i",
+        "sine=d=0.5",
+        "-f",
+        "lavfi",
+        "-i",
+        "color=s=32x32",
+        "-map",
+        0,
+        "-map",
+        1,
+        "-frames:v",
+        1,
+        "-c:v",
+        "mjpeg",
+        "-disposition:v",
+        "attached_pic",
         file_url(path),
     )
     return path
@@ -93,10 +119,7 @@ def cover_only(path: Path) -> Path:
 
 def no_frames(path: Path) -> Path:
     """A video track that holds nothing."""
-    ffmpeg(
-        "-f", "lavfi", "-i", "color=s=32x32:d=1", "-vf", "select=0", "-c:v", "mpeg4",
-        file_url(path),
-    )
+    ffmpeg("-f", "lavfi", "-i", "color=s=32x32:d=1", "-vf", "select=0", "-c:v", "mpeg4", file_url(path))
     return path
 
 
@@ -106,16 +129,30 @@ def text_file(path: Path) -> Path:
 
 
 def flash_and_beep(
-    path: Path, *, at: float = 0.5, seconds: float = 1.5, sound: str = "aac",
-    output: tuple[object, ...] = (),
+    path: Path, *, at: float = 0.5, seconds: float = 1.5, sound: str = "aac", output: tuple[object, ...] = ()
 ) -> Path:
     """A white frame and a click at the same moment, black and silence before and after."""
     picture = f"geq=lum='if(between(T,{at}-0.001,{at}+0.099),235,16)':cb=128:cr=128"
     wave = f"aevalsrc='if(between(t,{at},{at}+0.1),0.9*sin(2*PI*1000*t),0)':s=48000:d={seconds}"
     ffmpeg(
-        "-f", "lavfi", "-i", f"color=black:s=64x64:r=30:d={seconds},format=yuv420p,{picture}",
-        "-f", "lavfi", "-i", wave, "-c:v", "libx264", "-preset", "ultrafast", "-bf", 2,
-        "-c:a", sound, *output, file_url(path),
+        "-f",
+        "lavfi",
+        "-i",
+        f"color=black:s=64x64:r=30:d={seconds},format=yuv420p,{picture}",
+        "-f",
+        "lavfi",
+        "-i",
+        wave,
+        "-c:v",
+        "libx264",
+        "-preset",
+        "ultrafast",
+        "-bf",
+        2,
+        "-c:a",
+        sound,
+        *output,
+        file_url(path),
     )
     return path
 
@@ -123,13 +160,34 @@ def flash_and_beep(
 def brightness(path: Path) -> tuple[list[float], np.ndarray]:
     """Each picture's time, in the file's own, and its mean grey."""
     shown = ffmpeg(
-        "-copyts", "-i", file_url(path), "-map", "0:v:0", "-vf", "scale=8:8,format=gray",
-        "-fps_mode", "passthrough", "-enc_time_base", "1/1000000", "-f", "framecrc", "-",
+        "-copyts",
+        "-i",
+        file_url(path),
+        "-map",
+        "0:v:0",
+        "-vf",
+        "scale=8:8,format=gray",
+        "-fps_mode",
+        "passthrough",
+        "-enc_time_base",
+        "1/1000000",
+        "-f",
+        "framecrc",
+        "-",
     ).decode()
     times = [int(row) / 1e6 for row in re.findall(r"^0, +-?\d+, +(-?\d+),", shown, re.M)]
     raw = ffmpeg(
-        "-i", file_url(path), "-map", "0:v:0", "-vf", "scale=8:8,format=gray", "-fps_mode",
-        "passthrough", "-f", "rawvideo", "-",
+        "-i",
+        file_url(path),
+        "-map",
+        "0:v:0",
+        "-vf",
+        "scale=8:8,format=gray",
+        "-fps_mode",
+        "passthrough",
+        "-f",
+        "rawvideo",
+        "-",
     )
     return times, np.frombuffer(raw, np.uint8).reshape(-1, 64).mean(axis=1)
 
@@ -148,8 +206,18 @@ def beep_seconds(path: Path, track: int = 0) -> float:
 def loud(path: Path, track: int = 0) -> np.ndarray:
     """Whether a wave is high, at each of SOUND_RATE moments a second of the file's own time."""
     raw = ffmpeg(
-        "-copyts", "-i", file_url(path), "-map", f"0:a:{track}", "-af",
-        f"aresample={SOUND_RATE}:async=1:first_pts=0", "-ac", 1, "-f", "s16le", "-",
+        "-copyts",
+        "-i",
+        file_url(path),
+        "-map",
+        f"0:a:{track}",
+        "-af",
+        f"aresample={SOUND_RATE}:async=1:first_pts=0",
+        "-ac",
+        1,
+        "-f",
+        "s16le",
+        "-",
     )
     return np.abs(np.frombuffer(raw, np.int16).astype(np.int32)) > 6000
 
@@ -163,8 +231,7 @@ def beep_begins(path: Path) -> np.ndarray:
 def streams_of(path: Path) -> str:
     """What ``ffmpeg -i`` says of a file."""
     done = subprocess.run(
-        [find_ffmpeg().path, "-hide_banner", "-i", file_url(path)], capture_output=True,
-        stdin=subprocess.DEVNULL,
+        [find_ffmpeg().path, "-hide_banner", "-i", file_url(path)], capture_output=True, stdin=subprocess.DEVNULL
     )
     return done.stderr.decode()
 
@@ -180,9 +247,24 @@ class Probe:
 def probe(path: Path) -> Probe:
     """What ffmpeg's own decoder finds in a whole file; fails on any decoding error."""
     done = subprocess.run(
-        [find_ffmpeg().path, "-hide_banner", "-xerror", "-i", file_url(path), "-map", "0:v:0",
-         "-fps_mode", "passthrough", "-f", "null", "-"],
-        capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60,
+        [
+            find_ffmpeg().path,
+            "-hide_banner",
+            "-xerror",
+            "-i",
+            file_url(path),
+            "-map",
+            "0:v:0",
+            "-fps_mode",
+            "passthrough",
+            "-f",
+            "null",
+            "-",
+        ],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=60,
     )
     assert done.returncode == 0, done.stderr
     size = re.search(r"Video:.*?, (\d+)x(\d+)", done.stderr)
@@ -200,8 +282,7 @@ def probe(path: Path) -> Probe:
 
 def copy_clip(path: Path, target, *, by_path: bool = False, stop_after=None, **options) -> FileSink:
     """Input to output unchanged, as the command line does it."""
-    read = {key: options.pop(key) for key in ("start_seconds", "duration_seconds", "size", "fps")
-            if key in options}
+    read = {key: options.pop(key) for key in ("start_seconds", "duration_seconds", "size", "fps") if key in options}
     with open_file(path, **read) as source:
         read.pop("size", None)
         read.pop("fps", None)
@@ -226,8 +307,21 @@ def flashes_and_beeps(path: Path, *, every: float = 0.5, seconds: float = 3.0, f
     picture = f"geq=lum='if({on.format('T')},235,16)':cb=128:cr=128"
     wave = f"aevalsrc='if({on.format('t')},0.9*sin(2*PI*1000*t),0)':s=48000:d={seconds}"
     ffmpeg(
-        "-f", "lavfi", "-i", f"color=black:s=64x64:r={fps}:d={seconds},format=yuv420p,{picture}",
-        "-f", "lavfi", "-i", wave, "-c:v", "libx264", "-preset", "ultrafast", "-c:a", "aac", file_url(path),
+        "-f",
+        "lavfi",
+        "-i",
+        f"color=black:s=64x64:r={fps}:d={seconds},format=yuv420p,{picture}",
+        "-f",
+        "lavfi",
+        "-i",
+        wave,
+        "-c:v",
+        "libx264",
+        "-preset",
+        "ultrafast",
+        "-c:a",
+        "aac",
+        file_url(path),
     )
     return path
 

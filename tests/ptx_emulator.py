@@ -115,7 +115,9 @@ def _statement(entry: Entry, text: str) -> None:
     body = text[guard.end() :] if guard else text
     name, _, rest = re.match(r"(\S+)(\s*)(.*)", body, re.DOTALL).groups()
     operands = [o.strip() for o in re.split(r",(?![^{]*\})", rest) if o.strip()]
-    entry.code.append(Instruction(text, guard.group(2) if guard else "", bool(guard and guard.group(1)), name.split("."), operands))
+    entry.code.append(
+        Instruction(text, guard.group(2) if guard else "", bool(guard and guard.group(1)), name.split("."), operands)
+    )
 
 
 def _bf16(values: np.ndarray) -> np.ndarray:
@@ -125,7 +127,14 @@ def _bf16(values: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(values), 0x7FFF, rounded).astype(np.uint16)
 
 
-COMPARE = {"eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal}
+COMPARE = {
+    "eq": np.equal,
+    "ne": np.not_equal,
+    "lt": np.less,
+    "le": np.less_equal,
+    "gt": np.greater,
+    "ge": np.greater_equal,
+}
 WHOLE = {"rni": np.rint, "rzi": np.trunc, "rmi": np.floor}
 LOGIC = {"and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor}
 
@@ -133,7 +142,9 @@ LOGIC = {"and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor}
 class Launch:
     """One launch of an entry; ``run`` does it."""
 
-    def __init__(self, entry: Entry, memory: Memory, grid: tuple[int, ...], block: tuple[int, ...], arguments: list) -> None:
+    def __init__(
+        self, entry: Entry, memory: Memory, grid: tuple[int, ...], block: tuple[int, ...], arguments: list
+    ) -> None:
         self.entry, self.memory = entry, memory
         grid, block = (*grid, 1, 1)[:3], (*block, 1, 1)[:3]
         per_block, blocks = int(np.prod(block)), int(np.prod(grid))
@@ -382,7 +393,9 @@ class Launch:
         o, to, of = i.operands, i.name[-2], i.name[-1]
         if to in ("f16x2", "bf16x2"):
             halves = [self._value(operand, "f32") for operand in o[1:]]
-            high, low = ((_bf16(h) if to[0] == "b" else h.astype(np.float16).view(np.uint16)).astype(np.uint64) for h in halves)
+            high, low = (
+                (_bf16(h) if to[0] == "b" else h.astype(np.float16).view(np.uint16)).astype(np.uint64) for h in halves
+            )
             self._set(o[0], (high << np.uint64(16)) | low, mask)
             return
         value = self._value(o[1], of)
@@ -436,7 +449,11 @@ class Launch:
             return np.exp2(a[0].astype(np.float64)).astype(np.float32)
         two = {"add": np.add, "sub": np.subtract, "div": np.floor_divide, "rem": np.remainder}
         if operation in ("max", "min"):
-            return getattr(np, "f" + operation)(a[0], a[1]) if kind[0] == "f" else getattr(np, operation + "imum")(a[0], a[1])
+            return (
+                getattr(np, "f" + operation)(a[0], a[1])
+                if kind[0] == "f"
+                else getattr(np, operation + "imum")(a[0], a[1])
+            )
         if operation in two and (kind[0] != "f" or operation in ("add", "sub")):
             return two[operation](a[0], a[1])
         if operation in ("neg", "abs"):
@@ -460,7 +477,9 @@ class EmulatedKernels:
         import torch
 
         self.launches.append(entry)
-        storages = {a.untyped_storage().data_ptr(): a.untyped_storage() for a in arguments if isinstance(a, torch.Tensor)}
+        storages = {
+            a.untyped_storage().data_ptr(): a.untyped_storage() for a in arguments if isinstance(a, torch.Tensor)
+        }
         views = {at: torch.empty(0, dtype=torch.uint8).set_(storage).numpy() for at, storage in storages.items()}
         memory = Memory(sum(v.size + 1024 for v in views.values()) + 4096)
         addresses = {}
@@ -474,7 +493,11 @@ class EmulatedKernels:
                 base = addresses[argument.untyped_storage().data_ptr()]
                 size = argument.element_size()
                 elements = torch.arange(argument.untyped_storage().nbytes() // size)
-                used = elements.as_strided(argument.shape, argument.stride(), argument.storage_offset()).reshape(-1).numpy()
+                used = (
+                    elements.as_strided(argument.shape, argument.stride(), argument.storage_offset())
+                    .reshape(-1)
+                    .numpy()
+                )
                 for byte in range(size):
                     memory.allocated[base - Memory.BASE + used * size + byte] = True
                 packed.append(np.uint64(base + argument.storage_offset() * size))

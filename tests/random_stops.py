@@ -54,15 +54,19 @@ def make_clips(folder: Path) -> tuple[Path, Path]:
     text = folder / "s.srt"
     text.write_text("1\n00:00:00,200 --> 00:00:05,000\nHello\n", "utf-8")
     film = folder / "film.mkv"
-    media.ffmpeg("-i", clip, "-i", text, "-map", "0", "-map", "1", "-c", "copy", "-c:s", "srt",
-                 "-metadata", "title=Film", film)
+    media.ffmpeg(
+        "-i", clip, "-i", text, "-map", "0", "-map", "1", "-c", "copy", "-c:s", "srt", "-metadata", "title=Film", film
+    )
     return clip, film
 
 
 def run_once(
-    arguments: list[str], after_seconds: float | None, number: int, command: tuple[str, ...] = MIRAGE,
+    arguments: list[str],
+    after_seconds: float | None,
+    number: int,
+    command: tuple[str, ...] = MIRAGE,
     says_ready: bool = False,
-) -> tuple[int, bytes, bytes, float]:  # fmt: skip
+) -> tuple[int, bytes, bytes, float]:
     """Exit code, stdout, stderr and seconds of one run that gets a signal after a while.
 
     Args:
@@ -77,9 +81,13 @@ def run_once(
     begin = time.monotonic()
     try:
         process = subprocess.Popen(
-            [*command, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, env=environment, pass_fds=(mark,) if says_ready else (),
-        )  # fmt: skip
+            [*command, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment,
+            pass_fds=(mark,) if says_ready else (),
+        )
     finally:
         os.close(mark)
     try:
@@ -102,8 +110,8 @@ def run_once(
 
 def _wait_until_ready(heard: int) -> None:
     """Raises:
-        subprocess.TimeoutExpired: it does not say so.
-        RuntimeError: it ended without.
+    subprocess.TimeoutExpired: it does not say so.
+    RuntimeError: it ended without.
     """
     if not select.select([heard], [], [], LIMIT_SECONDS)[0]:
         raise subprocess.TimeoutExpired("cli_fakes", LIMIT_SECONDS)
@@ -111,9 +119,7 @@ def _wait_until_ready(heard: int) -> None:
         raise RuntimeError("the stand-in ended before it heard signals")
 
 
-def judge(
-    code: int, out: bytes, err: bytes, folder: Path, said_ready: bool = False
-) -> tuple[list[str], int | None]:
+def judge(code: int, out: bytes, err: bytes, folder: Path, said_ready: bool = False) -> tuple[list[str], int | None]:
     """(broken rules, frames of what was written or None) of one run into an empty folder.
 
     Args:
@@ -182,21 +188,37 @@ def main(arguments: list[str] | None = None) -> int:
             which = draw.choice([signal.SIGINT, signal.SIGTERM])
             code, out, err, seconds = run_once(choices[kind], moment, which)
             wrong, frames = judge(code, out, err, folder)
-            runs.append({
-                "kind": kind, "signal": which.name, "at_seconds": round(moment, 3),
-                "ended_after_seconds": round(seconds - moment, 3), "exit_code": code,
-                "frames": frames, "wrong": wrong,
-            })  # fmt: skip
-            print(f"{number + 1}/{options.times} {kind}, {which.name} at {moment:.2f} s: "
-                  f"{code}, {frames} frames {wrong or ''}", file=sys.stderr)
+            runs.append(
+                {
+                    "kind": kind,
+                    "signal": which.name,
+                    "at_seconds": round(moment, 3),
+                    "ended_after_seconds": round(seconds - moment, 3),
+                    "exit_code": code,
+                    "frames": frames,
+                    "wrong": wrong,
+                }
+            )
+            print(
+                f"{number + 1}/{options.times} {kind}, {which.name} at {moment:.2f} s: "
+                f"{code}, {frames} frames {wrong or ''}",
+                file=sys.stderr,
+            )
     broken = [run for run in runs if run["wrong"]]
-    print(json.dumps({
-        "command": " ".join(["python", "tests/random_stops.py", *(arguments or sys.argv[1:])]),
-        "runs": len(runs), "with_an_output_that_plays": sum(run["frames"] is not None for run in runs),
-        "stopped_before_a_frame_and_nothing_left": sum(run["frames"] is None for run in runs),
-        "broken": len(broken), "first_frame_and_end_seconds": lengths,
-        "each": runs,
-    }, indent=1))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "command": " ".join(["python", "tests/random_stops.py", *(arguments or sys.argv[1:])]),
+                "runs": len(runs),
+                "with_an_output_that_plays": sum(run["frames"] is not None for run in runs),
+                "stopped_before_a_frame_and_nothing_left": sum(run["frames"] is None for run in runs),
+                "broken": len(broken),
+                "first_frame_and_end_seconds": lengths,
+                "each": runs,
+            },
+            indent=1,
+        )
+    )
     return 1 if broken else 0
 
 

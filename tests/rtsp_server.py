@@ -24,8 +24,18 @@ def serve(picture: list[str]) -> Iterator[str]:
         sdp, port = Path(folder) / "s.sdp", free_port(socket.SOCK_DGRAM)
         rtp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         rtp.bind(("127.0.0.1", port))
-        command = [find_ffmpeg().path, "-v", "error", "-nostdin", *picture, "-f", "rtp",
-                   "-sdp_file", str(sdp), f"rtp://127.0.0.1:{port}"]  # fmt: skip
+        command = [
+            find_ffmpeg().path,
+            "-v",
+            "error",
+            "-nostdin",
+            *picture,
+            "-f",
+            "rtp",
+            "-sdp_file",
+            str(sdp),
+            f"rtp://127.0.0.1:{port}",
+        ]
         sender = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         server = socket.create_server(("127.0.0.1", 0))
         threading.Thread(target=_answer, args=(server, rtp, sdp), daemon=True).start()

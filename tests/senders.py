@@ -29,13 +29,9 @@ def free_port(kind: int = socket.SOCK_STREAM) -> int:
 @functools.lru_cache(maxsize=1)
 def protocols() -> tuple[frozenset[str], frozenset[str]]:
     """The protocols that this ffmpeg reads and writes."""
-    text = subprocess.run(
-        [find_ffmpeg().path, "-hide_banner", "-protocols"], capture_output=True, text=True
-    ).stdout
+    text = subprocess.run([find_ffmpeg().path, "-hide_banner", "-protocols"], capture_output=True, text=True).stdout
     before, after = text.split("Output:")
-    return frozenset(re.findall(r"^  (\w+)$", before, re.M)), frozenset(
-        re.findall(r"^  (\w+)$", after, re.M)
-    )
+    return frozenset(re.findall(r"^  (\w+)$", before, re.M)), frozenset(re.findall(r"^  (\w+)$", after, re.M))
 
 
 def need(*names: str) -> None:
@@ -49,19 +45,31 @@ def need(*names: str) -> None:
 def picture(seconds: float, size: tuple[int, int] = SIZE, fps: int = FPS) -> list[str]:
     """A moving test picture in real time, encoded as a camera would."""
     return [
-        "-re", "-f", "lavfi", "-i", f"testsrc2=s={size[0]}x{size[1]}:r={fps}", "-t", f"{seconds}",
-        "-c:v", "libx264", "-preset", "ultrafast", "-tune", "zerolatency", "-g", "5",
-        "-pix_fmt", "yuv420p",
-    ]  # fmt: skip
+        "-re",
+        "-f",
+        "lavfi",
+        "-i",
+        f"testsrc2=s={size[0]}x{size[1]}:r={fps}",
+        "-t",
+        f"{seconds}",
+        "-c:v",
+        "libx264",
+        "-preset",
+        "ultrafast",
+        "-tune",
+        "zerolatency",
+        "-g",
+        "5",
+        "-pix_fmt",
+        "yuv420p",
+    ]
 
 
 @contextmanager
 def ffmpeg(*arguments: str, wait: bool = False) -> Iterator[subprocess.Popen[bytes]]:
     """A running ffmpeg, ended with the block; ``wait`` lets it end by itself first."""
     command = [find_ffmpeg().path, "-hide_banner", "-v", "error", "-nostdin", "-y", *arguments]
-    process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     try:
         yield process
         if wait:
@@ -80,10 +88,11 @@ def later(seconds: float, *arguments: str) -> Iterator[list[subprocess.Popen[byt
     def start() -> None:
         if not ended.wait(seconds):
             command = [find_ffmpeg().path, "-v", "error", "-nostdin", "-y", *arguments]
-            started.append(subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            ))  # fmt: skip
+            started.append(
+                subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+                )
+            )
 
     thread = threading.Thread(target=start)
     thread.start()

@@ -49,8 +49,10 @@ PROMPT = "ink wash"
 def draw(number: int, width: int, height: int) -> np.ndarray:
     """A scene that moves, and the number in black and white below: uint8 [H, W, 3]."""
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
-    waves = [127 + 80 * np.sin(x * a + y * b + number * c) for a, b, c in
-             ((0.13, 0.05, 0.11), (-0.06, 0.17, 0.07), (0.09, -0.11, 0.05))]  # fmt: skip
+    waves = [
+        127 + 80 * np.sin(x * a + y * b + number * c)
+        for a, b, c in ((0.13, 0.05, 0.11), (-0.06, 0.17, 0.07), (0.09, -0.11, 0.05))
+    ]
     rgb = np.stack(waves, axis=2).astype(np.uint8)
     for bit in range(BITS):
         part = slice(bit * width // BITS, (bit + 1) * width // BITS)
@@ -125,17 +127,38 @@ class Lossless:
         self.late_ms = 0.0
         width, height = size
         self.mirage = start(
-            ["transform", "-", "-p", PROMPT, "--device", "cpu", "--compare", "--codec", "ffv1", "-q",
-             "-o", "-"],
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
+            ["transform", "-", "-p", PROMPT, "--device", "cpu", "--compare", "--codec", "ffv1", "-q", "-o", "-"],
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
         self.decoder = subprocess.Popen(
-            [find_ffmpeg().path, "-v", "error", "-probesize", "32768", "-analyzeduration", "0",
-             "-threads", "1", "-i", "pipe:0",
-             "-vf", f"crop={width}:{height}:0:0,format=rgb24", "-fps_mode", "passthrough",
-             "-flush_packets", "1", "-f", "rawvideo", "pipe:1"],
-            stdin=self.mirage.stdout, stdout=subprocess.PIPE,
-        )  # fmt: skip
+            [
+                find_ffmpeg().path,
+                "-v",
+                "error",
+                "-probesize",
+                "32768",
+                "-analyzeduration",
+                "0",
+                "-threads",
+                "1",
+                "-i",
+                "pipe:0",
+                "-vf",
+                f"crop={width}:{height}:0:0,format=rgb24",
+                "-fps_mode",
+                "passthrough",
+                "-flush_packets",
+                "1",
+                "-f",
+                "rawvideo",
+                "pipe:1",
+            ],
+            stdin=self.mirage.stdout,
+            stdout=subprocess.PIPE,
+        )
         assert self.mirage.stdout is not None
         self.mirage.stdout.close()
         self.errors: list[bytes] = []
@@ -188,23 +211,32 @@ class Lossless:
         first, last = quarters(self.latency, since)
         late = sorted(value for at, value in self.latency if at >= since) or [float("inf")]
         return {
-            "frames_sent": len(self.sent), "frames_received": len(self.numbers),
-            "lost": self.count - len(seen), "doubled": len(self.numbers) - len(seen),
+            "frames_sent": len(self.sent),
+            "frames_received": len(self.numbers),
+            "lost": self.count - len(seen),
+            "doubled": len(self.numbers) - len(seen),
             "in_order": self.numbers == sorted(self.numbers),
             "latency_ms": {
-                "first_quarter_median": round(first, 1), "last_quarter_median": round(last, 1),
-                "p50": round(late[len(late) // 2], 1), "p95": round(late[int(len(late) * 0.95)], 1),
+                "first_quarter_median": round(first, 1),
+                "last_quarter_median": round(last, 1),
+                "p50": round(late[len(late) // 2], 1),
+                "p95": round(late[int(len(late) * 0.95)], 1),
                 "max": round(late[-1], 1),
             },
             "latency_ms_over_time": over_time(self.latency, self.flows_since),
-            "frames_timed": len(late), "sender_at_most_late_ms": round(self.late_ms, 1),
+            "frames_timed": len(late),
+            "sender_at_most_late_ms": round(self.late_ms, 1),
             "latency_grows": last > first + 1e3 / self.fps,
-        }  # fmt: skip
+        }
 
 
 def soak(
-    seconds: float, size: tuple[int, int], fps: float, live: bool = False,
-    warmup: float | None = None, command: list[str] | None = None,
+    seconds: float,
+    size: tuple[int, int],
+    fps: float,
+    live: bool = False,
+    warmup: float | None = None,
+    command: list[str] | None = None,
 ) -> dict[str, Any]:
     """One soak; ``ok`` says whether all rules held.
 
@@ -224,10 +256,29 @@ def soak(
     more: dict[str, Any] = {}
     if live:
         process = start(
-            ["live", "--input", "test", "-p", PROMPT, "--device", "cpu", "--no-window", "--json",
-             "--no-progress", "--size", f"{size[0]}x{size[1]}", "--fps", str(fps), "--duration", str(seconds)],
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            [
+                "live",
+                "--input",
+                "test",
+                "-p",
+                PROMPT,
+                "--device",
+                "cpu",
+                "--no-window",
+                "--json",
+                "--no-progress",
+                "--size",
+                f"{size[0]}x{size[1]}",
+                "--fps",
+                str(fps),
+                "--duration",
+                str(seconds),
+            ],
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
     else:
         lossless = Lossless(seconds, size, fps, command)
         process = lossless.mirage
@@ -251,23 +302,42 @@ def soak(
     memory = memory[:-2] if len(memory) > 8 else memory  # children end before their parent
     first, last = quarters([(moment, taken) for moment, taken, _ in memory], flows + warmup)
     growth = last / first - 1.0 if first else float("inf")
-    broken = [name for name, bad in {
-        f"exit code {code}": code != 0, "memory": abs(growth) > MEMORY_LIMIT,
-        "lost": more.get("lost", 0) > 0, "doubled": more.get("doubled", 0) > 0,
-        "order": not more.get("in_order", True), "latency": more.get("latency_grows", False),
-    }.items() if bad]  # fmt: skip
+    broken = [
+        name
+        for name, bad in {
+            f"exit code {code}": code != 0,
+            "memory": abs(growth) > MEMORY_LIMIT,
+            "lost": more.get("lost", 0) > 0,
+            "doubled": more.get("doubled", 0) > 0,
+            "order": not more.get("in_order", True),
+            "latency": more.get("latency_grows", False),
+        }.items()
+        if bad
+    ]
     return {
-        "mode": "live" if live else "lossless", "seconds": round(time.monotonic() - begin, 1),
-        "size": list(size), "fps": fps, "prompt": PROMPT, "warmup_seconds": warmup,
+        "mode": "live" if live else "lossless",
+        "seconds": round(time.monotonic() - begin, 1),
+        "size": list(size),
+        "fps": fps,
+        "prompt": PROMPT,
+        "warmup_seconds": warmup,
         **about,
         "load_average_before_and_after": [round(load, 1), round(os.getloadavg()[0], 1)],
-        "memory_mb": {"first_quarter_median": round(first, 1), "last_quarter_median": round(last, 1),
-                      "change_percent": round(100 * growth, 2), "max": round(max(taken for _, taken, _ in memory), 1),
-                      "resident_max": round(max(whole for _, _, whole in memory), 1), "samples": len(memory)},
-        "memory_mb_over_time": [[round(moment - begin), round(taken, 1)] for moment, taken, _ in
-                                memory[:: max(1, len(memory) // 24)]],
-        **more, "broken": broken, "ok": not broken,
-    }  # fmt: skip
+        "memory_mb": {
+            "first_quarter_median": round(first, 1),
+            "last_quarter_median": round(last, 1),
+            "change_percent": round(100 * growth, 2),
+            "max": round(max(taken for _, taken, _ in memory), 1),
+            "resident_max": round(max(whole for _, _, whole in memory), 1),
+            "samples": len(memory),
+        },
+        "memory_mb_over_time": [
+            [round(moment - begin), round(taken, 1)] for moment, taken, _ in memory[:: max(1, len(memory) // 24)]
+        ],
+        **more,
+        "broken": broken,
+        "ok": not broken,
+    }
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -14,9 +14,15 @@ from mirage_cli.training.config import load_config
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 TINY = (
-    "streams=6", "size=64", "banks=[[96,128,1.0]]", "device=cpu", "compile=false", "max_steps=2", "loss.features=0",
+    "streams=6",
+    "size=64",
+    "banks=[[96,128,1.0]]",
+    "device=cpu",
+    "compile=false",
+    "max_steps=2",
+    "loss.features=0",
     'network={"widths":[16,16,64],"middle_blocks":2,"encoder_blocks":[1,1],"decoder_blocks":[1,1]}',
-)  # fmt: skip
+)
 
 
 def test_every_row_is_a_training_config():
@@ -32,7 +38,9 @@ def test_rows_train_and_are_measured(tmp_path, monkeypatch):
     rng = np.random.default_rng(4)
     rows = [["file", "kind", "split", "ship_ok"]]
     for name, split in (("a", "train"), ("b", "train"), ("c", "val")):
-        picture = cv2.resize(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8), (160, 120), interpolation=cv2.INTER_CUBIC)
+        picture = cv2.resize(
+            rng.integers(0, 256, (9, 12, 3), dtype=np.uint8), (160, 120), interpolation=cv2.INTER_CUBIC
+        )
         cv2.imwrite(str(tmp_path / "photos" / f"{name}.png"), picture)
         rows.append([f"photos/{name}.png", "photo", split, "yes"])
     with (tmp_path / "MANIFEST.csv").open("w", newline="") as file:

@@ -15,9 +15,9 @@ import media
 import pytest
 from cli_fakes import FakeEngine
 from conftest import ROOT
+from mirage_cli.models import catalog
 
 from mirage_cli.cli import main
-from mirage_cli.models import catalog
 
 HERE = Path(__file__).parent
 
@@ -63,8 +63,9 @@ def vast_png() -> bytes:
 
     chunk = (13).to_bytes(4, "big") + header + zlib.crc32(header).to_bytes(4, "big")
     body = b"IDAT" + zlib.compress(bytes(1000))
-    return (b"\x89PNG\r\n\x1a\n" + chunk + (len(body) - 4).to_bytes(4, "big") + body
-            + zlib.crc32(body).to_bytes(4, "big"))  # fmt: skip
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk + (len(body) - 4).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
+    )
 
 
 @pytest.mark.parametrize("name, make, words", [row[1:] for row in BAD_FILES], ids=[row[0] for row in BAD_FILES])
@@ -76,11 +77,18 @@ def test_files_that_are_no_video(name, make, words, tmp_path, capsys, fakes):
 def test_a_vast_picture_takes_no_memory(tmp_path):
     """Its header asks for 3 GB; OpenCV is told to refuse it."""
     (tmp_path / "vast.png").write_bytes(vast_png())
-    line = "from mirage_cli.image_frames import read_image; import sys\n" \
-           "try: read_image(sys.argv[1])\n" \
-           "except Exception as e: print(type(e).__name__, open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"
-    done = subprocess.run([sys.executable, "-c", line, str(tmp_path / "vast.png")], capture_output=True, text=True,
-                          env=dict(os.environ, PYTHONPATH=str(ROOT)), timeout=60)  # fmt: skip
+    line = (
+        "from mirage_cli.image_frames import read_image; import sys\n"
+        "try: read_image(sys.argv[1])\n"
+        "except Exception as e: print(type(e).__name__, open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", line, str(tmp_path / "vast.png")],
+        capture_output=True,
+        text=True,
+        env=dict(os.environ, PYTHONPATH=str(ROOT)),
+        timeout=60,
+    )
     kind, kilobytes = done.stdout.split()
     assert kind == "MediaError" and int(kilobytes) < 400_000 and "WARN" not in done.stderr
 
@@ -92,10 +100,15 @@ def test_a_truncated_file_is_written_as_far_as_it_decodes(tmp_path, capsys, fake
     assert 10 < media.probe(tmp_path / "o.mp4").frames < 60
 
 
-@pytest.mark.parametrize("flags, words", [
-    (["-p", ""], "prompt is empty"), (["-p", "   "], "prompt is empty"), (["-p", "night", "--size", "0x0"], "0 is outside"),
-    (["-p", "night", "--size", "100000x100000"], "100000 is outside"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["-p", ""], "prompt is empty"),
+        (["-p", "   "], "prompt is empty"),
+        (["-p", "night", "--size", "0x0"], "0 is outside"),
+        (["-p", "night", "--size", "100000x100000"], "100000 is outside"),
+    ],
+)
 def test_prompts_and_sizes_that_cannot_be(flags, words, clip, tmp_path, capsys, fakes):
     refused(capsys, 2, words, "transform", clip, *flags, "-o", tmp_path / "o.mp4", out=tmp_path)
 
@@ -109,12 +122,22 @@ def test_a_folder_that_may_not_be_written_to(clip, tmp_path):
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o500)
     tmp_path.chmod(0o755)
-    line = [sys.executable, str(HERE / "cli_fakes.py"), "transform", str(clip), "-p", "night", "-o", str(closed / "o.mp4")]
+    line = [
+        sys.executable,
+        str(HERE / "cli_fakes.py"),
+        "transform",
+        str(clip),
+        "-p",
+        "night",
+        "-o",
+        str(closed / "o.mp4"),
+    ]
     if os.geteuid() == 0:
         target = Path("/proc/o.mp4")  # no user may
         line[-1] = str(target)
-    done = subprocess.run(line, capture_output=True, stdin=subprocess.DEVNULL, timeout=60,
-                          env=dict(os.environ, PYTHONPATH=str(ROOT)))  # fmt: skip
+    done = subprocess.run(
+        line, capture_output=True, stdin=subprocess.DEVNULL, timeout=60, env=dict(os.environ, PYTHONPATH=str(ROOT))
+    )
     assert done.returncode == 3 and b"cannot be written" in done.stderr, done.stderr
     assert os.listdir(closed) == []
 
@@ -148,33 +171,87 @@ def foreign(folder: Path) -> None:
     save_file({"some.weight": torch.zeros(3)}, folder / catalog.WEIGHTS)
 
 
-@pytest.mark.parametrize("damage, words", [
-    (with_nan, "NaN or infinity"), (foreign, "belongs to another network"),
-    (lambda folder: (folder / catalog.WEIGHTS).write_bytes((folder / catalog.WEIGHTS).read_bytes()[:5000]), "damaged"),
-    (lambda folder: (folder / catalog.WEIGHTS).write_bytes(b"\x80\x04\x95 no safetensors"), "damaged or no safetensors file"),
-    (lambda folder: (folder / catalog.CONFIG).write_text("{}"), "is no config of an LSD model"),
-    (lambda folder: (folder / catalog.WEIGHTS).unlink(), "has no model.safetensors"),
-    (lambda folder: (folder / catalog.LOOKS).write_text("[]"), "looks"),
-], ids=["NaN", "foreign", "cut off", "pickle", "config", "no weights", "looks"])  # fmt: skip
+@pytest.mark.parametrize(
+    "damage, words",
+    [
+        (with_nan, "NaN or infinity"),
+        (foreign, "belongs to another network"),
+        (
+            lambda folder: (folder / catalog.WEIGHTS).write_bytes((folder / catalog.WEIGHTS).read_bytes()[:5000]),
+            "damaged",
+        ),
+        (
+            lambda folder: (folder / catalog.WEIGHTS).write_bytes(b"\x80\x04\x95 no safetensors"),
+            "damaged or no safetensors file",
+        ),
+        (lambda folder: (folder / catalog.CONFIG).write_text("{}"), "is no config of an LSD model"),
+        (lambda folder: (folder / catalog.WEIGHTS).unlink(), "has no model.safetensors"),
+        (lambda folder: (folder / catalog.LOOKS).write_text("[]"), "looks"),
+    ],
+    ids=["NaN", "foreign", "cut off", "pickle", "config", "no weights", "looks"],
+)
 def test_models_that_are_not_whole(damage, words, model, clip, tmp_path, capsys):
     damage(model)
-    refused(capsys, 4, words, "transform", clip, "-p", "ink wash", "--device", "cpu", "-m", model, "-o", tmp_path / "o.mp4",
-            out=tmp_path)  # fmt: skip
+    refused(
+        capsys,
+        4,
+        words,
+        "transform",
+        clip,
+        "-p",
+        "ink wash",
+        "--device",
+        "cpu",
+        "-m",
+        model,
+        "-o",
+        tmp_path / "o.mp4",
+        out=tmp_path,
+    )
 
 
 def test_no_such_model(clip, tmp_path, capsys):
-    refused(capsys, 4, "no such model: 'none'", "transform", clip, "-p", "night", "-m", "none", "-o", tmp_path / "o.mp4", out=tmp_path)
+    refused(
+        capsys,
+        4,
+        "no such model: 'none'",
+        "transform",
+        clip,
+        "-p",
+        "night",
+        "-m",
+        "none",
+        "-o",
+        tmp_path / "o.mp4",
+        out=tmp_path,
+    )
 
 
 def test_a_small_machine_is_an_error_and_no_traceback(clip, tmp_path):
     """Address space for Python and not for the model: the system says no in the middle of the work."""
+
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (700 << 20, 700 << 20))
 
     done = subprocess.run(
-        [sys.executable, "-m", "mirage_cli", "transform", str(clip), "-p", "night", "--device", "cpu", "-o", str(tmp_path / "o.mp4")],
-        capture_output=True, stdin=subprocess.DEVNULL, timeout=120, preexec_fn=limit,
+        [
+            sys.executable,
+            "-m",
+            "mirage_cli",
+            "transform",
+            str(clip),
+            "-p",
+            "night",
+            "--device",
+            "cpu",
+            "-o",
+            str(tmp_path / "o.mp4"),
+        ],
+        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        timeout=120,
+        preexec_fn=limit,
         env=dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1"),
-    )  # fmt: skip
+    )
     assert done.returncode != 0 and b"Traceback" not in done.stderr, done.stderr
     assert os.listdir(tmp_path) == []

@@ -37,9 +37,7 @@ class MadeClock:
 class SlowSession:
     """Takes known times, and counts."""
 
-    def __init__(
-        self, prepare_ms: float, denoise_ms: float, compose_ms: float, time: Any = time
-    ) -> None:
+    def __init__(self, prepare_ms: float, denoise_ms: float, compose_ms: float, time: Any = time) -> None:
         self.times = (prepare_ms, denoise_ms, compose_ms)
         self.clock = time if callable(time) else time.perf_counter
         self.sleep = time.sleep
@@ -144,12 +142,12 @@ def test_budgets_say_yes_and_no(no_model: None) -> None:
 
 def test_a_stage_that_is_missing_shows_in_the_sum(no_model: None) -> None:
     row = {"read": 1.0, "prepare": 1.0, "denoise": 5.0, "compose": 1.0, "write": 1.0}
-    assert bench._summary([row | {"device_frame": 7.0, "end_to_end": 9.0}])[
-        "stages_over_end_to_end"
-    ] == pytest.approx(1.0)
-    assert bench._summary([row | {"device_frame": 7.0, "end_to_end": 12.0}])[
-        "stages_over_end_to_end"
-    ] == pytest.approx(0.75)
+    assert bench._summary([row | {"device_frame": 7.0, "end_to_end": 9.0}])["stages_over_end_to_end"] == pytest.approx(
+        1.0
+    )
+    assert bench._summary([row | {"device_frame": 7.0, "end_to_end": 12.0}])["stages_over_end_to_end"] == pytest.approx(
+        0.75
+    )
 
 
 def test_a_short_clip_is_played_again_and_rewinds_are_not_counted(
@@ -160,8 +158,10 @@ def test_a_short_clip_is_played_again_and_rewinds_are_not_counted(
     short = tmp_path / "short.mp4"
     subprocess.run(
         [find_ffmpeg().path, "-v", "error", "-i", example_clip, "-frames:v", "5", "-an", short],
-        stdin=subprocess.DEVNULL, check=True, timeout=60,
-    )  # fmt: skip
+        stdin=subprocess.DEVNULL,
+        check=True,
+        timeout=60,
+    )
     engine = SlowEngine(0.0, 1.0, 0.0)
     document = bench.run(config(input=str(short), frames=11, warmup=1), engine=engine)
     assert document["frames"] == 11 and document["pipelined"]["frames"] == 11
@@ -192,9 +192,7 @@ def test_input_that_cannot_be_looped_or_read(tmp_path: Path) -> None:
             bench.run(config(input=str(tmp_path / name)), engine=SlowEngine(0, 0, 0))
 
 
-def test_nothing_is_left_when_the_model_fails(
-    no_model: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_nothing_is_left_when_the_model_fails(no_model: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     engine = SlowEngine(0.0, 0.0, 0.0)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from mirage_cli.bench import stages as bench, report as bench_report
+from mirage_cli.bench import report as bench_report, stages as bench
 from mirage_cli.bench.floor import bare_convolution, count_flops, floor, kernel_table
 from mirage_cli.bench.ladder import SomeOps, _cpu_rungs
 from mirage_cli.bench.race import host_frame, paced
@@ -19,9 +19,9 @@ from mirage_cli.config import BenchConfig, ModelOptions
 from mirage_cli.engine import reference
 from mirage_cli.engine.layers import LAYERS
 from mirage_cli.errors import MediaError, UsageProblem
-from mirage_cli.stream import planes
 from mirage_cli.lsd.checkpoint import ModelBundle
 from mirage_cli.lsd.model import LSDConfig, LSDNet
+from mirage_cli.stream import planes
 from mirage_cli.stream.session import Session
 
 FRAMES = [np.zeros((48, 64, 3), np.uint8)] * 3
@@ -46,7 +46,10 @@ class Paced:
 
 def test_subjects_take_turns_and_their_times_come_out() -> None:
     log: list[str] = []
-    subjects = [prepared(n, "", lambda n=n, ms=ms: Paced(n, ms, log), FRAMES, {"a": 1.0}) for n, ms in (("slow", 4.0), ("fast", 1.0))]
+    subjects = [
+        prepared(n, "", lambda n=n, ms=ms: Paced(n, ms, log), FRAMES, {"a": 1.0})
+        for n, ms in (("slow", 4.0), ("fast", 1.0))
+    ]
     subjects.append(prepared("broken", "", lambda: 1 / 0, FRAMES, {"a": 1.0}))
     log.clear()
     measure(subjects, FRAMES, 30, warm_up=1)
@@ -140,12 +143,16 @@ def test_a_rung_takes_only_its_kernels() -> None:
 def test_ladder_and_floor_for_real(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
     session = tiny_session()
     engine = SimpleNamespace(
-        is_cpu=lambda options: True, bundle=lambda options: session.bundle, session=lambda options, w, h: tiny_session(),
+        is_cpu=lambda options: True,
+        bundle=lambda options: session.bundle,
+        session=lambda options, w, h: tiny_session(),
         match=lambda options, text: SimpleNamespace(look="a", weights={"a": 1.0}),
-    )  # fmt: skip
+    )
     monkeypatch.setattr(bench, "weights", lambda model: {"sha256": "none"})
     report = tmp_path / "out.md"
-    config = BenchConfig(size=(64, 48), frames=2, ladder=True, paced=True, floor=True, report=str(report), model=ModelOptions())
+    config = BenchConfig(
+        size=(64, 48), frames=2, ladder=True, paced=True, floor=True, report=str(report), model=ModelOptions()
+    )
     document = bench.run(config, engine=engine)
     json.dumps(document)
     assert [row["name"] for row in document["ladder"]] == ["fp32", "channels_last", "all"]
@@ -163,9 +170,11 @@ def test_pictures_need_no_file() -> None:
 
 
 DOCUMENT = {
-    "command": "bench", "size": [64, 48], "hardware": {"cpu": "a <b> | c"},
+    "command": "bench",
+    "size": [64, 48],
+    "hardware": {"cpu": "a <b> | c"},
     "race": [{"name": "mirage", "p50": 0.3, "p99": 0.31}, {"name": "torch & co", "error": "none"}],
-}  # fmt: skip
+}
 
 
 def test_html_report_holds_its_plot_and_escapes(tmp_path) -> None:

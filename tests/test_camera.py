@@ -11,10 +11,10 @@ from cli_fakes import FakeEngine, RecordingUi
 from media import probe
 from test_live import config
 
-from mirage_cli.runs import live
+from mirage_cli.errors import MediaError
 from mirage_cli.inputs.camera import CameraSource
 from mirage_cli.inputs.devices import Camera
-from mirage_cli.errors import MediaError
+from mirage_cli.runs import live
 
 
 class Device:
@@ -81,7 +81,9 @@ def test_a_camera_that_is_plugged_in_again_goes_on(monkeypatch):
     plugs, told = Plugs(monkeypatch, *devices), []
     camera = CameraSource(0, timeout_seconds=5.0, tell=told.append)
     states = []
-    monkeypatch.setattr(camera, "_tell", lambda text: (told.append(text), states.append((camera.state, camera.pausing))))
+    monkeypatch.setattr(
+        camera, "_tell", lambda text: (told.append(text), states.append((camera.state, camera.pausing)))
+    )
     frames = []
     for frame in camera:
         frames.append(frame)
@@ -137,8 +139,10 @@ def test_live_goes_on_when_the_camera_is_back(monkeypatch, tmp_path):
     out, ui = tmp_path / "out.mp4", RecordingUi()
     document = live.run(
         config(camera=0, input=None, size=None, output=str(out), frames=40, timeout_seconds=2.0),
-        ui, engine=FakeEngine(), keys=False,
-    )  # fmt: skip
+        ui,
+        engine=FakeEngine(),
+        keys=False,
+    )
     assert document["frames"] == probe(out).frames == 40 and document["ended_by"] == "frames"
     assert "camera 0 is gone; waiting up to 2 s" in ui.notes and "camera 0 is back" in ui.notes
     assert any("is gone; waiting" in stats.message for stats in ui.stats)  # the dashboard's line
@@ -152,8 +156,10 @@ def test_a_camera_that_stays_away_spoils_nothing(monkeypatch, tmp_path, reconnec
     with pytest.raises(MediaError, match=telling) as caught:
         live.run(
             config(camera=0, input=None, size=None, output=str(out), timeout_seconds=0.3, reconnect=reconnect),
-            ui, engine=FakeEngine(), keys=False,
-        )  # fmt: skip
+            ui,
+            engine=FakeEngine(),
+            keys=False,
+        )
     assert caught.value.exit_code == 3
     assert probe(out).size == (60, 40) and probe(out).frames >= 1
     assert any(str(out) in note for note in ui.notes)

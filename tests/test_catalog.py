@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mirage_cli.models import catalog
 from safetensors.numpy import save_file
 
 from mirage_cli.errors import ModelError
-from mirage_cli.models import catalog
 
 
 @pytest.fixture
@@ -97,9 +97,7 @@ def test_verify_accepts_the_whole_and_names_the_damaged(models: Path) -> None:
         catalog.verify("tiny", models)
 
 
-@pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"format": 2, "files": {}}', '{"format": 1, "files": {"../x": {}}}']
-)
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 2, "files": {}}', '{"format": 1, "files": {"../x": {}}}'])
 def test_a_bad_manifest_is_an_error_not_a_pass(models: Path, text: str) -> None:
     (models / "tiny" / "manifest.json").write_text(text)
     with pytest.raises(ModelError, match="cannot be read"):

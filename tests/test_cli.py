@@ -23,13 +23,13 @@ import pytest
 from cli_fakes import FakeEngine, FakeSession, RecordingUi
 from media import probe
 
-from mirage_cli import __version__, cli
-from mirage_cli.runs import transform
+from mirage_cli import __version__
 from mirage_cli.cli import main
 from mirage_cli.commands.terminal import TerminalUi
 from mirage_cli.config import TransformConfig
 from mirage_cli.errors import MediaError, MirageError, UsageProblem
 from mirage_cli.inputs.size import choose_size
+from mirage_cli.runs import transform
 from mirage_cli.styling.styler import Engine
 
 HERE = Path(__file__).parent
@@ -60,8 +60,11 @@ def mirage(*arguments, stdin=subprocess.DEVNULL, fake=True, timeout=60, **values
     feed = {"input": stdin} if isinstance(stdin, bytes) else {"stdin": stdin}
     return subprocess.run(
         [sys.executable, *program, *map(str, arguments)],
-        capture_output=True, timeout=timeout, env=environment(**values), **feed,
-    )  # fmt: skip
+        capture_output=True,
+        timeout=timeout,
+        env=environment(**values),
+        **feed,
+    )
 
 
 # ---- help and usage -------------------------------------------------------------------------
@@ -84,8 +87,11 @@ def test_help_of_each_command(command, capsys):
         "--codec --crf --compare --blend-seconds --guard",
         "live": "--camera --input --loop --frames --duration --window --prompt --output",
         "bench": "--size --frames --warmup --json --device",
-        "doctor": "--json", "models": "--json", "devices": "--json", "train": "KEY=VALUE",
-    }[command].split():  # fmt: skip
+        "doctor": "--json",
+        "models": "--json",
+        "devices": "--json",
+        "train": "KEY=VALUE",
+    }[command].split():
         assert re.search(rf"(?<![\w-]){re.escape(flag)}(?![\w-])", text), flag
 
 
@@ -155,9 +161,7 @@ USAGE = [
 
 
 @pytest.mark.parametrize(("arguments", "telling"), USAGE, ids=lambda v: " ".join(v)[:60])
-def test_bad_use_is_one_line_with_a_remedy_and_code_2(
-    arguments, telling, capsys, fakes, tmp_path, monkeypatch
-):
+def test_bad_use_is_one_line_with_a_remedy_and_code_2(arguments, telling, capsys, fakes, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     make_empty = tmp_path / "in.mp4"
     make_empty.write_bytes(b"")
@@ -220,8 +224,23 @@ def test_a_session_with_copies_gets_its_frames_ahead(clip, tmp_path, capsys, fak
 
 def test_json_is_one_document_that_says_what_happened(clip, tmp_path, capsys, fakes):
     out = tmp_path / "out.mp4"
-    code = main(["transform", str(clip), "-p", "a strange thing", "-o", str(out), "--json",
-                 "--strength", "0.5", "--seed", "3", "-m", "other"])  # fmt: skip
+    code = main(
+        [
+            "transform",
+            str(clip),
+            "-p",
+            "a strange thing",
+            "-o",
+            str(out),
+            "--json",
+            "--strength",
+            "0.5",
+            "--seed",
+            "3",
+            "-m",
+            "other",
+        ]
+    )
     streams = capsys.readouterr()
     document = json.loads(streams.out)
     assert code == 0
@@ -242,10 +261,16 @@ def test_json_is_one_document_that_says_what_happened(clip, tmp_path, capsys, fa
     memory = document["peak_memory_mb"]
     assert memory["total"] == pytest.approx(memory["process"] + memory["children"], abs=0.2)
     assert memory["process"] > 20 and document["interrupted"] is False
-    assert document["prompts"] == [{
-        "time_seconds": 0.0, "text": "a strange thing", "look": "mosaic",
-        "weights": {"mosaic": 1.0}, "similarity": 0.31, "known": False,
-    }]  # fmt: skip
+    assert document["prompts"] == [
+        {
+            "time_seconds": 0.0,
+            "text": "a strange thing",
+            "look": "mosaic",
+            "weights": {"mosaic": 1.0},
+            "similarity": 0.31,
+            "known": False,
+        }
+    ]
     assert "warning: no look is known for 'a strange thing'; the nearest is mosaic" in streams.err
 
 
@@ -265,8 +290,10 @@ def test_json_from_the_environment_holds_for_errors_and_interruptions(capsys, fa
     monkeypatch.setattr("mirage_cli.runs.transform.run", stopped)
     assert main(["transform", str(clip), "-p", "night", "-o", str(tmp_path / "o.mp4")]) == 130
     assert json.loads(capsys.readouterr().out)["error"] == {
-        "message": "interrupted: nothing was written", "remedy": "", "exit_code": 130,
-    }  # fmt: skip
+        "message": "interrupted: nothing was written",
+        "remedy": "",
+        "exit_code": 130,
+    }
 
 
 @pytest.mark.parametrize(
@@ -315,8 +342,7 @@ def frames_of(path: Path, size=(96, 64)) -> np.ndarray:
 
 def test_compare_has_the_input_on_the_left(clip, tmp_path, fakes):
     out = tmp_path / "out.mkv"
-    assert main(["transform", str(clip), "-p", "night", "-o", str(out), "--compare",
-                 "--codec", "ffv1"]) == 0  # fmt: skip
+    assert main(["transform", str(clip), "-p", "night", "-o", str(out), "--compare", "--codec", "ffv1"]) == 0
     made, original = frames_of(out), frames_of(clip)
     assert made.shape == (20, 64, 192, 3)
     left, right = made[:, :, :96].astype(int), made[:, :, 96:].astype(int)
@@ -326,8 +352,10 @@ def test_compare_has_the_input_on_the_left(clip, tmp_path, fakes):
 
 def test_a_schedule_blends_from_one_look_to_the_next(clip, tmp_path, fakes):
     out = tmp_path / "out.mkv"
-    assert main(["transform", str(clip), "-o", str(out), "--codec", "ffv1", "-p", "0.5s:night",
-                 "--blend-seconds", "0.2"]) == 0  # fmt: skip
+    assert (
+        main(["transform", str(clip), "-o", str(out), "--codec", "ffv1", "-p", "0.5s:night", "--blend-seconds", "0.2"])
+        == 0
+    )
     made, original = frames_of(out).astype(int), frames_of(clip).astype(int)
     far = abs(made - original).mean(axis=(1, 2, 3))
     assert far[:11].max() < 3  # unchanged until its time has come
@@ -337,8 +365,26 @@ def test_a_schedule_blends_from_one_look_to_the_next(clip, tmp_path, fakes):
 
 def test_start_and_duration_and_size(clip, tmp_path, capsys, fakes):
     out = tmp_path / "out.mp4"
-    assert main(["transform", str(clip), "-p", "night", "-o", str(out), "--start", "0:00.5",
-                 "--duration", "250ms", "--size", "64x48", "--json"]) == 0  # fmt: skip
+    assert (
+        main(
+            [
+                "transform",
+                str(clip),
+                "-p",
+                "night",
+                "-o",
+                str(out),
+                "--start",
+                "0:00.5",
+                "--duration",
+                "250ms",
+                "--size",
+                "64x48",
+                "--json",
+            ]
+        )
+        == 0
+    )
     document = json.loads(capsys.readouterr().out)
     assert document["frames"] == 5 and document["size"] == [64, 48]
     assert document["input_size"] == [96, 64] and probe(out).size == (64, 48)
@@ -349,17 +395,22 @@ def test_a_large_input_is_scaled_down_on_a_cpu_and_that_is_said(tmp_path, capsys
     assert main(["transform", str(big), "-p", "night", "-o", str(tmp_path / "a.mp4")]) == 0
     assert "size 768x432: the input is 1280x720" in capsys.readouterr().err
     assert probe(tmp_path / "a.mp4").size == (768, 432)
-    assert main(["transform", str(big), "-p", "night", "-o", str(tmp_path / "b.mp4"),
-                 "--size", "native"]) == 0  # fmt: skip
+    assert main(["transform", str(big), "-p", "night", "-o", str(tmp_path / "b.mp4"), "--size", "native"]) == 0
     assert probe(tmp_path / "b.mp4").size == (1280, 720)
 
 
 @pytest.mark.parametrize(
     ("have", "size"),
-    [((640, 480), (640, 480)), ((1920, 1080), (768, 432)), ((1080, 1920), (432, 768)),
-     ((4096, 2160), (794, 418)), ((8000, 100), (5152, 64)), ((100000, 16), (8192, 16)),
-     ((8, 6), (16, 16))],
-)  # fmt: skip
+    [
+        ((640, 480), (640, 480)),
+        ((1920, 1080), (768, 432)),
+        ((1080, 1920), (432, 768)),
+        ((4096, 2160), (794, 418)),
+        ((8000, 100), (5152, 64)),
+        ((100000, 16), (8192, 16)),
+        ((8, 6), (16, 16)),
+    ],
+)
 def test_the_default_size_keeps_the_aspect_within_the_limit(have, size):
     got, note = choose_size(have, None, True, (768, 432))
     assert got == size
@@ -415,8 +466,10 @@ def test_a_reader_that_goes_away_is_no_traceback(tmp_path):
     shell = f'"{sys.executable}" "{HERE / "cli_fakes.py"}" transform "{clip}" -p night -o -'
     done = subprocess.run(
         ["bash", "-c", f"{shell} | head -c 100 >/dev/null; exit ${{PIPESTATUS[0]}}"],
-        capture_output=True, timeout=60, env=environment(),
-    )  # fmt: skip
+        capture_output=True,
+        timeout=60,
+        env=environment(),
+    )
     assert done.returncode in (0, 3) and b"Traceback" not in done.stderr
 
 
@@ -435,11 +488,10 @@ def test_a_slow_run_without_a_terminal_gives_plain_lines(clip, tmp_path, monkeyp
 def test_memory_does_not_grow_with_the_clip(tmp_path):
     peaks = []
     for seconds in (3, 24):
-        clip = media.clip(
-            tmp_path / f"{seconds}.mp4", seconds=seconds, fps=25, size=(320, 240), sound=None
+        clip = media.clip(tmp_path / f"{seconds}.mp4", seconds=seconds, fps=25, size=(320, 240), sound=None)
+        done = mirage(
+            "transform", clip, "-p", "night", "-o", tmp_path / f"{seconds}.out.mp4", "--json", FAKE_MODEL_MS="0"
         )
-        done = mirage("transform", clip, "-p", "night", "-o", tmp_path / f"{seconds}.out.mp4",
-                      "--json", FAKE_MODEL_MS="0")  # fmt: skip
         document = json.loads(done.stdout)
         assert document["frames"] == seconds * 25
         peaks.append(document["peak_memory_mb"]["process"])
@@ -503,8 +555,7 @@ def test_a_gpu_that_is_not_there_is_5(clip, tmp_path, capsys, monkeypatch):
 
 
 def test_no_such_model_is_4(clip, tmp_path):
-    done = mirage("transform", clip, "-p", "night", "-m", "no-such", "-o", tmp_path / "o.mp4",
-                  fake=False)  # fmt: skip
+    done = mirage("transform", clip, "-p", "night", "-m", "no-such", "-o", tmp_path / "o.mp4", fake=False)
     assert done.returncode == 4 and b"no-such" in done.stderr, done.stderr
     assert list(tmp_path.iterdir()) == []
 
@@ -595,9 +646,11 @@ def test_bad_settings_are_named(clip, capsys, fakes, monkeypatch, tmp_path):
 def start(*arguments, **values):
     return subprocess.Popen(
         [sys.executable, str(HERE / "cli_fakes.py"), *map(str, arguments)],
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         env=environment(**values),
-    )  # fmt: skip
+    )
 
 
 def wait_for(path: Path, what: bool = True, seconds: float = 20.0) -> None:
@@ -717,8 +770,9 @@ def test_the_dashboard_on_a_terminal_and_its_colours(clip, tmp_path):
 
 def test_no_animation_when_it_is_not_wanted(clip, tmp_path):
     for flags, values in ((["--no-progress"], {}), (["-q"], {}), ([], {"TERM": "dumb"})):
-        terminal = Terminal("transform", clip, "-p", "night", "-o", tmp_path / "o.mp4", "-y", *flags,
-                            FAKE_MODEL_MS="20", **values)  # fmt: skip
+        terminal = Terminal(
+            "transform", clip, "-p", "night", "-o", tmp_path / "o.mp4", "-y", *flags, FAKE_MODEL_MS="20", **values
+        )
         assert terminal.end() == 0
         assert "╭" not in terminal.text and "\x1b[" not in terminal.text, flags
 
@@ -768,9 +822,7 @@ def test_doctor_ends_with_1_when_something_fails(monkeypatch, capsys):
     ]
     monkeypatch.setattr("mirage_cli.runs.doctor.run", lambda: findings)
     assert main(["doctor", "--json"]) == 1
-    assert json.loads(capsys.readouterr().out) == {
-        "command": "doctor", "ok": False, "findings": findings,
-    }  # fmt: skip
+    assert json.loads(capsys.readouterr().out) == {"command": "doctor", "ok": False, "findings": findings}
     assert main(["doctor"]) == 1
     streams = capsys.readouterr()
     assert "install it" in streams.out and "cannot run here: ffmpeg" in streams.err
@@ -811,8 +863,7 @@ def test_train_passes_recipe_and_overrides_on(monkeypatch, capsys, tmp_path):
 
 
 def test_models_lists_looks_with_prompts(capsys, monkeypatch):
-    models = [{"name": "lsd-small", "title": "t",
-               "looks": [{"name": "night", "prompt": "dark", "names": []}]}]  # fmt: skip
+    models = [{"name": "lsd-small", "title": "t", "looks": [{"name": "night", "prompt": "dark", "names": []}]}]
     monkeypatch.setattr("mirage_cli.models.catalog.describe_models", lambda: models)
     assert main(["models", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"command": "models", "models": models}
@@ -822,6 +873,7 @@ def test_models_lists_looks_with_prompts(capsys, monkeypatch):
 
 def test_every_kind_of_error_has_its_code(monkeypatch, capsys):
     for kind in MirageError.__subclasses__():
+
         def fail(*_, kind=kind, **__):
             raise kind("it broke", "mend it")
 
@@ -840,8 +892,21 @@ def test_the_shipped_model_from_end_to_end(example_clip, tmp_path):
     if not (MODELS_ROOT / "lsd-small" / "model.safetensors").is_file():
         pytest.skip("the weights are not shipped yet")
     out = tmp_path / "out.mp4"
-    done = mirage("transform", example_clip, "--prompt", "van gogh starry night", "-o", out,
-                  "--size", "256x144", "--duration", "1", "--json", fake=False, timeout=120)  # fmt: skip
+    done = mirage(
+        "transform",
+        example_clip,
+        "--prompt",
+        "van gogh starry night",
+        "-o",
+        out,
+        "--size",
+        "256x144",
+        "--duration",
+        "1",
+        "--json",
+        fake=False,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert document["prompts"][0]["look"] == "starry-night"

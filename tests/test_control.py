@@ -14,17 +14,17 @@ import pytest
 from cli_fakes import FakeEngine, RecordingUi
 from media import probe
 
-from mirage_cli.runs import live
 from mirage_cli.config import LiveConfig, ModelOptions
 from mirage_cli.control import hub as hub_module
 from mirage_cli.control.hub import MAX_WAITING, Controls, TooLate, wait
 from mirage_cli.control.schema import make_change
-from mirage_cli.outputs.taps import TapSink
-from mirage_cli.outputs.window import NullSink
 from mirage_cli.errors import MediaError, MirageError, UsageProblem
 from mirage_cli.frames import Frame
 from mirage_cli.measure import Meter
+from mirage_cli.outputs.taps import TapSink
+from mirage_cli.outputs.window import NullSink
 from mirage_cli.prompts.track import LookTrack
+from mirage_cli.runs import live
 from mirage_cli.styling.stopping import StopSwitch
 from mirage_cli.styling.styler import MAX_PENDING, Busy, Styler
 
@@ -32,8 +32,15 @@ from mirage_cli.styling.styler import MAX_PENDING, Busy, Styler
 @contextmanager
 def running(**values):
     """A live run in a thread: its engine, ui, hub and, at the end, document."""
-    given = {"input": "test", "prompts": ("ink wash",), "window": False, "size": (64, 48), "fps": 100.0,
-             "duration_seconds": 20.0, **values}  # fmt: skip
+    given = {
+        "input": "test",
+        "prompts": ("ink wash",),
+        "window": False,
+        "size": (64, 48),
+        "fps": 100.0,
+        "duration_seconds": 20.0,
+        **values,
+    }
     run = type("Run", (), {})()
     run.engine, run.ui, run.stop = FakeEngine(), RecordingUi(), StopSwitch()
     ready = threading.Event()
@@ -47,7 +54,7 @@ def running(**values):
     def work():
         try:
             run.document = live.run(LiveConfig(**given), run.ui, engine=run.engine, stop=run.stop, keys=False)
-        except BaseException as error:  # noqa: BLE001
+        except BaseException as error:
             run.error = error
             ready.set()
 
@@ -153,6 +160,7 @@ def test_what_cannot_be_is_refused_and_the_stream_goes_on():
 
 def test_a_model_that_cannot_be_loaded_leaves_the_old_one():
     with running() as run:
+
         def broken(options, width, height):
             raise MirageError("weights are damaged", "copy them again")
 

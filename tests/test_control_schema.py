@@ -15,7 +15,6 @@ from mirage_cli.control.schema import (
     MAX_MESSAGE_BYTES,
     Released,
     from_arguments,
-    make_change,
     parse_line,
     parse_message,
 )

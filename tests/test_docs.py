@@ -10,20 +10,15 @@ from pathlib import Path
 
 import click
 import pytest
-
 from conftest import ROOT
+
 from mirage_cli.cli import cli
 
 README = (ROOT / "README.md").read_text("utf-8")
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", README, re.S | re.M)
 LINES = [line for block in BLOCKS for line in block.splitlines() if line and line[0] != "#"]
 INSTALL, TEST = LINES[0], LINES[1]
-MIRAGE = [
-    part.strip()
-    for line in LINES
-    for part in line.split(" && ")
-    if part.strip().startswith("mirage ")
-]
+MIRAGE = [part.strip() for line in LINES for part in line.split(" && ") if part.strip().startswith("mirage ")]
 
 
 def option_given(words: list[str], *names: str) -> bool:
@@ -73,9 +68,13 @@ RUNNABLE = [words for words in COMMANDS if not needs_a_person(words)]
 def test_every_documented_command_runs(words: list[str], tmp_path: Path) -> None:
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     done = subprocess.run(
-        [sys.executable, "-m", "mirage_cli", *shortened(words)], cwd=tmp_path,
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=240,
-    )  # fmt: skip
+        [sys.executable, "-m", "mirage_cli", *shortened(words)],
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
     assert done.returncode == 0, done.stderr
     if "-o" in words:
         out = tmp_path / words[words.index("-o") + 1]

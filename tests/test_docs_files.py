@@ -38,8 +38,14 @@ def test_the_commands_run_as_they_stand(page, line, tmp_path):
     before = set(os.listdir(tmp_path))
     fake = f'mirage() {{ "{sys.executable}" "{ROOT}/tests/cli_fakes.py" "$@"; }}'
     environment = dict(os.environ, PYTHONPATH=str(ROOT), FAKE_MODEL_MS="0")
-    done = subprocess.run(["bash", "-c", f"set -eo pipefail; {fake}; {line}"], cwd=tmp_path, timeout=120,
-                          capture_output=True, stdin=subprocess.DEVNULL, env=environment)  # fmt: skip
+    done = subprocess.run(
+        ["bash", "-c", f"set -eo pipefail; {fake}; {line}"],
+        cwd=tmp_path,
+        timeout=120,
+        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        env=environment,
+    )
     assert done.returncode == 0, done.stderr.decode()
     made = set(os.listdir(tmp_path)) - before
     if " transform " in line:
@@ -58,8 +64,9 @@ def test_scripts_that_the_pages_name_are_there():
 
 def test_the_messages_of_troubleshooting_are_those_of_the_program():
     """What stands between backquotes in the first column is said somewhere in the sources."""
-    sources = " ".join(path.read_text("utf-8") for folder in ("mirage_cli", "models")
-                       for path in (ROOT / folder).rglob("*.py"))  # fmt: skip
+    sources = " ".join(
+        path.read_text("utf-8") for folder in ("mirage_cli", "models") for path in (ROOT / folder).rglob("*.py")
+    )
     plain = re.sub(r"\s+", " ", re.sub(r'"\s*\n\s*f?"', "", sources))
     rows = re.findall(r"^\| (`.*?) \|", (ROOT / "docs" / "troubleshooting.md").read_text("utf-8"), re.M)
     assert len(rows) > 12

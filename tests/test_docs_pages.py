@@ -17,10 +17,10 @@ from pathlib import Path
 
 import click
 import pytest
+from conftest import ROOT
 from test_control import running
 from test_control_server import url_of
 
-from conftest import ROOT
 from mirage_cli.cli import cli
 from mirage_cli.control import docs
 from mirage_cli.control.schema import FIELDS
@@ -67,9 +67,13 @@ def test_the_commands_of_pages_run(tmp_path: Path) -> None:
         alone = "test" in words or words[:2] == ["bench", "--live"]
         if name in ("control.md", "shell.md") or (name in ("live.md", "obs.md") and alone and "-" not in words):
             done = subprocess.run(
-                [sys.executable, str(ROOT / "tests" / "cli_fakes.py"), *quick(words)], cwd=tmp_path,
-                stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
-            )  # fmt: skip
+                [sys.executable, str(ROOT / "tests" / "cli_fakes.py"), *quick(words)],
+                cwd=tmp_path,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=60,
+            )
             assert done.returncode == 0, (words, done.stderr)
             ran.append(words)
     assert (tmp_path / "softer.toml").read_text() and (tmp_path / "neon.mp4").stat().st_size > 500
@@ -81,20 +85,26 @@ def test_the_examples_of_the_control_page_are_answered_as_it_says() -> None:
         example = re.search(r"^```python\n(.*?)^```", CONTROL, re.S | re.M)[1]
         done = subprocess.run(
             [sys.executable, "-c", example.replace("http://127.0.0.1:8765", url_of(run))],
-            capture_output=True, text=True, timeout=30,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
         assert done.stdout.startswith("applied at frame "), done.stderr
         line = re.search(r"^curl .*$", CONTROL, re.M)[0]
         if shutil.which("curl"):
-            done = subprocess.run(["sh", "-c", line.replace("http://127.0.0.1:8765", url_of(run))],
-                                  capture_output=True, text=True, timeout=30)  # fmt: skip
+            done = subprocess.run(
+                ["sh", "-c", line.replace("http://127.0.0.1:8765", url_of(run))],
+                capture_output=True,
+                text=True,
+                timeout=30,
+            )
             answer = json.loads(done.stdout)
             shown = json.loads(re.search(r"^```json\n(.*?)^```", CONTROL, re.S | re.M)[1])
             assert answer.keys() == shown.keys() and answer["applied"] == shown["applied"] and answer["id"] == 1
 
 
 def test_the_control_page_is_current() -> None:
-    assert CONTROL == docs.control_page(), "python -m mirage_cli.control.docs > docs/control.md"
+    assert docs.control_page() == CONTROL, "python -m mirage_cli.control.docs > docs/control.md"
     for field in FIELDS:
         assert f"`{field.name}`" in CONTROL
 
@@ -105,8 +115,9 @@ def test_the_control_page_names_every_route() -> None:
         url_of(run)
         there = {
             (route.method, route.resource.canonical)
-            for route in server._runner.app.router.routes() if route.method != "HEAD"
-        }  # fmt: skip
+            for route in server._runner.app.router.routes()
+            if route.method != "HEAD"
+        }
     told = {(method, path) for method, path, _ in docs.ROUTES}
     assert there - told == {("GET", "/page.js"), ("GET", "/page.css"), ("GET", "/favicon.ico")}
     assert told <= there
@@ -116,8 +127,12 @@ def test_keyboard_examples_parse() -> None:
     from mirage_cli.control.schema import parse_line
 
     block = CONTROL.split("## At the keyboard")[1].split("##")[0]
-    typed = [part.strip() for line in textwrap.dedent(block).splitlines() if line.strip().startswith(">")
-             for part in re.split(r"\s{4,}", line.strip().lstrip("> "))]  # fmt: skip
+    typed = [
+        part.strip()
+        for line in textwrap.dedent(block).splitlines()
+        if line.strip().startswith(">")
+        for part in re.split(r"\s{4,}", line.strip().lstrip("> "))
+    ]
     assert len(typed) >= 6
     for line in typed:
         if not line.startswith("/save"):
@@ -131,7 +146,9 @@ def test_completion_is_as_the_page_says(tmp_path: Path) -> None:
     env = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
 
     def shell(line: str, **more: str) -> str:
-        return subprocess.run(["bash", "-c", line], env={**env, **more}, capture_output=True, text=True, timeout=60).stdout
+        return subprocess.run(
+            ["bash", "-c", line], env={**env, **more}, capture_output=True, text=True, timeout=60
+        ).stdout
 
     for name in ("bash", "zsh", "fish"):
         assert f"_MIRAGE_COMPLETE={name}_source mirage" in page

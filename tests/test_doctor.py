@@ -10,10 +10,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from mirage_cli.models import catalog
 from safetensors.numpy import save_file
 
 from mirage_cli.runs import doctor
-from mirage_cli.models import catalog
 
 
 def statuses(findings: list[dict[str, str]]) -> list[str]:
@@ -65,14 +65,10 @@ def test_opencv_without_the_system_libraries_names_the_headless_wheel() -> None:
 def fake_torch(build: str | None, available: bool) -> SimpleNamespace:
     properties = SimpleNamespace(name="GPU X", major=9, minor=0, total_memory=80 * 2**30)
     cuda = SimpleNamespace(
-        is_available=lambda: available,
-        device_count=lambda: 1,
-        get_device_properties=lambda index: properties,
+        is_available=lambda: available, device_count=lambda: 1, get_device_properties=lambda index: properties
     )
     version = SimpleNamespace(cuda=build)
-    return SimpleNamespace(
-        __version__="2.13.0", version=version, cuda=cuda, get_num_threads=lambda: 2
-    )
+    return SimpleNamespace(__version__="2.13.0", version=version, cuda=cuda, get_num_threads=lambda: 2)
 
 
 def test_torch_and_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,9 +151,7 @@ def test_windows_by_opencv_or_tk() -> None:
         return load
 
     headless, windows = (
-        SimpleNamespace(
-            __version__="5.0", getBuildInformation=lambda gui=gui: f"\n  GUI:    {gui}\n    QT: x\n"
-        )
+        SimpleNamespace(__version__="5.0", getBuildInformation=lambda gui=gui: f"\n  GUI:    {gui}\n    QT: x\n")
         for gui in ("NONE", "QT5")
     )
     screen = {"DISPLAY": ":0"}

@@ -15,16 +15,28 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-
 from conftest import ROOT
+from test_metrics import texture
+from test_session import moving, tiny_bundle
+
 from mirage_cli.cli import main
 from mirage_cli.errors import MediaError, ModelError, UsageProblem
-from mirage_cli.evaluation import clips, drift, fidelity, perceptual, pictures, prompts, report, run, strokes, temporal, worker
+from mirage_cli.evaluation import (
+    clips,
+    drift,
+    fidelity,
+    perceptual,
+    pictures,
+    prompts,
+    report,
+    run,
+    strokes,
+    temporal,
+    worker,
+)
 from mirage_cli.evaluation.clips import Clip, load_clips, longest_shot
 from mirage_cli.evaluation.worker import NO_TIME
 from mirage_cli.training.known_warps import error_summary
-from test_metrics import texture
-from test_session import moving, tiny_bundle
 
 SMALL = (64, 48)
 
@@ -248,7 +260,9 @@ def warps():
 
 def small_warps() -> fidelity.KnownWarps:
     bundle = tiny_bundle()
-    bundle.net.config = type(bundle.net.config)(**{**vars(bundle.net.config), "looks": ("night", "film-noir", "identity")})
+    bundle.net.config = type(bundle.net.config)(
+        **{**vars(bundle.net.config), "looks": ("night", "film-noir", "identity")}
+    )
     teachers = fidelity.open_teachers(["night", "film-noir", "gauguin", "identity"], None, "lsd-small", bundle.device)
     assert teachers.looks == ["night", "film-noir"] and "--data" in teachers.skipped["gauguin"]
     still = texture(300, 400, grain=6.0)
@@ -259,7 +273,9 @@ def test_known_warps_return_and_grade_the_teacher_itself_as_perfect(warps, monke
     frames, targets = warps.video("film-noir")  # its vignette stays on the screen
     assert frames.shape == targets.shape == (56, 1, 3, 128, 128)
     assert (frames[0] - frames[28]).abs().mean() > 0.05  # the camera goes away in between
-    monkeypatch.setattr(warps, "_roll", lambda rounds, look, steps, history: (targets[i % 56] for i, _ in enumerate(rounds)))
+    monkeypatch.setattr(
+        warps, "_roll", lambda rounds, look, steps, history: (targets[i % 56] for i, _ in enumerate(rounds))
+    )
     found = warps.measure("film-noir", 2)
     assert found["first_5"] == found["last_return"] == found["return_difference"] == 0.0
     assert found["warped_error"] == found["warped_error_teacher"] and found["returns"] == 2
@@ -310,7 +326,7 @@ def test_strokes_count_wherever_they_lie() -> None:
     strength, likeness = of(0.2 + 0.4 * lines)
     assert 0.35 < strength < 0.6 and likeness < 0.8
     strength, likeness = of(0.2 + 2 * lines)
-    assert 1.6 < strength and likeness < 0.9
+    assert strength > 1.6 and likeness < 0.9
     assert max(of(F.avg_pool2d(teacher, 9, 1, 4))) < 0.7
     strength, likeness = of(teacher + 0.5 * torch.randn(teacher.shape, generator=generator))
     assert strength > 2 and likeness < 0.8
@@ -376,7 +392,9 @@ def test_foreign_perceptual_weights_are_refused(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def judge() -> prompts.PictureJudge:
     """Five looks' own teachers on two pictures."""
-    teachers = fidelity.open_teachers(["night", "film-noir", "thermal", "cartoon", "charcoal"], None, "lsd-small", torch.device("cpu"))
+    teachers = fidelity.open_teachers(
+        ["night", "film-noir", "thermal", "cartoon", "charcoal"], None, "lsd-small", torch.device("cpu")
+    )
     sources = [texture(96, 128, seed=seed, grain=5.0) for seed in (1, 2)]
     return prompts.PictureJudge(prompts.teacher_pictures(teachers, sources, torch.device("cpu")), sources)
 
@@ -425,9 +443,22 @@ def test_the_command_writes_document_sheet_and_plot(tmp_path: Path, capsys: pyte
     write_pictures(tmp_path / "walk", moving(20))
     names = [str(tmp_path / name) for name in ("doc.json", "sheet.png", "plot.png")]
     code = evaluate(
-        "--clips", str(tmp_path / "walk"), "--looks", "night,mosaic", "--parts", "drift,temporal", "--frames", "104",
-        "-o", names[0], "--sheet", names[1], "--plot", names[2], "--json",
-    )  # fmt: skip
+        "--clips",
+        str(tmp_path / "walk"),
+        "--looks",
+        "night,mosaic",
+        "--parts",
+        "drift,temporal",
+        "--frames",
+        "104",
+        "-o",
+        names[0],
+        "--sheet",
+        names[1],
+        "--plot",
+        names[2],
+        "--json",
+    )
     assert code == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed == json.loads(Path(names[0]).read_text())
@@ -442,10 +473,30 @@ def test_the_command_writes_document_sheet_and_plot(tmp_path: Path, capsys: pyte
 def test_two_processes_and_a_table(tmp_path: Path) -> None:
     write_pictures(tmp_path / "walk", moving(20))
     done = subprocess.run(
-        [sys.executable, "-m", "mirage_cli", "eval", "--clips", tmp_path / "walk", "--looks", "night,thermal", "--parts",
-         "drift", "--frames", "64", "--size", "64x48", "--jobs", "2"],
-        cwd=ROOT, capture_output=True, text=True, timeout=200, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "mirage_cli",
+            "eval",
+            "--clips",
+            tmp_path / "walk",
+            "--looks",
+            "night,thermal",
+            "--parts",
+            "drift",
+            "--frames",
+            "64",
+            "--size",
+            "64x48",
+            "--jobs",
+            "2",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        stdin=subprocess.DEVNULL,
+    )
     assert done.returncode == 0, done.stderr
     assert "night" in done.stdout and "thermal" in done.stdout and "2/2" in done.stderr
 
@@ -475,7 +526,9 @@ def _serve_or_die(connection, spec) -> None:
         connection.send(("result", ({"measured": True}, True, {})))
 
 
-def test_a_stream_cut_short_is_named_and_not_called_complete(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_stream_cut_short_is_named_and_not_called_complete(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_pictures(tmp_path / "walk", moving(20))
     words = ("--clips", str(tmp_path / "walk"), "--looks", "night", "--parts", "drift", "--frames", "9000")
     assert evaluate(*words, "--budget-seconds", "4s", "-o", str(tmp_path / "e.json")) == 0
@@ -491,18 +544,33 @@ def test_a_spent_budget_leaves_out_and_says_so(tmp_path: Path, capsys: pytest.Ca
 
 
 @pytest.mark.parametrize(
-    "words", [("--looks", "no-such"), ("--parts", "speed"), ("--frames", "10"), ("--size", "native"), ("--lpips", "/no/file"),
-              ("--parts", ""), ("-o", "clip.mp4"), ("--sheet", "sheet.json")]
-)  # fmt: skip
+    "words",
+    [
+        ("--looks", "no-such"),
+        ("--parts", "speed"),
+        ("--frames", "10"),
+        ("--size", "native"),
+        ("--lpips", "/no/file"),
+        ("--parts", ""),
+        ("-o", "clip.mp4"),
+        ("--sheet", "sheet.json"),
+    ],
+)
 def test_what_is_not_allowed(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", *words]) in (UsageProblem.exit_code, ModelError.exit_code)
     assert "error:" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    "words", [("-o", "none/e.json"), ("--sheet", "none/s.png"), ("--plot", "none/p.png"), ("--data", "none"),
-              ("--clips", "clip.png", "--sheet", "clip.png")]
-)  # fmt: skip
+    "words",
+    [
+        ("-o", "none/e.json"),
+        ("--sheet", "none/s.png"),
+        ("--plot", "none/p.png"),
+        ("--data", "none"),
+        ("--clips", "clip.png", "--sheet", "clip.png"),
+    ],
+)
 def test_files_that_cannot_be_are_told_before_the_work(words, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(run, "load_clips", lambda *given: pytest.fail("the work has begun"))
@@ -515,7 +583,9 @@ def test_files_that_cannot_be_are_told_before_the_work(words, tmp_path, monkeypa
 def kept(*messages: tuple) -> dict:
     """The document after these messages, one from each task that was planned."""
     document = {"looks": {"night": {}, "mosaic": {}}, "left_out": []}
-    keeper = run.Keeper(document, SimpleNamespace(output=None, sheet=None, plot=None), [m[0] for m in messages], 0.0, print, print)
+    keeper = run.Keeper(
+        document, SimpleNamespace(output=None, sheet=None, plot=None), [m[0] for m in messages], 0.0, print, print
+    )
     for message in messages:
         keeper.take(*message)
     keeper.finish()
@@ -527,10 +597,11 @@ def test_only_what_was_measured_to_its_end_is_complete() -> None:
     night, mosaic = run.Task("fidelity", "night"), run.Task("fidelity", "mosaic")
     assert kept((night, whole, True, {}), (mosaic, {"left_out": "its teacher is not here"}, True, {}))["complete"]
     for found, why in (
-        ({"left_out": NO_TIME}, "no time left"), ({"failed": "RuntimeError: x"}, "RuntimeError: x"),
+        ({"left_out": NO_TIME}, "no time left"),
+        ({"failed": "RuntimeError: x"}, "RuntimeError: x"),
         (whole | {"returns": 1}, "only 1 of 2 returns: no time left"),
         (whole | {"edges": [{"kept": float("nan")}]}, "kept is not finite"),
-    ):  # fmt: skip
+    ):
         document = kept((night, whole, True, {}), (mosaic, found, True, {}))
         assert not document["complete"] and [entry["why"] for entry in document["left_out"]] == [why]
         json.dumps(document, allow_nan=False)
@@ -549,7 +620,16 @@ def test_a_model_without_paraphrases_is_measured_in_all_else(tmp_path: Path, mon
     monkeypatch.setattr("mirage_cli.prompts.reader.PromptReader", lambda model: SimpleNamespace(looks=[]))
     monkeypatch.setattr(worker.Worker, "_temporal", lambda self, task: 1 / 0)
     write_pictures(tmp_path / "walk", moving(20))
-    words = ("--clips", str(tmp_path / "walk"), "--looks", "night", "--parts", "prompts,temporal,drift", "--frames", "64")
+    words = (
+        "--clips",
+        str(tmp_path / "walk"),
+        "--looks",
+        "night",
+        "--parts",
+        "prompts,temporal,drift",
+        "--frames",
+        "64",
+    )
     assert evaluate(*words, "-o", str(tmp_path / "e.json")) == 1  # something failed
     document = json.loads((tmp_path / "e.json").read_text())
     why = {entry["part"]: entry["why"] for entry in document["left_out"]}
@@ -558,21 +638,36 @@ def test_a_model_without_paraphrases_is_measured_in_all_else(tmp_path: Path, mon
 
 
 def test_bars_are_met_and_missed() -> None:
-    one = {"clip": "c", "frames": 100, "guard_events": 0, "cuts": 0,
-           "drift": {"tail_over_head": dict.fromkeys(("luma_spread", "saturation", "sharpness"), 1.02),
-                     "video_drift_error_worst": 0.04}}  # fmt: skip
-    document = {"looks": {"night": {"drift": [one]}}, "prompts": {"share": 0.96, "by_name": 1.0, "paraphrases": 4, "looks": 1}}
+    one = {
+        "clip": "c",
+        "frames": 100,
+        "guard_events": 0,
+        "cuts": 0,
+        "drift": {
+            "tail_over_head": dict.fromkeys(("luma_spread", "saturation", "sharpness"), 1.02),
+            "video_drift_error_worst": 0.04,
+        },
+    }
+    document = {
+        "looks": {"night": {"drift": [one]}},
+        "prompts": {"share": 0.96, "by_name": 1.0, "paraphrases": 4, "looks": 1},
+    }
     met = {bar["bar"]: bar["met"] for bar in report.summary(document)["bars"]}
     assert met == {
-        "tail/head ratios within 5%": True, "video drift error": False, "unseen paraphrases judged on the picture": True,
-        "guard events in the long streams, which hide drift": True, "cuts seen in the long streams, which have none": True,
-    }  # fmt: skip
+        "tail/head ratios within 5%": True,
+        "video drift error": False,
+        "unseen paraphrases judged on the picture": True,
+        "guard events in the long streams, which hide drift": True,
+        "cuts seen in the long streams, which have none": True,
+    }
 
 
 def test_looks_bound_to_the_screen_are_not_asked_to_move_along() -> None:
     def look(teacher: float, ratio: float) -> dict:
-        return {"fidelity": {"warped_error_teacher": teacher, "warped_error_history_off": 0.1},
-                "temporal": {"warped_error_over_history_off": ratio}}  # fmt: skip
+        return {
+            "fidelity": {"warped_error_teacher": teacher, "warped_error_history_off": 0.1},
+            "temporal": {"warped_error_over_history_off": ratio},
+        }
 
     found = report.summary({"looks": {"mosaic": look(0.1, 1.0), "cartoon": look(0.05, 0.6), "night": look(0.07, 0.8)}})
     temporal = found["summary"]["temporal"]

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mirage_cli.media import ffmpeg as ffmpeg_tools
 from mirage_cli.errors import MediaError
-from mirage_cli.media.probe import parse_probe
+from mirage_cli.media import ffmpeg as ffmpeg_tools
 from mirage_cli.media.nut import NutError, NutReader
 from mirage_cli.media.nut_writer import NutWriter
+from mirage_cli.media.probe import parse_probe
 
 
 def test_nut_round_trip():
@@ -49,7 +49,7 @@ def test_ffmpeg_that_is_found(monkeypatch, tmp_path):
     tool = ffmpeg_tools.find_ffmpeg()
     assert Path(tool.path).exists() and tool.release >= (5, 1)
     fake = tmp_path / "ffmpeg"
-    fake.write_text(f'#!/bin/sh\n[ "$2" = -version ] && echo "ffmpeg version n99.1-7-gabc C"\n')
+    fake.write_text('#!/bin/sh\n[ "$2" = -version ] && echo "ffmpeg version n99.1-7-gabc C"\n')
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path) + os.pathsep + os.environ["PATH"])
     newer = ffmpeg_tools.find_ffmpeg()

@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 from cli_fakes import RecordingUi
 
-from mirage_cli.runs import transform
 from mirage_cli.config import ModelOptions, TransformConfig
 from mirage_cli.media.addresses import file_url
 from mirage_cli.media.ffmpeg import find_ffmpeg
-from mirage_cli.media.probe import MediaProbe
 from mirage_cli.media.formats import CONTAINERS
+from mirage_cli.media.probe import MediaProbe
 from mirage_cli.outputs.sound_copy import _plan_subtitles
+from mirage_cli.runs import transform
 from mirage_cli.styling.styler import Engine
 
 COLOURS = ((48, 192, 96), (200, 60, 40), (30, 60, 200), (220, 214, 200))
@@ -68,13 +68,30 @@ def colours_of(rgb: np.ndarray) -> np.ndarray:
 
 
 def make(
-    path: Path, output: tuple[object, ...], *, size: tuple[int, int] = (96, 64),
-    fps: str = "25", count: int = FRAMES, inputs: tuple[object, ...] = (),
+    path: Path,
+    output: tuple[object, ...],
+    *,
+    size: tuple[int, int] = (96, 64),
+    fps: str = "25",
+    count: int = FRAMES,
+    inputs: tuple[object, ...] = (),
 ) -> Path:
     pixels = b"".join(numbered(size, n).tobytes() for n in range(count))
     media.ffmpeg(
-        "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{size[0]}x{size[1]}", "-r", fps, "-i",
-        "pipe:0", *inputs, *output, file_url(path), feed=pixels,
+        "-f",
+        "rawvideo",
+        "-pix_fmt",
+        "rgb24",
+        "-s",
+        f"{size[0]}x{size[1]}",
+        "-r",
+        fps,
+        "-i",
+        "pipe:0",
+        *inputs,
+        *output,
+        file_url(path),
+        feed=pixels,
     )
     return path
 
@@ -83,9 +100,11 @@ def to_yuv(pixels: str, matrix: str = "bt709", span: str = "tv", tag: bool = Tru
     """Filter and tags of a conversion from RGB."""
     names = {"smpte170m": "bt601", "bt2020nc": "bt2020"}
     tags = f"setparams=range={span}:colorspace={matrix}:color_primaries=bt709:color_trc=bt709"
-    return ("-vf", f"scale=out_color_matrix={names.get(matrix, matrix)}:out_range={span}:"
-            f"flags=accurate_rnd+full_chroma_int+full_chroma_inp,format={pixels}"
-            + (f",{tags}" if tag else ""))
+    return (
+        "-vf",
+        f"scale=out_color_matrix={names.get(matrix, matrix)}:out_range={span}:"
+        f"flags=accurate_rnd+full_chroma_int+full_chroma_inp,format={pixels}" + (f",{tags}" if tag else ""),
+    )
 
 
 @dataclass
@@ -100,8 +119,20 @@ class Made:
 def times_by_ffmpeg(path: Path) -> list[float]:
     """Time of each decoded picture from the first, in seconds."""
     text = media.ffmpeg(
-        "-copyts", "-i", file_url(path), "-map", "0:v:0", "-fps_mode", "passthrough",
-        "-enc_time_base", "1/1000000", "-vf", "scale=16:16", "-f", "framecrc", "-",
+        "-copyts",
+        "-i",
+        file_url(path),
+        "-map",
+        "0:v:0",
+        "-fps_mode",
+        "passthrough",
+        "-enc_time_base",
+        "1/1000000",
+        "-vf",
+        "scale=16:16",
+        "-f",
+        "framecrc",
+        "-",
     ).decode()
     times = [int(row) / 1e6 for row in re.findall(r"^0, +-?\d+, +(-?\d+),", text, re.M)]
     return [time - times[0] for time in times]
@@ -109,8 +140,9 @@ def times_by_ffmpeg(path: Path) -> list[float]:
 
 def read(path: Path, size: tuple[int, int], *before: str) -> Made:
     chain = ",".join([*before, "scale=flags=accurate_rnd+full_chroma_int", "format=rgb24"])
-    raw = media.ffmpeg("-i", file_url(path), "-map", "0:v:0", "-vf", chain, "-fps_mode",
-                       "passthrough", "-f", "rawvideo", "-")
+    raw = media.ffmpeg(
+        "-i", file_url(path), "-map", "0:v:0", "-vf", chain, "-fps_mode", "passthrough", "-f", "rawvideo", "-"
+    )
     rgb = np.frombuffer(raw, np.uint8).reshape(-1, size[1], size[0], 3)
     return Made(media.streams_of(path), rgb, times_by_ffmpeg(path))
 
@@ -118,8 +150,7 @@ def read(path: Path, size: tuple[int, int], *before: str) -> Made:
 def run(engine: Engine, source: Path, target: Path, **options) -> tuple[dict, RecordingUi]:
     ui = RecordingUi()
     config = TransformConfig(
-        str(source), str(target), ("oil painting",), ModelOptions(strength=0.0, device="cpu"),
-        **options,
+        str(source), str(target), ("oil painting",), ModelOptions(strength=0.0, device="cpu"), **options
     )
     return transform.run(config, ui, engine=engine), ui
 
@@ -133,39 +164,68 @@ CASES = {
     "h264-bt601-full-range.mov": ((*X264, *to_yuv("yuv420p", "smpte170m", "pc")), {}),
     "h264-untagged.mkv": ((*X264, *to_yuv("yuv420p", "smpte170m", tag=False)), {}),
     "h264-bt2020.mp4": ((*X264, *to_yuv("yuv420p10le", "bt2020nc")), {}),
-    "hevc.mp4": (("-c:v", "libx265", "-preset", "ultrafast", "-crf", "4", "-x265-params",
-                  "log-level=none", "-tag:v", "hvc1", *to_yuv("yuv420p10le")), {}),
+    "hevc.mp4": (
+        (
+            "-c:v",
+            "libx265",
+            "-preset",
+            "ultrafast",
+            "-crf",
+            "4",
+            "-x265-params",
+            "log-level=none",
+            "-tag:v",
+            "hvc1",
+            *to_yuv("yuv420p10le"),
+        ),
+        {},
+    ),
     "av1.mp4": (("-c:v", "libsvtav1", "-preset", "12", "-crf", "4", *to_yuv("yuv420p10le")), {}),
-    "vp9.webm": (("-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "8", "-crf", "4",
-                  "-b:v", "0", *to_yuv("yuv420p")), {"out": ".webm"}),
-    "prores.mov": (("-c:v", "prores_ks", "-profile:v", "4444", *to_yuv("yuv444p10le")),
-                   {"out": ".mov"}),
+    "vp9.webm": (
+        ("-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "8", "-crf", "4", "-b:v", "0", *to_yuv("yuv420p")),
+        {"out": ".webm"},
+    ),
+    "prores.mov": (("-c:v", "prores_ks", "-profile:v", "4444", *to_yuv("yuv444p10le")), {"out": ".mov"}),
     "ffv1.mkv": (("-c:v", "ffv1", "-pix_fmt", "bgr0"), {"out": ".mkv"}),
-    "motion-jpeg.avi": (("-c:v", "mjpeg", "-q:v", "1", *to_yuv("yuvj444p", "smpte170m", "pc")),
-                        {"out": ".avi"}),
-    "mpeg2.ts": (("-c:v", "mpeg2video", "-q:v", "1", "-bf", "2", *to_yuv("yuv420p", "smpte170m")),
-                 {"out": ".ts"}),
-    "animated.gif": (("-filter_complex", "split[a][b];[a]palettegen[p];[b][p]paletteuse=dither=none"),
-                     {"fps": "10", "out": ".gif"}),
+    "motion-jpeg.avi": (("-c:v", "mjpeg", "-q:v", "1", *to_yuv("yuvj444p", "smpte170m", "pc")), {"out": ".avi"}),
+    "mpeg2.ts": (("-c:v", "mpeg2video", "-q:v", "1", "-bf", "2", *to_yuv("yuv420p", "smpte170m")), {"out": ".ts"}),
+    "animated.gif": (
+        ("-filter_complex", "split[a][b];[a]palettegen[p];[b][p]paletteuse=dither=none"),
+        {"fps": "10", "out": ".gif"},
+    ),
     "film.mp4": ((*X264, *to_yuv("yuv420p")), {"fps": "24000/1001"}),
     "ntsc.mkv": ((*X264, *to_yuv("yuv420p")), {"fps": "30000/1001"}),
     "odd.mkv": (("-c:v", "ffv1", "-pix_fmt", "bgr0"), {"size": (97, 65)}),
     "portrait.mp4": ((*X264, *to_yuv("yuv420p")), {"size": (64, 112)}),
-    "gaps.mp4": ((*X264, to_yuv("yuv420p")[0], "select='not(eq(mod(n,3),1))',"
-                  + to_yuv("yuv420p")[1], "-fps_mode", "passthrough", "-enc_time_base", "1/90000"),
-                 {"numbers": [n for n in range(FRAMES) if n % 3 != 1]}),
-}  # fmt: skip
+    "gaps.mp4": (
+        (
+            *X264,
+            to_yuv("yuv420p")[0],
+            "select='not(eq(mod(n,3),1))'," + to_yuv("yuv420p")[1],
+            "-fps_mode",
+            "passthrough",
+            "-enc_time_base",
+            "1/90000",
+        ),
+        {"numbers": [n for n in range(FRAMES) if n % 3 != 1]},
+    ),
+}
 
 
 # Decoded by hand for comparison: their own encoder, or swscale on the way to full range, is off by more.
 ROUNDED = {
     name: f"scale=in_color_matrix={matrix}:in_range={span}"
     for name, matrix, span in (
-        ("hevc.mp4", "bt709", "tv"), ("av1.mp4", "bt709", "tv"), ("vp9.webm", "bt709", "tv"),
-        ("prores.mov", "bt709", "tv"), ("h264-full-range.mp4", "bt709", "pc"),
-        ("h264-bt601-full-range.mov", "bt601", "pc"), ("motion-jpeg.avi", "bt601", "pc"), ("mpeg2.ts", "bt601", "tv"),
+        ("hevc.mp4", "bt709", "tv"),
+        ("av1.mp4", "bt709", "tv"),
+        ("vp9.webm", "bt709", "tv"),
+        ("prores.mov", "bt709", "tv"),
+        ("h264-full-range.mp4", "bt709", "pc"),
+        ("h264-bt601-full-range.mov", "bt601", "pc"),
+        ("motion-jpeg.avi", "bt601", "pc"),
+        ("mpeg2.ts", "bt601", "tv"),
     )
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -228,13 +288,19 @@ def test_hdr_is_tone_mapped_and_said(tmp_path, engine):
     """White paper (203 nits) is near white; a thing of half its light is darker; nothing is grey-washed."""
     levels = (0x949494, 0x7F7F7F, 0x404040)  # PQ codes of 203, 100 and about 4 nits in limited range
     source = tmp_path / "hdr.mp4"
-    inputs = [part for level in levels for part in
-              ("-f", "lavfi", "-i", f"color=0x{level:06x}:s=32x64:r=25:d=0.2")]  # fmt: skip
+    inputs = [part for level in levels for part in ("-f", "lavfi", "-i", f"color=0x{level:06x}:s=32x64:r=25:d=0.2")]
     media.ffmpeg(
-        *inputs, "-filter_complex", "hstack=inputs=3,format=yuv420p10le,setparams=colorspace="
-        "bt2020nc:color_primaries=bt2020:color_trc=smpte2084:range=tv", "-c:v", "libx265",
-        "-preset", "ultrafast", "-x265-params", "log-level=none:colorprim=bt2020:transfer=smpte2084:"
-        "colormatrix=bt2020nc", source,
+        *inputs,
+        "-filter_complex",
+        "hstack=inputs=3,format=yuv420p10le,setparams=colorspace="
+        "bt2020nc:color_primaries=bt2020:color_trc=smpte2084:range=tv",
+        "-c:v",
+        "libx265",
+        "-preset",
+        "ultrafast",
+        "-x265-params",
+        "log-level=none:colorprim=bt2020:transfer=smpte2084:colormatrix=bt2020nc",
+        source,
     )
     document, _ = run(engine, source, tmp_path / "out.mp4")
     assert any("HDR (smpte2084); it is tone-mapped" in text for text in document["warnings"])
@@ -253,9 +319,26 @@ def test_interlaced_is_made_progressive(tmp_path, engine):
         fields.append(rgb)
     source = tmp_path / "tv.ts"
     media.ffmpeg(
-        "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "96x64", "-r", "50", "-i", "pipe:0", "-vf",
-        "interlace=lowpass=off,format=yuv420p,setfield=tff", "-c:v", "mpeg2video", "-q:v", "1",
-        "-flags", "+ilme+ildct", source, feed=b"".join(rgb.tobytes() for rgb in fields),
+        "-f",
+        "rawvideo",
+        "-pix_fmt",
+        "rgb24",
+        "-s",
+        "96x64",
+        "-r",
+        "50",
+        "-i",
+        "pipe:0",
+        "-vf",
+        "interlace=lowpass=off,format=yuv420p,setfield=tff",
+        "-c:v",
+        "mpeg2video",
+        "-q:v",
+        "1",
+        "-flags",
+        "+ilme+ildct",
+        source,
+        feed=b"".join(rgb.tobytes() for rgb in fields),
     )
     assert "top first" in media.streams_of(source)
 
@@ -288,13 +371,51 @@ def film(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("film")
     (folder / "s.srt").write_text(SUBTITLES, "utf-8")
     (folder / "tags.txt").write_text(TAGS, "utf-8")
-    inputs = ("-f", "lavfi", "-i", "sine=d=1.6", "-f", "lavfi", "-i", "sine=f=880:d=1.6", "-i",
-              folder / "s.srt", "-i", folder / "s.srt", "-i", folder / "tags.txt")  # fmt: skip
+    inputs = (
+        "-f",
+        "lavfi",
+        "-i",
+        "sine=d=1.6",
+        "-f",
+        "lavfi",
+        "-i",
+        "sine=f=880:d=1.6",
+        "-i",
+        folder / "s.srt",
+        "-i",
+        folder / "s.srt",
+        "-i",
+        folder / "tags.txt",
+    )
     output = (
-        "-map", 0, "-map", 1, "-map", 2, "-map", 3, "-map", 4, "-map_metadata", 5, "-map_chapters",
-        5, "-metadata:s:a:1", "language=ita", "-metadata:s:s:0", "language=eng", "-metadata:s:s:1",
-        "language=fra", *X264, "-pix_fmt", "yuv420p", "-c:a", "aac", "-c:s", "srt",
-    )  # fmt: skip
+        "-map",
+        0,
+        "-map",
+        1,
+        "-map",
+        2,
+        "-map",
+        3,
+        "-map",
+        4,
+        "-map_metadata",
+        5,
+        "-map_chapters",
+        5,
+        "-metadata:s:a:1",
+        "language=ita",
+        "-metadata:s:s:0",
+        "language=eng",
+        "-metadata:s:s:1",
+        "language=fra",
+        *X264,
+        "-pix_fmt",
+        "yuv420p",
+        "-c:a",
+        "aac",
+        "-c:s",
+        "srt",
+    )
     return make(folder / "film.mkv", output, inputs=inputs, count=40)
 
 
@@ -302,22 +423,24 @@ def subtitles_of(path: Path, track: int = 0) -> str:
     return media.ffmpeg("-i", path, "-map", f"0:s:{track}", "-f", "srt", "-").decode().strip()
 
 
-@pytest.mark.parametrize("suffix, kind", [(".mp4", "mov_text"), (".mkv", "subrip"),
-                                          (".mov", "mov_text"), (".webm", "webvtt")])
+@pytest.mark.parametrize(
+    "suffix, kind", [(".mp4", "mov_text"), (".mkv", "subrip"), (".mov", "mov_text"), (".webm", "webvtt")]
+)
 def test_sound_tracks_subtitles_tags_and_chapters_are_kept(tmp_path, engine, film, suffix, kind):
     target = tmp_path / f"out{suffix}"
     document, _ = run(engine, film, target)
     assert document["frames"] == 40 and document["warnings"] == []
     shown = media.streams_of(target)
     assert shown.count("Audio:") == 2 and "(ita): Audio" in shown
-    assert f"(eng): Subtitle: {kind}" in shown and re.search(
-        rf"\(fr[ae]\): Subtitle: {kind}", shown)
+    assert f"(eng): Subtitle: {kind}" in shown and re.search(rf"\(fr[ae]\): Subtitle: {kind}", shown)
     assert subtitles_of(target) == subtitles_of(target, 1) == SUBTITLES.strip()
     kept = media.ffmpeg("-i", target, "-f", "ffmetadata", "-").decode().lower()
     assert "title=a \\= b\\; \\#1 \\\\ é\n" in kept and "artist=somebody" in kept
     assert "comment=two\\\nlines\n" in kept
     assert re.findall(r"Chapter #0:\d: start ([\d.]+), end ([\d.]+)", shown) == [
-        ("0.000000", "0.800000"), ("0.800000", "1.600000")]
+        ("0.000000", "0.800000"),
+        ("0.800000", "1.600000"),
+    ]
     assert "Two = 2" in shown
 
 
@@ -326,7 +449,9 @@ def test_a_range_takes_its_part_of_subtitles_and_chapters(tmp_path, engine, film
     document, _ = run(engine, film, target, start_seconds=0.4, duration_seconds=0.8)
     assert document["frames"] == 20
     assert re.findall(r"Chapter #0:\d: start ([\d.]+), end ([\d.]+)", media.streams_of(target)) == [
-        ("0.000000", "0.400000"), ("0.400000", "0.800000")]
+        ("0.000000", "0.400000"),
+        ("0.400000", "0.800000"),
+    ]
     text = subtitles_of(target)
     assert "Second" in text and "00:00:00,600 -->" in text
 
@@ -362,8 +487,7 @@ def test_tags_without_sound(tmp_path, engine):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.mp4", "out.mp4"]
 
 
-@pytest.mark.parametrize("rate, inside, outside", [("24000/1001", ".mp4", ".mp4"),
-                                                   ("30000/1001", ".mkv", ".webm")])
+@pytest.mark.parametrize("rate, inside, outside", [("24000/1001", ".mp4", ".mp4"), ("30000/1001", ".mkv", ".webm")])
 def test_sound_stays_within_a_frame(tmp_path, engine, rate, inside, outside):
     """Through resampled pictures of a film rate: flash and beep as far apart as they were."""
     source = media.flash_and_beep(tmp_path / f"in{inside}", at=0.7, output=("-r", rate))
@@ -377,6 +501,9 @@ def test_sound_stays_within_a_frame(tmp_path, engine, rate, inside, outside):
 def test_a_whole_output_decodes_without_an_error(tmp_path, engine, film):
     target = tmp_path / "out.mp4"
     run(engine, film, target)
-    done = subprocess.run([find_ffmpeg().path, "-v", "error", "-xerror", "-i", target, "-f", "null",
-                           "-"], capture_output=True, stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        [find_ffmpeg().path, "-v", "error", "-xerror", "-i", target, "-f", "null", "-"],
+        capture_output=True,
+        stdin=subprocess.DEVNULL,
+    )
     assert done.returncode == 0 and done.stderr == b""

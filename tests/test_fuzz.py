@@ -19,18 +19,18 @@ import bad_inputs
 import media
 import numpy as np
 import pytest
+from mirage_cli.models import catalog
 
 from mirage_cli.config import load_config_file, parse_seconds, parse_size
 from mirage_cli.control.presets import flag_values, load_preset
 from mirage_cli.control.schema import parse_message
 from mirage_cli.errors import MirageError, ModelError
-from mirage_cli.media.tags import FileTags, parse_tags
 from mirage_cli.lsd.checkpoint import load_bundle, read_config
-from mirage_cli.prompts.reader import read_looks
-from mirage_cli.media.probe import parse_probe
-from mirage_cli.models import catalog
 from mirage_cli.media.nut import NutError, NutReader
 from mirage_cli.media.nut_writer import NutWriter
+from mirage_cli.media.probe import parse_probe
+from mirage_cli.media.tags import FileTags, parse_tags
+from mirage_cli.prompts.reader import read_looks
 from mirage_cli.prompts.track import parse_prompts
 
 SECONDS = 0.25  # for each reader
@@ -90,8 +90,11 @@ def test_what_ffmpeg_says_of_a_file(tmp_path):
 
 
 def test_a_number_with_two_points_is_none():
-    lines = ("  Duration: 00:00:01.00, start: 0.0.000000, bitrate: 1 kb/s", "  Stream #0:0: Video: h264, yuv420p, 64x48, 25 fps",
-             "      displaymatrix: rotation of -90.0.0 degrees")  # fmt: skip
+    lines = (
+        "  Duration: 00:00:01.00, start: 0.0.000000, bitrate: 1 kb/s",
+        "  Stream #0:0: Video: h264, yuv420p, 64x48, 25 fps",
+        "      displaymatrix: rotation of -90.0.0 degrees",
+    )
     found = parse_probe("\n".join(("Input #0, mov, from 'x':", *lines)))
     assert (found.duration_seconds, found.start_seconds, found.video.rotation_degrees) == (1.0, 0.0, 0.0)
 
@@ -139,7 +142,9 @@ def test_presets(tmp_path):
     file = tmp_path / "p.toml"
 
     def one(draw: random.Random) -> None:
-        data = bad_inputs.Maker.config(None, draw) if draw.random() < 0.4 else bad_inputs.mutated(whole, draw, whole[::-1])
+        data = (
+            bad_inputs.Maker.config(None, draw) if draw.random() < 0.4 else bad_inputs.mutated(whole, draw, whole[::-1])
+        )
         file.write_bytes(data)
         flag_values(load_preset(str(file)).change)
 
@@ -166,10 +171,16 @@ def test_the_tiny_model_is_whole(model):
     assert all(check.problem is None for check in catalog.check_files(model))
 
 
-@pytest.mark.parametrize("name, read", [
-    (catalog.CONFIG, read_config), (catalog.LOOKS, catalog.read_looks), (catalog.LOOKS, read_looks),
-    (catalog.MANIFEST, catalog.check_files), (catalog.WEIGHTS, catalog.weight_summary),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, read",
+    [
+        (catalog.CONFIG, read_config),
+        (catalog.LOOKS, catalog.read_looks),
+        (catalog.LOOKS, read_looks),
+        (catalog.MANIFEST, catalog.check_files),
+        (catalog.WEIGHTS, catalog.weight_summary),
+    ],
+)
 def test_files_of_a_model(model, tmp_path, name, read):
     whole = (model / name).read_bytes()
     document = None if name == catalog.WEIGHTS else json.loads(whole)
@@ -199,11 +210,25 @@ def test_weights_with_a_header_that_lies(model, tmp_path):
     assert fuzz(7, one, (ModelError,)) > 5
 
 
-@pytest.mark.parametrize("sizes", [
-    {"widths": [10**9, 10**9, 10**9]}, {"widths": [64, 128]}, {"widths": "abc"}, {"widths": [64.0, 128, 256]}, {"looks": []},
-    {"looks": "identity"}, {"middle_blocks": 10**6}, {"middle_blocks": True}, {"keep_limit": float("nan")}, {"memory_grid": [0, 0]},
-    {"history_levels": [0, 0, 2]}, {"history_levels": 0.5}, {"history_levels": [0.5, 1]}, {"history_levels": "abc"},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"widths": [10**9, 10**9, 10**9]},
+        {"widths": [64, 128]},
+        {"widths": "abc"},
+        {"widths": [64.0, 128, 256]},
+        {"looks": []},
+        {"looks": "identity"},
+        {"middle_blocks": 10**6},
+        {"middle_blocks": True},
+        {"keep_limit": float("nan")},
+        {"memory_grid": [0, 0]},
+        {"history_levels": [0, 0, 2]},
+        {"history_levels": 0.5},
+        {"history_levels": [0.5, 1]},
+        {"history_levels": "abc"},
+    ],
+)
 def test_sizes_that_are_no_network(model, tmp_path, sizes):
     document = json.loads((model / catalog.CONFIG).read_text())
     document["network"] |= sizes
@@ -213,8 +238,12 @@ def test_sizes_that_are_no_network(model, tmp_path, sizes):
 
 
 def test_json_as_deep_as_a_well(tmp_path, model):
-    for name, read in ((catalog.CONFIG, read_config), (catalog.LOOKS, read_looks), (catalog.LOOKS, catalog.read_looks),
-                       (catalog.MANIFEST, catalog.check_files)):  # fmt: skip
+    for name, read in (
+        (catalog.CONFIG, read_config),
+        (catalog.LOOKS, read_looks),
+        (catalog.LOOKS, catalog.read_looks),
+        (catalog.MANIFEST, catalog.check_files),
+    ):
         (tmp_path / name).write_text("[" * 200_000)
         with pytest.raises(ModelError):
             read(tmp_path)
@@ -232,9 +261,7 @@ def test_the_command_line(monkeypatch):
     monkeypatch.setattr(live, "Engine", live.Engine)
     end = time.monotonic() + CLI_SECONDS
     asked = itertools.count()
-    results = bad_inputs.run_cases(
-        range(1000), 0, 60.0, until=lambda: next(asked) >= 10 and time.monotonic() > end
-    )
+    results = bad_inputs.run_cases(range(1000), 0, 60.0, until=lambda: next(asked) >= 10 and time.monotonic() > end)
     assert len(results) >= 10 and len({case["code"] for case in results}) >= 3
     assert [case for case in results if case["wrong"]] == []
 

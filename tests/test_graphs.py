@@ -141,21 +141,32 @@ def test_microbenchmark():
     blend = {"base": inputs[:, 48:96], "warped": inputs[:, 96:144], "keep": keep, "history": history, "stats": stats}
     cases = {
         "frame_in": (lambda o: o.frame_in(rgb, inputs[:, 48:96]), 512 * 512 * 3 + 128 * 128 * 96),
-        "frame_out": (lambda o: o.frame_out(outputs[:, :48], picture, **blend), 128 * 128 * (4 * 96 + 32) + 512 * 512 * 3),
+        "frame_out": (
+            lambda o: o.frame_out(outputs[:, :48], picture, **blend),
+            128 * 128 * (4 * 96 + 32) + 512 * 512 * 3,
+        ),
         "warp": (lambda o: o.warp(history, flow, out=moved), 512 * 512 * (6 + 6 + 8)),
         "nv12_to_rgb": (lambda o: o.nv12_to_rgb(luma, chroma, Nv12(), picture), 512 * 512 * 9 // 2),
         "rgb_to_nv12": (lambda o: o.rgb_to_nv12(picture, Nv12(), luma, chroma), 512 * 512 * 9 // 2),
-        "sampler_step": (lambda o: o.sampler_step(history, moved, coefficients, out=inputs[:, :48]), 3 * 128 * 128 * 96),
+        "sampler_step": (
+            lambda o: o.sampler_step(history, moved, coefficients, out=inputs[:, :48]),
+            3 * 128 * 128 * 96,
+        ),
     }
     for channels, side in ((64, 128), (128, 64), (256, 32)):
         x, residual = make.cells(channels, side, side), make.cells(channels, side, side)
         scale, shift, out = make.vector(channels), make.vector(channels), make.cells(channels, side, side)
         size = side * side * channels * 2
         cases[f"channel_norm_film_silu_{channels}"] = (
-            lambda o, x=x, s=scale, t=shift, y=out: o.channel_norm_film_silu(x, s, t, out=y), 2 * size)  # fmt: skip
+            lambda o, x=x, s=scale, t=shift, y=out: o.channel_norm_film_silu(x, s, t, out=y),
+            2 * size,
+        )
         cases[f"residual_add_{channels}"] = (lambda o, x=x, r=residual, y=out: o.residual_add(x, r, out=y), 3 * size)
     x, skip, out = make.cells(128, 64, 64), make.cells(64, 128, 128), make.cells(192, 128, 128)
-    cases["upsample_concat"] = (lambda o: o.upsample_concat(x, skip, out=out), 2 * (64 * 64 * 128 + 2 * 128 * 128 * 64 + 128 * 128 * 128))
+    cases["upsample_concat"] = (
+        lambda o: o.upsample_concat(x, skip, out=out),
+        2 * (64 * 64 * 128 + 2 * 128 * 128 * 64 + 128 * 128 * 128),
+    )
     rows = {}
     for name, (call, byte_count) in cases.items():
         times = {"ptx_us": _graph_time(lambda c=call: c(ops)), "torch_us": _graph_time(lambda c=call: c(reference))}

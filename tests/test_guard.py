@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-
-from mirage_cli.stream import guard as guards
-from mirage_cli.lsd.checkpoint import load_bundle
-from mirage_cli.stream.guard import DriftGuard
-from mirage_cli.lsd.model import Prediction
-from mirage_cli.stream.session import Session
 from test_metrics import texture
 from test_session import moving, tiny_bundle
+
+from mirage_cli.lsd.checkpoint import load_bundle
+from mirage_cli.lsd.model import Prediction
+from mirage_cli.stream import guard as guards
+from mirage_cli.stream.guard import DriftGuard
+from mirage_cli.stream.session import Session
 
 KINDS = ("grey", "cast", "blur", "nan")
 RECOVERY_FRAMES = 10
@@ -57,7 +57,10 @@ def test_sudden_damage_is_suspected_at_once_and_the_fresh_frame_decides() -> Non
     for number, (spoilt, name) in enumerate(
         [
             (lambda p: (p * 0.1 + 115).astype(np.uint8), "grey-out"),
-            (lambda p: np.repeat(p.mean(axis=2, keepdims=True), 3, axis=2).astype(np.uint8), "loss or excess of colour"),
+            (
+                lambda p: np.repeat(p.mean(axis=2, keepdims=True), 3, axis=2).astype(np.uint8),
+                "loss or excess of colour",
+            ),
             (lambda p: np.clip(p + np.array([40.0, 0, -40]), 0, 255).astype(np.uint8), "colour cast"),
         ]
     ):

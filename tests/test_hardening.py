@@ -17,12 +17,12 @@ import random_stops
 from cli_fakes import FakeEngine, RecordingUi
 from conftest import ROOT
 
-from mirage_cli.runs import transform
 from mirage_cli.cli import main
 from mirage_cli.config import TransformConfig
 from mirage_cli.errors import Interrupted, plain_text
-from mirage_cli.styling.stopping import StopSwitch
 from mirage_cli.inputs.file import open_file
+from mirage_cli.runs import transform
+from mirage_cli.styling.stopping import StopSwitch
 
 HERE = Path(__file__).parent
 FAKE = (sys.executable, str(HERE / "cli_fakes.py"))
@@ -42,12 +42,35 @@ def fakes(monkeypatch):
 # ---- names --------------------------------------------------------------------------------------
 
 NAMES = [
-    "a b.mp4", "it's \"so\".mp4", "-i.mp4", "--output.mp4", "$(touch hacked).mp4", "`touch hacked`.mp4",
-    "a;touch hacked;.mp4", "a|touch hacked.mp4", "a\nb.mp4", "tab\there.mp4", "100%.mp4", "%03d.mp4",
-    "a%%b.mp4", "*?[a].mp4", "#1?x=2.mp4", "file:a.mp4", "pipe:0.mp4", "concat:a|b.mp4", "http:.mp4", "data:,x.mp4",
-    "subfile,,start,0,end,9,,:a.mp4", "\x1b[31mred.mp4", "фильм 影 🎬.mp4", "a\u202eb.mp4", "~.mp4",
-    "a,b=c:d'e\\f.mp4", " .mp4", "n" * 200 + ".mp4",
-]  # fmt: skip
+    "a b.mp4",
+    'it\'s "so".mp4',
+    "-i.mp4",
+    "--output.mp4",
+    "$(touch hacked).mp4",
+    "`touch hacked`.mp4",
+    "a;touch hacked;.mp4",
+    "a|touch hacked.mp4",
+    "a\nb.mp4",
+    "tab\there.mp4",
+    "100%.mp4",
+    "%03d.mp4",
+    "a%%b.mp4",
+    "*?[a].mp4",
+    "#1?x=2.mp4",
+    "file:a.mp4",
+    "pipe:0.mp4",
+    "concat:a|b.mp4",
+    "http:.mp4",
+    "data:,x.mp4",
+    "subfile,,start,0,end,9,,:a.mp4",
+    "\x1b[31mred.mp4",
+    "фильм 影 🎬.mp4",
+    "a\u202eb.mp4",
+    "~.mp4",
+    "a,b=c:d'e\\f.mp4",
+    " .mp4",
+    "n" * 200 + ".mp4",
+]
 
 
 @pytest.mark.parametrize("name", NAMES, ids=[ascii(name)[:30] for name in NAMES])
@@ -99,8 +122,18 @@ def test_a_name_that_is_no_text(clip, tmp_path, monkeypatch, capsys, fakes):
 
 
 @pytest.mark.parametrize(
-    "name", ["concat:in.mp4|in.mp4", "file:in.mp4", "subfile,,start,0,end,900,,:in.mp4", "pipe:0",
-             "cache:in.mp4", "async:in.mp4", "data:video/mp4;base64,AAAA", "lavfi:testsrc", "fd:0"],
+    "name",
+    [
+        "concat:in.mp4|in.mp4",
+        "file:in.mp4",
+        "subfile,,start,0,end,900,,:in.mp4",
+        "pipe:0",
+        "cache:in.mp4",
+        "async:in.mp4",
+        "data:video/mp4;base64,AAAA",
+        "lavfi:testsrc",
+        "fd:0",
+    ],
 )
 def test_ffmpegs_own_prefixes_are_not_taken(name, clip, tmp_path, monkeypatch, capsys, fakes):
     monkeypatch.chdir(tmp_path)
@@ -144,8 +177,14 @@ def test_a_linked_input_is_safe_from_its_own_output(clip, tmp_path, capsys, fake
 def shell(line: str, folder: Path) -> subprocess.CompletedProcess[bytes]:
     """A line of bash in which ``$M`` is mirage with the stand-in."""
     environment = dict(os.environ, M=f"'{FAKE[0]}' '{FAKE[1]}'", PYTHONPATH=str(ROOT))
-    return subprocess.run(["bash", "-c", f"eval \"$M {line}\""], cwd=folder, capture_output=True,
-                          env=environment, stdin=subprocess.DEVNULL, timeout=60)  # fmt: skip
+    return subprocess.run(
+        ["bash", "-c", f'eval "$M {line}"'],
+        cwd=folder,
+        capture_output=True,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        timeout=60,
+    )
 
 
 @pytest.mark.parametrize("closed", [">&-", ">&- 2>&-", "<&- >&- 2>&-", "2>/dev/full"])
@@ -165,8 +204,22 @@ def test_a_full_standard_output_is_an_error_of_one_line(command, tmp_path):
 
 @pytest.mark.parametrize("outputs", [("-",), ("a.mkv", "-")])
 def test_standard_output_carries_the_video_and_nothing_else(outputs, tmp_path):
-    command = [*FAKE, "live", "-i", "test", "-p", "night", "--no-window", "--size", "64x48", "--frames", "5",
-               "--format", "rawvideo", *(word for name in outputs for word in ("-o", name))]  # fmt: skip
+    command = [
+        *FAKE,
+        "live",
+        "-i",
+        "test",
+        "-p",
+        "night",
+        "--no-window",
+        "--size",
+        "64x48",
+        "--frames",
+        "5",
+        "--format",
+        "rawvideo",
+        *(word for name in outputs for word in ("-o", name)),
+    ]
     done = subprocess.run(command, cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout) == 5 * 64 * 48 * 3 and b"5 frames of 64x48" in done.stderr
@@ -184,9 +237,13 @@ def test_no_room_for_the_output(clip, tmp_path):
     line = f"transform {clip} -p night -o sub/o.mkv --codec ffv1"
     environment = dict(os.environ, PYTHONPATH=str(ROOT))
     done = subprocess.run(
-        ["bash", "-c", f"ulimit -f 16; '{FAKE[0]}' '{FAKE[1]}' {line}"], cwd=tmp_path,
-        capture_output=True, env=environment, stdin=subprocess.DEVNULL, timeout=60,
-    )  # fmt: skip
+        ["bash", "-c", f"ulimit -f 16; '{FAKE[0]}' '{FAKE[1]}' {line}"],
+        cwd=tmp_path,
+        capture_output=True,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        timeout=60,
+    )
     assert done.returncode == 3 and b"Traceback" not in done.stderr, done.stderr
     assert b"error: " in done.stderr and os.listdir(tmp_path / "sub") == []
 
@@ -272,8 +329,17 @@ def test_stops_at_random_moments(kind, tmp_path):
 # ---- sources ------------------------------------------------------------------------------------
 
 UNSAFE_MODULES = {"pickle", "cPickle", "dill", "joblib", "shelve", "marshal", "cloudpickle"}
-UNSAFE_CALLS = {"torch.load", "os.system", "os.popen", "eval", "exec", "subprocess.getoutput",
-                "subprocess.getstatusoutput", "yaml.load", "pd.read_pickle"}  # fmt: skip
+UNSAFE_CALLS = {
+    "torch.load",
+    "os.system",
+    "os.popen",
+    "eval",
+    "exec",
+    "subprocess.getoutput",
+    "subprocess.getstatusoutput",
+    "yaml.load",
+    "pd.read_pickle",
+}
 SOURCES = [path for folder in ("mirage_cli", "models", "kernels") for path in (ROOT / folder).rglob("*.py")]
 
 
@@ -299,8 +365,13 @@ def test_no_pickle_no_shell_no_evaluated_text(path):
 
 def test_the_search_for_pickle_finds_it(tmp_path):
     bad = tmp_path / "bad.py"
-    for line in ("import pickle", "np.load('x', allow_pickle=True)", "from torch import load as plain", "torch.load('x')",
-                 "subprocess.run('x', shell=True)"):  # fmt: skip
+    for line in (
+        "import pickle",
+        "np.load('x', allow_pickle=True)",
+        "from torch import load as plain",
+        "torch.load('x')",
+        "subprocess.run('x', shell=True)",
+    ):
         bad.write_text(line)
         with pytest.raises(AssertionError):
             test_no_pickle_no_shell_no_evaluated_text(bad)

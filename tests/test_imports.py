@@ -6,7 +6,6 @@ import ast
 from pathlib import Path
 
 import pytest
-
 from conftest import ROOT
 
 FREE = {"errors", "frames", "config"}  # everyone may import these; they import none of the rest
@@ -104,9 +103,7 @@ def test_click_and_rich_stay_at_the_top(module: str) -> None:
         assert "rich" not in tops
 
 
-@pytest.mark.parametrize(
-    "module", sorted(m for m in FILES if layer(m) in ("free", "models", "cli", "dashboard"))
-)
+@pytest.mark.parametrize("module", sorted(m for m in FILES if layer(m) in ("free", "models", "cli", "dashboard")))
 def test_catalogue_settings_and_help_do_not_import_torch(module: str) -> None:
     path = FILES[module]
     names = imports_of(module, path.read_text("utf-8"), path.name == "__init__.py")
@@ -126,9 +123,7 @@ def test_no_cycles_at_import_time() -> None:
     edges: dict[str, set[str]] = {}
     for module, path in FILES.items():
         tree = ast.parse(path.read_text("utf-8"))
-        top = ast.Module(
-            [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))], []
-        )
+        top = ast.Module([node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))], [])
         names = imports_of(module, ast.unparse(top), path.name == "__init__.py")
         edges[module] = {name for name in names if name in FILES and name != module}
     done: set[str] = set()

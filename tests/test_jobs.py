@@ -18,18 +18,18 @@ import pytest
 from cli_fakes import FakeEngine, RecordingUi
 from test_video_out import small_disk  # noqa: F401  a fixture
 
-from mirage_cli.outputs import open as outputs_open
-from mirage_cli.runs import batch, transform
-from mirage_cli.inputs import file as video_in
 from mirage_cli.cli import main
 from mirage_cli.config import ModelOptions, TransformConfig
 from mirage_cli.errors import MediaError, ModelError, UsageProblem
 from mirage_cli.frames import StreamInfo
+from mirage_cli.inputs import file as video_in
+from mirage_cli.inputs.file import open_file
+from mirage_cli.outputs import open as outputs_open
 from mirage_cli.outputs.job_folder import job_path, unfinished
 from mirage_cli.outputs.segments import JobSink
+from mirage_cli.runs import batch, transform
 from mirage_cli.styling.stopping import StopSwitch
 from mirage_cli.styling.styler import Engine, Styler
-from mirage_cli.inputs.file import open_file
 
 PIECE = 10
 
@@ -74,9 +74,17 @@ def test_killed_at_any_moment_and_gone_on_with(clip, golden, tmp_path):
     """kill -9 three times, at a moment that differs with every run of this test; then to the end."""
     out = tmp_path / "out.mp4"
     command = [
-        sys.executable, str(Path(__file__).with_name("cli_fakes.py")), "transform", str(clip),
-        "-p", "night", "-o", str(out), "--resume", "-q",
-    ]  # fmt: skip
+        sys.executable,
+        str(Path(__file__).with_name("cli_fakes.py")),
+        "transform",
+        str(clip),
+        "-p",
+        "night",
+        "-o",
+        str(out),
+        "--resume",
+        "-q",
+    ]
     env = {**os.environ, "FAKE_ECHO": "1", "FAKE_PIECE_FRAMES": str(PIECE), "FAKE_MODEL_MS": "15"}
     reached = []
     for number in range(3):
@@ -126,10 +134,12 @@ def test_work_is_not_thrown_away_unasked(clip, golden, tmp_path):
         do(config(clip, out))
     assert "--resume" in caught.value.remedy and unfinished(out) == 20
     for other, telling in (
-        ({"prompts": ("mosaic",)}, "another prompts"), ({"size": (48, 32)}, "another size"),
-        ({"model": ModelOptions(seed=4)}, "another model"), ({"crf": 30}, "another encoder"),
+        ({"prompts": ("mosaic",)}, "another prompts"),
+        ({"size": (48, 32)}, "another size"),
+        ({"model": ModelOptions(seed=4)}, "another model"),
+        ({"crf": 30}, "another encoder"),
         ({"start_seconds": 0.5}, "another range"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(UsageProblem, match=telling):
             do(config(clip, out, resume=True, **other))
     assert unfinished(out) == 20
@@ -204,8 +214,7 @@ def test_a_disk_that_fills_while_the_pieces_are_joined(clip, small_disk):  # noq
     """They fit once, not twice; what is done is kept, and the half-joined file is not."""
     folder = small_disk(1_600_000)
     source = folder.parent / "noise.mkv"
-    media.ffmpeg("-f", "lavfi", "-i", "testsrc2=s=96x64:r=30:d=2,noise=alls=90:allf=t", "-c:v",
-                 "ffv1", source)  # fmt: skip
+    media.ffmpeg("-f", "lavfi", "-i", "testsrc2=s=96x64:r=30:d=2,noise=alls=90:allf=t", "-c:v", "ffv1", source)
     out = folder / "out.mkv"
     with pytest.raises(MediaError, match="the disk is full") as caught:
         do(config(source, out, codec="ffv1"))
@@ -232,9 +241,7 @@ def test_two_at_once_do_not_write_the_same_output(clip, tmp_path):
 
 
 @pytest.mark.parametrize("resume", [False, True])
-def test_ctrl_c_finishes_the_file_and_keeps_the_job_where_that_was_asked(
-    clip, golden, tmp_path, resume, monkeypatch
-):
+def test_ctrl_c_finishes_the_file_and_keeps_the_job_where_that_was_asked(clip, golden, tmp_path, resume, monkeypatch):
     monkeypatch.setenv("FAKE_MODEL_MS", "10")
     out, stop = tmp_path / "out.mp4", StopSwitch()
 
@@ -260,8 +267,7 @@ def test_the_disk_is_full_and_then_it_is_not(clip, small_disk):  # noqa: F811
     noise = media.ffmpeg
     folder = small_disk(700_000)
     source = folder.parent / "noise.mkv"
-    noise("-f", "lavfi", "-i", "testsrc2=s=96x64:r=30:d=2,noise=alls=90:allf=t", "-c:v", "ffv1",
-          source)  # fmt: skip
+    noise("-f", "lavfi", "-i", "testsrc2=s=96x64:r=30:d=2,noise=alls=90:allf=t", "-c:v", "ffv1", source)
     out = folder / "out.mkv"
     wanted = config(source, out, codec="ffv1")
     with pytest.raises(MediaError, match="the disk is full") as caught:
@@ -313,9 +319,16 @@ def command_of(pid: int) -> str:
 
 @pytest.mark.parametrize(
     "name, codec",
-    [("o.mp4", None), ("o.mov", "prores"), ("o.mkv", "h265"), ("o.webm", None), ("o.ts", None),
-     ("o.mp4", "av1"), ("o.mkv", "ffv1")],
-)  # fmt: skip
+    [
+        ("o.mp4", None),
+        ("o.mov", "prores"),
+        ("o.mkv", "h265"),
+        ("o.webm", None),
+        ("o.ts", None),
+        ("o.mp4", "av1"),
+        ("o.mkv", "ffv1"),
+    ],
+)
 def test_pieces_join_to_what_one_would_be(tmp_path, name, codec):
     """Frame count, times and sound, with gaps that differ and B-frames across the joints."""
     source = media.variable_rate_clip(tmp_path / "in.mp4")
@@ -332,8 +345,7 @@ def test_flash_and_beep_stay_together_across_pieces(tmp_path, monkeypatch):
     source = media.flash_and_beep(tmp_path / "in.mp4", at=1.0, seconds=1.6)
     out = tmp_path / "out.mp4"
     ui = RecordingUi()
-    transform.run(config(source, out, model=ModelOptions(strength=0.0), piece_frames=7), ui,
-                  engine=Mirror())  # fmt: skip
+    transform.run(config(source, out, model=ModelOptions(strength=0.0), piece_frames=7), ui, engine=Mirror())
     assert media.flash_seconds(out) == pytest.approx(1.0, abs=1 / 30)
     assert media.beep_seconds(out) == pytest.approx(media.flash_seconds(out), abs=1 / 30)
 
@@ -418,8 +430,7 @@ def test_the_whole_command_with_the_real_model(real, tmp_path, monkeypatch):
     options = ModelOptions(device="cpu")
     one, two = tmp_path / "one.mp4", tmp_path / "two.mp4"
     engine = real
-    wanted = config(clip, one, model=options, prompts=("0:ink wash", "0.4s:neon cyberpunk"),
-                    blend_seconds=0.2)  # fmt: skip
+    wanted = config(clip, one, model=options, prompts=("0:ink wash", "0.4s:neon cyberpunk"), blend_seconds=0.2)
     do(wanted, engine)
     step = Styler.step
 
@@ -553,7 +564,10 @@ def test_a_file_cut_off_twice_replaces_nothing(tmp_path):
     for content in (b"1", b"2"):
         (tmp_path / "b.mp4").write_bytes(content)
         batch._put_aside(str(tmp_path / "b.mp4"), resume=False)
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"b.cut-off.mp4": b"1", "b.cut-off-2.mp4": b"2"}
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
+        "b.cut-off.mp4": b"1",
+        "b.cut-off-2.mp4": b"2",
+    }
 
 
 def test_a_signal_between_two_files_leaves_the_report(clip, tmp_path):
@@ -687,6 +701,12 @@ def test_a_job_is_a_sink_that_knows_its_pieces(clip, tmp_path):
         do(config(clip, tmp_path / "o.mp4"))
     finally:
         Styler.step = step
-    assert {"job.json", "lock", "progress.json", "piece-00000.mp4", "piece-00002.mp4",
-            "state-000030.safetensors"} <= set(seen[0])  # fmt: skip
+    assert {
+        "job.json",
+        "lock",
+        "progress.json",
+        "piece-00000.mp4",
+        "piece-00002.mp4",
+        "state-000030.safetensors",
+    } <= set(seen[0])
     assert "state-000020.safetensors" not in seen[0] and JobSink.__doc__

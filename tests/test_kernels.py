@@ -12,11 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from mirage_cli.kernels import build, loader
 from ptx_emulator import EmulatedKernels, Launch, Memory, PtxError, parse
 
 from mirage_cli.engine import ops
 from mirage_cli.errors import GpuError
-from mirage_cli.kernels import build, loader
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -25,7 +25,9 @@ else:  # pytest brings tomli there
 
 MANIFEST = tomllib.loads((loader.HERE / "manifest.toml").read_text())
 FILES = sorted(loader.FILES)
-PROGRAM_FILES = {f"{file}.sm{t}.ptx": entries for file, entries in loader.PROGRAM_FILES.items() for t in loader.PROGRAM_TARGETS}
+PROGRAM_FILES = {
+    f"{file}.sm{t}.ptx": entries for file, entries in loader.PROGRAM_FILES.items() for t in loader.PROGRAM_TARGETS
+}
 VERSIONS = {"sm_80": "7.0", "sm_90": "7.8"}  # the lowest PTX that knows the target: CUDA 11.0 and 11.8
 needs_ptxas = pytest.mark.skipif(shutil.which("ptxas") is None, reason="ptxas is not installed")
 
@@ -71,7 +73,9 @@ def test_a_changed_source_is_noticed(tmp_path, monkeypatch):
 
 
 def test_at_least_four_kernels_are_hand_written_with_wide_accesses_and_warp_exchange():
-    texts = {f["ptx"]: (loader.HERE / f["ptx"]).read_text() for f in MANIFEST["file"] if f["origin"] == "hand-written PTX"}
+    texts = {
+        f["ptx"]: (loader.HERE / f["ptx"]).read_text() for f in MANIFEST["file"] if f["origin"] == "hand-written PTX"
+    }
     assert len(texts) >= 4
     for text in texts.values():
         assert re.search(r"st\.global\.v4\.b32", text)
@@ -84,14 +88,21 @@ def test_the_program_uses_tensor_cores_and_starts_early_where_it_can():
     for kind, product in (("f16", "f32.f16.f16.f32"), ("bf16", "f32.bf16.bf16.f32")):
         for target in loader.PROGRAM_TARGETS:
             text = (loader.HERE / f"denoiser_{kind}.sm{target}.ptx").read_text()
-            for instruction in (f"mma.sync.aligned.m16n8k16.row.col.{product}", "ldmatrix.sync.aligned.m8n8.x4", "cp.async.cg"):
+            for instruction in (
+                f"mma.sync.aligned.m16n8k16.row.col.{product}",
+                "ldmatrix.sync.aligned.m8n8.x4",
+                "cp.async.cg",
+            ):
                 assert instruction in text
             assert ("griddepcontrol.wait" in text) == (target == 90)
 
 
 @needs_ptxas
-@pytest.mark.parametrize(("file", "architecture"), [(f, a) for f in FILES for a in build.ARCHITECTURES]
-                         + [(f, a) for f in PROGRAM_FILES for a in build.architectures(f"sm_{f.split('.sm')[1][:2]}")])
+@pytest.mark.parametrize(
+    ("file", "architecture"),
+    [(f, a) for f in FILES for a in build.ARCHITECTURES]
+    + [(f, a) for f in PROGRAM_FILES for a in build.architectures(f"sm_{f.split('.sm')[1][:2]}")],
+)
 def test_ptx_assembles_without_spills(file, architecture):
     for entry, used in build.resources(loader.HERE / file, architecture).items():
         assert used["spill_bytes"] == used["stack_bytes"] == 0, entry
@@ -175,11 +186,14 @@ def test_the_emulator_knows_branches_shuffles_and_barriers():
     body = (
         ".reg .b64 %p2; mov.u32 %t, %tid.x; and.b32 %b, %t, 1; setp.eq.u32 %q, %b, 0; @%q bra EVEN;\n"
         "mov.u32 %a, 100; bra MEET; EVEN: mov.u32 %a, 1; MEET: shfl.sync.bfly.b32 %b, %a, 1, 31, 0xffffffff;\n"
-        "setp.eq.u32 %q, %t, 0; @%q st.shared.b32 [s], 5; bar.sync 0; ld.shared.b32 %a, [s]; add.u32 %a, %a, %b;\n" + STORE
+        "setp.eq.u32 %q, %t, 0; @%q st.shared.b32 [s], 5; bar.sync 0; ld.shared.b32 %a, [s]; add.u32 %a, %a, %b;\n"
+        + STORE
     )
     assert (run_snippet(body) == np.where(np.arange(64) % 2 == 0, 105, 6)).all()
     with pytest.raises(PtxError, match="warp is not whole"):
-        run_snippet("mov.u32 %t, %tid.x; setp.eq.u32 %q, %t, 3; @%q ret; shfl.sync.bfly.b32 %b, %a, 1, 31, 0xffffffff; ret;")
+        run_snippet(
+            "mov.u32 %t, %tid.x; setp.eq.u32 %q, %t, 3; @%q ret; shfl.sync.bfly.b32 %b, %a, 1, 31, 0xffffffff; ret;"
+        )
     with pytest.raises(PtxError, match="unknown instruction"):
         run_snippet("popc.b32 %a, %a; ret;")
 
@@ -251,7 +265,9 @@ def test_missing_cupy_is_said_with_its_remedy(monkeypatch):
         loader.load(0)
     assert "pip install 'mirage-cli[gpu]'" in caught.value.remedy
     states = loader.kernel_states()
-    assert [s.entry for s in states] == [e for entries in (loader.FILES | loader.PROGRAM_FILES).values() for e in entries]
+    assert [s.entry for s in states] == [
+        e for entries in (loader.FILES | loader.PROGRAM_FILES).values() for e in entries
+    ]
     assert not any(s.ready for s in states) and all("not installed" in s.reason for s in states)
     assert {s.origin for s in states} == {"hand-written PTX", "CUDA C++"}
 
@@ -271,8 +287,14 @@ def test_broken_cupy_is_told_from_a_missing_one(monkeypatch, tmp_path):
         (fake_cupy(driver=10020), r"speaks CUDA 10\.2, PTX 7\.0 needs 11\.0 or newer"),
         (fake_cupy(major=7, minor=5), "architecture sm_75, the kernels need sm_80 or newer"),
         (fake_cupy(count=0), "there is no GPU 0; CuPy sees 0"),
-        (fake_cupy(count=RuntimeError("cudaErrorNoDevice: none\nmore")), "CuPy cannot use the GPU: RuntimeError: cudaErrorNoDevice: none$"),
-        (fake_cupy(refuse="CUDA_ERROR_INVALID_PTX: a PTX JIT compilation failed"), "refuses kernel mirage_frame_in .* CUDA_ERROR_INVALID_PTX"),
+        (
+            fake_cupy(count=RuntimeError("cudaErrorNoDevice: none\nmore")),
+            "CuPy cannot use the GPU: RuntimeError: cudaErrorNoDevice: none$",
+        ),
+        (
+            fake_cupy(refuse="CUDA_ERROR_INVALID_PTX: a PTX JIT compilation failed"),
+            "refuses kernel mirage_frame_in .* CUDA_ERROR_INVALID_PTX",
+        ),
     ],
     ids=["no-driver", "old-driver", "old-gpu", "no-gpu", "runtime", "refused"],
 )
@@ -320,7 +342,12 @@ def test_launch_passes_addresses_and_scalars_of_fixed_width(monkeypatch):
 
 @pytest.mark.parametrize(
     ("architecture", "driver", "target", "early"),
-    [((8, 6), 13000, "sm_80", False), ((9, 0), 13000, "sm_90", True), ((9, 0), 12020, "sm_90", False), ((12, 0), 13000, "sm_90", True)],
+    [
+        ((8, 6), 13000, "sm_80", False),
+        ((9, 0), 13000, "sm_90", True),
+        ((9, 0), 12020, "sm_90", False),
+        ((12, 0), 13000, "sm_90", True),
+    ],
     ids=["RTX 3090", "H200", "H200, old driver", "Blackwell"],
 )
 def test_the_programs_files_are_the_best_that_fit(monkeypatch, architecture, driver, target, early):

@@ -12,13 +12,13 @@ import pytest
 from cli_fakes import FakeEngine, RecordingUi
 from media import probe
 
-from mirage_cli.runs import live
 from mirage_cli.config import LiveConfig, ModelOptions
-from mirage_cli.outputs.window import NullSink, WindowSink
 from mirage_cli.errors import MediaError, UsageProblem
 from mirage_cli.frames import Frame
-from mirage_cli.styling.stopping import StopSwitch
+from mirage_cli.outputs.window import NullSink, WindowSink
+from mirage_cli.runs import live
 from mirage_cli.runs.typing_lines import LineReader
+from mirage_cli.styling.stopping import StopSwitch
 
 
 def config(**values):
@@ -39,9 +39,7 @@ def test_it_ends_after_so_much_time(monkeypatch):
     monkeypatch.setenv("FAKE_MODEL_MS", "40")
     ui = RecordingUi()
     begin = time.perf_counter()
-    document = live.run(
-        config(duration_seconds=1.0, fps=100.0), ui, engine=FakeEngine(), keys=False
-    )
+    document = live.run(config(duration_seconds=1.0, fps=100.0), ui, engine=FakeEngine(), keys=False)
     assert document["ended_by"] == "duration" and time.perf_counter() - begin < 2.5
     # 100 frames a second come, 25 are done: the rest is dropped, and nothing runs late.
     assert 12 <= document["frames"] <= 26
@@ -65,18 +63,14 @@ def test_a_typed_prompt_is_applied_at_a_stated_frame():
     saved = live.LineReader
     live.LineReader = lambda on_line: saved(on_line, read)
     try:
-        document = live.run(
-            config(fps=50.0, blend_seconds=0.0, duration_seconds=5.0), ui, engine=engine, stop=stop
-        )
+        document = live.run(config(fps=50.0, blend_seconds=0.0, duration_seconds=5.0), ui, engine=engine, stop=stop)
     finally:
         live.LineReader = saved
         os.close(read)
         os.close(write)
     assert document["ended_by"] == "quit" and not stop.by_signal
     session = engine.sessions[0]
-    assert [(c["kind"], c["text"]) for c in document["changes"]] == [
-        ("look", "night"), ("strength", "/strength 0.25"),
-    ]  # fmt: skip
+    assert [(c["kind"], c["text"]) for c in document["changes"]] == [("look", "night"), ("strength", "/strength 0.25")]
     for change in document["changes"]:
         told = f'"{change["text"]}" applied at frame {change["frame"]}'
         assert any(note.startswith(told) for note in ui.notes), told
@@ -105,9 +99,7 @@ def test_a_change_takes_effect_on_the_frame_that_is_named():
     live._Live.flow = flow
     try:
         ui = Ui()
-        document = live.run(
-            config(fps=100.0, frames=30, blend_seconds=0.0), ui, engine=engine, keys=False
-        )
+        document = live.run(config(fps=100.0, frames=30, blend_seconds=0.0), ui, engine=engine, keys=False)
     finally:
         live._Live.flow = original
     (change,) = document["changes"]
@@ -119,9 +111,13 @@ def test_a_change_takes_effect_on_the_frame_that_is_named():
 
 @pytest.mark.parametrize(
     ("values", "telling"),
-    [({"input": None}, "needs one source"), ({"camera": 0}, "needs one source"),
-     ({"prompts": ()}, "no prompt"), ({"prompts": ("",)}, "prompt is empty")],
-)  # fmt: skip
+    [
+        ({"input": None}, "needs one source"),
+        ({"camera": 0}, "needs one source"),
+        ({"prompts": ()}, "no prompt"),
+        ({"prompts": ("",)}, "prompt is empty"),
+    ],
+)
 def test_bad_use_is_refused(values, telling):
     with pytest.raises(UsageProblem, match=telling):
         live.run(config(**values), RecordingUi(), engine=FakeEngine())
@@ -175,13 +171,13 @@ class Toolkit:
 
 def test_q_in_the_window_ends_the_run(monkeypatch):
     kits = []
-    monkeypatch.setattr(
-        "mirage_cli.outputs.window._open_toolkit", lambda *a: kits.append(Toolkit(*a)) or kits[0]
-    )
+    monkeypatch.setattr("mirage_cli.outputs.window._open_toolkit", lambda *a: kits.append(Toolkit(*a)) or kits[0])
     document = live.run(
         config(window=True, fps=60.0, compare=True, duration_seconds=10.0),
-        RecordingUi(), engine=FakeEngine(), keys=False,
-    )  # fmt: skip
+        RecordingUi(),
+        engine=FakeEngine(),
+        keys=False,
+    )
     assert document["ended_by"] == "window" and document["window"] == "stand-in"
     assert kits[0].shown[0].shape == (48, 128, 3) and kits[0].destroyed
 
@@ -207,9 +203,8 @@ def test_a_file_is_played_at_its_own_pace_and_written_with_its_times(tmp_path):
     out = tmp_path / "out.mp4"
     begin = time.perf_counter()
     document = live.run(
-        config(input=str(clip), output=str(out), size=None),
-        RecordingUi(), engine=FakeEngine(), keys=False,
-    )  # fmt: skip
+        config(input=str(clip), output=str(out), size=None), RecordingUi(), engine=FakeEngine(), keys=False
+    )
     assert time.perf_counter() - begin > 0.9
     assert document["ended_by"] == "source"
     assert document["frames"] + document["dropped"] == document["frames_in"] == 20
@@ -220,19 +215,14 @@ def test_a_file_is_played_at_its_own_pace_and_written_with_its_times(tmp_path):
 
 def test_a_looped_file_goes_on(tmp_path):
     clip = media.clip(tmp_path / "in.mp4", seconds=0.5, fps=20, sound=None)
-    document = live.run(
-        config(input=str(clip), loop=True, frames=25), RecordingUi(), engine=FakeEngine(),
-        keys=False,
-    )  # fmt: skip
+    document = live.run(config(input=str(clip), loop=True, frames=25), RecordingUi(), engine=FakeEngine(), keys=False)
     assert document["frames"] == 25 and document["ended_by"] == "frames"
 
 
 def test_a_big_file_is_scaled_down_on_a_cpu(tmp_path):
     clip = media.clip(tmp_path / "in.mp4", seconds=0.2, fps=20, size=(1280, 720), sound=None)
     ui = RecordingUi()
-    document = live.run(
-        config(input=str(clip), size=None), ui, engine=FakeEngine(), keys=False
-    )
+    document = live.run(config(input=str(clip), size=None), ui, engine=FakeEngine(), keys=False)
     assert document["size"] == [512, 288]
     assert any("--size native" in note for note in ui.notes)
 

@@ -11,12 +11,12 @@ import pytest
 from cli_fakes import FakeEngine
 
 from mirage_cli.bench import live as bench_live
-from mirage_cli.inputs.landscape import TestPicture
+from mirage_cli.bench.marker import MIN_WIDTH, MarkedSource, Sightings, block_pixels, carry, read, stamp
 from mirage_cli.config import BenchConfig
 from mirage_cli.errors import UsageProblem
-from mirage_cli.media.ffmpeg import find_ffmpeg
 from mirage_cli.frames import Frame
-from mirage_cli.bench.marker import MIN_WIDTH, MarkedSource, Sightings, block_pixels, carry, read, stamp
+from mirage_cli.inputs.landscape import TestPicture
+from mirage_cli.media.ffmpeg import find_ffmpeg
 
 COUNTERS = (0, 1, 2, 0x555555, 0xAAAAAA, 12345678, 2**24 - 1)
 
@@ -67,9 +67,29 @@ def test_it_survives_h264(tmp_path, crf):
     ffmpeg, size = str(find_ffmpeg().path), f"{width}x{height}"
     path = tmp_path / "marked.mp4"
     raw = ["-f", "rawvideo", "-pix_fmt", "rgb24"]
-    subprocess.run([ffmpeg, "-v", "error", *raw, "-video_size", size, "-framerate", "30", "-i", "-", "-c:v", "libx264",
-                    "-crf", str(crf), "-pix_fmt", "yuv420p", str(path)],
-                   input=b"".join(rgb.tobytes() for rgb in frames), check=True)  # fmt: skip
+    subprocess.run(
+        [
+            ffmpeg,
+            "-v",
+            "error",
+            *raw,
+            "-video_size",
+            size,
+            "-framerate",
+            "30",
+            "-i",
+            "-",
+            "-c:v",
+            "libx264",
+            "-crf",
+            str(crf),
+            "-pix_fmt",
+            "yuv420p",
+            str(path),
+        ],
+        input=b"".join(rgb.tobytes() for rgb in frames),
+        check=True,
+    )
     out = subprocess.run([ffmpeg, "-v", "error", "-i", str(path), *raw, "-"], check=True, capture_output=True).stdout
     decoded = np.frombuffer(out, np.uint8).reshape(-1, height, width, 3)
     assert [read(rgb) for rgb in decoded] == list(range(count))
@@ -103,7 +123,9 @@ def test_sightings_count_what_is_dropped_doubled_and_late():
 def measured(monkeypatch, **values):
     monkeypatch.setattr(bench_live, "weights", lambda model: {})
     monkeypatch.setenv("FAKE_MODEL_MS", "0")
-    config = BenchConfig(**{"prompt": "ink wash", "size": (160, 96), "frames": 30, "warmup": 5, "live": True, "fps": 15.0, **values})
+    config = BenchConfig(
+        **{"prompt": "ink wash", "size": (160, 96), "frames": 30, "warmup": 5, "live": True, "fps": 15.0, **values}
+    )
     document = bench_live.run(config, engine=FakeEngine())
     json.dumps(document)
     return document

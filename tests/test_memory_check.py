@@ -8,10 +8,10 @@ import media
 import pytest
 from cli_fakes import FakeEngine, RecordingUi
 
-from mirage_cli.runs import transform
-from mirage_cli.styling import memory_check
 from mirage_cli.config import ModelOptions, TransformConfig
 from mirage_cli.errors import GpuError, MirageError
+from mirage_cli.runs import transform
+from mirage_cli.styling import memory_check
 from mirage_cli.styling.memory_check import check_memory, free_cpu_bytes, largest_size, needed_bytes
 from mirage_cli.styling.styler import Engine
 
@@ -20,9 +20,11 @@ GIB = 1 << 30
 
 def test_the_estimate_lies_above_what_was_measured():
     measured = {  # MB beyond the loaded model, see the module
-        ((1920, 1080), "bf16"): 470, ((2560, 1440), "bf16"): 770,
-        ((1920, 1080), "fp32"): 695, ((2560, 1440), "fp32"): 960,
-    }  # fmt: skip
+        ((1920, 1080), "bf16"): 470,
+        ((2560, 1440), "bf16"): 770,
+        ((1920, 1080), "fp32"): 695,
+        ((2560, 1440), "fp32"): 960,
+    }
     for (size, dtype), megabytes in measured.items():
         assert 1.0 < needed_bytes(size, dtype) / (megabytes << 20) < 2.0
 
@@ -30,7 +32,9 @@ def test_the_estimate_lies_above_what_was_measured():
 def test_what_does_not_fit_is_refused_with_what_would():
     check_memory((1920, 1080), "bf16", False, lambda: GIB)
     check_memory((8192, 8192), "fp32", False, lambda: None)  # nobody knows: not refused
-    with pytest.raises(MirageError, match="8192x8192 need about .* GiB of memory, and 1.8 GiB can be had .2.0 GiB are free") as caught:
+    with pytest.raises(
+        MirageError, match="8192x8192 need about .* GiB of memory, and 1.8 GiB can be had .2.0 GiB are free"
+    ) as caught:
         check_memory((8192, 8192), "fp32", False, lambda: 2 * GIB)
     assert caught.value.exit_code == 1
     width, height = largest_size((8192, 8192), 2 * GIB, "fp32")
@@ -55,9 +59,12 @@ def test_the_real_engine_asks_before_it_begins(tmp_path, monkeypatch):
     clip = media.clip(tmp_path / "in.mp4", seconds=0.2, size=(64, 48))
     monkeypatch.setattr(memory_check, "free_cpu_bytes", lambda: 70 << 20)
     config = TransformConfig(
-        input=str(clip), output=str(tmp_path / "o.mp4"), prompts=("night",), size=(1920, 1080),
+        input=str(clip),
+        output=str(tmp_path / "o.mp4"),
+        prompts=("night",),
+        size=(1920, 1080),
         model=ModelOptions(device="cpu"),
-    )  # fmt: skip
+    )
     with pytest.raises(MirageError, match="1920x1080 need about"):
         transform.run(config, RecordingUi(), engine=Engine())
     assert os.listdir(tmp_path) == ["in.mp4"]

@@ -12,24 +12,27 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mirage_cli.kernels import loader
 from ptx_emulator import EmulatedKernels
 
 from mirage_cli.engine.program import FrameProgram
-from mirage_cli.kernels import loader
-from mirage_cli.stream import motion as consistency, planes
-from mirage_cli.stream.motion import CUT_THRESHOLD, STEPS, estimate_motion
 from mirage_cli.lsd.history import History
 from mirage_cli.lsd.model import luma
+from mirage_cli.stream import motion as consistency, planes
+from mirage_cli.stream.motion import CUT_THRESHOLD, STEPS, estimate_motion
 
 
 def scene(height: int, width: int, wall: bool = False, seed: int = 0) -> np.ndarray:
     """A picture with texture of all sizes, float32 [H, W, 3] in 0..255; ``wall``: its middle is one colour."""
     random = np.random.default_rng(seed)
     picture = sum(
-        cv2.resize(random.uniform(-1, 1, (height // s + 2, width // s + 2, 3)).astype(np.float32), (width, height),
-                   interpolation=cv2.INTER_CUBIC)
+        cv2.resize(
+            random.uniform(-1, 1, (height // s + 2, width // s + 2, 3)).astype(np.float32),
+            (width, height),
+            interpolation=cv2.INTER_CUBIC,
+        )
         for s in (6, 12, 24, 48)
-    )  # fmt: skip
+    )
     picture = np.clip(128 + 45 * picture, 0, 255)
     if wall:
         at, left = height // 2, width // 2
@@ -84,7 +87,10 @@ def test_a_plain_wall_moves_with_what_is_around_it(x, y):
 def test_a_change_of_light_moves_nothing(change):
     """A wall's faint shading under a little less light looks like the same shading elsewhere."""
     picture = scene(192, 320, wall=True)
-    shading = np.linspace(0, 8, 320, dtype=np.float32)[None, :, None] + np.linspace(0, 5, 192, dtype=np.float32)[:, None, None]
+    shading = (
+        np.linspace(0, 8, 320, dtype=np.float32)[None, :, None]
+        + np.linspace(0, 5, 192, dtype=np.float32)[:, None, None]
+    )
     for still in (picture, 100 + shading + 0.04 * (picture - 128)):
         before, after = light(still.astype(np.uint8)), light(lit(still, *change))
         assert estimate_motion(before, after).norm(dim=1).mean() < 0.02
@@ -120,7 +126,11 @@ def test_opencv_and_torch_find_the_same_motion():
     picture = scene(200, 260, wall=True)
     before, after = (light(view(picture, 20 + d, 20 + d, 144, 208)) for d in (0, 4.5))
     fast = estimate_motion(before, after)
-    for kept in (consistency._search_vectors, planes._box_weight, planes._pixel_positions):  # another test's may be inference tensors
+    for kept in (
+        consistency._search_vectors,
+        planes._box_weight,
+        planes._pixel_positions,
+    ):  # another test's may be inference tensors
         kept.cache_clear()
     by_torch = estimate_motion(before.requires_grad_(), after).detach()
     assert ((fast - by_torch).abs() > 2e-3).float().mean() < 5e-3
@@ -163,9 +173,13 @@ def motion_program(height: int, width: int) -> tuple[FrameProgram, Recorder]:
     program.network = SimpleNamespace(cut_threshold=CUT_THRESHOLD, motion_steps=STEPS)
     zeros = torch.zeros
     program.stream = SimpleNamespace(
-        last=zeros(1, 3, height, width), older=zeros(1, 6, height // 2, width // 2), input_luma=zeros(1, 1, height, width),
-        valid=zeros(1), height=height, width=width,
-    )  # fmt: skip
+        last=zeros(1, 3, height, width),
+        older=zeros(1, 6, height // 2, width // 2),
+        input_luma=zeros(1, 1, height, width),
+        valid=zeros(1),
+        height=height,
+        width=width,
+    )
     recorder = Recorder()
     program._keep, program._launch = recorder.keep, recorder.launch
     program._allocate_motion(height, width)

@@ -9,13 +9,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from mirage_cli.kernels import loader
 from op_cases import Maker, assert_as_good, float64, shuffled, silu, true_frame_in, true_norm, true_warp, unshuffled
 from ptx_emulator import EmulatedKernels
 
 from mirage_cli.engine import reference
 from mirage_cli.engine.ops import OpSet, PtxOps, select_backend
 from mirage_cli.errors import GpuError, UsageProblem
-from mirage_cli.kernels import loader
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32]
 NAMES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
@@ -95,9 +95,7 @@ def true_stats(levels: np.ndarray, nan_values: int) -> list[int]:
     """The five sums of finished uint8 levels, in Python integers."""
     levels = levels.astype(np.int64)
     luma = (levels @ np.array([77, 150, 29]) + 128) >> 8
-    gradient = sum(
-        int(np.abs(luma[:, x] - luma[:, x - 1]).sum()) for x in range(1, luma.shape[1]) if x % 4
-    )
+    gradient = sum(int(np.abs(luma[:, x] - luma[:, x - 1]).sum()) for x in range(1, luma.shape[1]) if x % 4)
     saturation = levels.max(2) - levels.min(2)
     return [int(luma.sum()), int((luma * luma).sum()), int(saturation.sum()), gradient, nan_values]
 
@@ -193,7 +191,17 @@ def test_frame_out_finds_nan_in_every_channel(ptx):
 
 # per-pixel ops ---------------------------------------------------------------------------------------
 
-NORM_SHAPES = [(8, 1, 1), (64, 5, 7), (72, 3, 3), (96, 3, 5), (128, 2, 9), (192, 3, 3), (256, 3, 5), (384, 1, 7), (512, 2, 3)]
+NORM_SHAPES = [
+    (8, 1, 1),
+    (64, 5, 7),
+    (72, 3, 3),
+    (96, 3, 5),
+    (128, 2, 9),
+    (192, 3, 3),
+    (256, 3, 5),
+    (384, 1, 7),
+    (512, 2, 3),
+]
 MODES = {"all": (True, True), "plain": (False, False), "norm": (True, False), "silu": (False, True)}
 
 
@@ -244,7 +252,9 @@ def test_norm_ptx_of_hard_values(ptx, dtype):
     x[:, :, 0, 1] = 3
     zero = torch.zeros(64, dtype=dtype, device=ptx.device)
     by_torch = reference.channel_norm_film_silu(x, zero, zero)
-    assert_as_good(ptx.channel_norm_film_silu(x, zero, zero), by_torch, true_norm(float64(x), float64(zero), float64(zero))[None])
+    assert_as_good(
+        ptx.channel_norm_film_silu(x, zero, zero), by_torch, true_norm(float64(x), float64(zero), float64(zero))[None]
+    )
     far = make.cells(64, 1, 4)
     far[0, :8, 0, 0] = torch.tensor([-100, -60, -20, -1, 0, 1, 20, 100], dtype=dtype)
     result = ptx.channel_norm_film_silu(far, normalise=False)
@@ -290,7 +300,11 @@ def test_upsample_concat(ptx, dtype, c1, c2, height, width):
     skip = make.cells(c2, 2 * height, 2 * width, slice_of=c2 + 16)
     truth = np.concatenate((float64(x).repeat(2, 2).repeat(2, 3), float64(skip)), 1)
     out = make.poisoned(c1 + c2, 2 * height, 2 * width)
-    for result in (ptx.upsample_concat(x, skip), ptx.upsample_concat(x, skip, out=out), reference.upsample_concat(x, skip)):
+    for result in (
+        ptx.upsample_concat(x, skip),
+        ptx.upsample_concat(x, skip, out=out),
+        reference.upsample_concat(x, skip),
+    ):
         assert np.array_equal(float64(result), truth)
 
 
@@ -300,7 +314,9 @@ def test_upsample_concat(ptx, dtype, c1, c2, height, width):
 def test_warp(ptx, dtype, own_flow, height, width):
     make = Maker(ptx.device, dtype)
     frame = make.cells(3, height, width)
-    flow = torch.from_numpy(make.random.normal(0, 4, (1, 2, height, width))).to(ptx.device, dtype if own_flow else torch.float32)
+    flow = torch.from_numpy(make.random.normal(0, 4, (1, 2, height, width))).to(
+        ptx.device, dtype if own_flow else torch.float32
+    )
     flow[0, :, 0, 0], flow[0, :, 1, 1] = 0, 1e4  # no motion, and far outside
     truth = true_warp(float64(frame)[0], float64(flow)[0])
     by_torch = reference.warp(frame, flow)
@@ -326,7 +342,9 @@ def test_warp_of_frame_and_luma_together_into_the_network_input(ptx, dtype):
     flow = torch.from_numpy(make.random.normal(0, 2, (1, 2, 8, 20))).float().to(ptx.device)
     by_torch = reference.warp(pictures, flow)
     ptx.warp(pictures, flow, out=out)
-    assert_as_good(torch.nn.functional.pixel_shuffle(out, 4), by_torch, true_warp(float64(pictures)[0], float64(flow)[0])[None])
+    assert_as_good(
+        torch.nn.functional.pixel_shuffle(out, 4), by_torch, true_warp(float64(pictures)[0], float64(flow)[0])[None]
+    )
 
 
 def test_warp_equals_grid_sample_on_odd_sizes():
@@ -408,10 +426,20 @@ def test_nv12_both_ways(ptx, code, height, width):
 
 @codes
 def test_grey_through_nv12_is_grey(code):
-    rgb = torch.arange(0, 256, dtype=torch.uint8).repeat_interleave(2).repeat(2, 1)[..., None].repeat(1, 1, 3).contiguous()
+    rgb = (
+        torch.arange(0, 256, dtype=torch.uint8)
+        .repeat_interleave(2)
+        .repeat(2, 1)[..., None]
+        .repeat(1, 1, 3)
+        .contiguous()
+    )
     luma, chroma = torch.zeros(2, 512, dtype=torch.uint8), torch.zeros(1, 512, dtype=torch.uint8)
     reference.rgb_to_nv12(rgb, code, luma, chroma)
-    assert (chroma == 128).all() and luma[0, 0] == (0 if code.full_range else 16) and luma[0, -1] == (255 if code.full_range else 235)
+    assert (
+        (chroma == 128).all()
+        and luma[0, 0] == (0 if code.full_range else 16)
+        and luma[0, -1] == (255 if code.full_range else 235)
+    )
     back = reference.nv12_to_rgb(luma, chroma, code, torch.zeros_like(rgb)).int()
     assert (back - rgb.int()).abs().max() <= (0 if code.full_range else 1) and torch.equal(back[..., 0], back[..., 2])
 

@@ -20,18 +20,18 @@ from cli_fakes import FakeEngine, RecordingUi
 from senders import free_port, need
 from test_video_out import pictures, still_info
 
-from mirage_cli.runs import live
 from mirage_cli.config import LiveConfig
 from mirage_cli.errors import MediaError, UsageProblem
 from mirage_cli.frames import Frame
+from mirage_cli.inputs.file import open_file
 from mirage_cli.media.formats import choose_container
 from mirage_cli.outputs.fan_out import FanOut
+from mirage_cli.outputs.file import open_output, plan_output
 from mirage_cli.outputs.names import check_targets, shown_target, without_secrets
 from mirage_cli.outputs.open import live_info, open_live_output
 from mirage_cli.outputs.push import PushSink
-from mirage_cli.inputs.file import open_file
-from mirage_cli.outputs.file import open_output, plan_output
 from mirage_cli.outputs.virtual_camera import VirtualCameraSink
+from mirage_cli.runs import live
 
 RGB = pictures(30)
 INFO = live_info(still_info(fps=25.0), (64, 48))
@@ -148,8 +148,19 @@ def test_a_key_frame_every_two_seconds_whatever_is_dropped(tmp_path, codec, made
     with open_output(target, INFO, codec=codec, low_delay=True) as sink:
         for n in range(7 * made):
             sink.write(Frame(RGB[0], n / made + (6 if n >= 5 * made else 0), n))
-    shown = media.ffmpeg("-skip_frame", "nokey", "-i", target, "-fps_mode", "passthrough", "-enc_time_base", "1/1000",
-                         "-f", "framecrc", "-").decode()  # fmt: skip
+    shown = media.ffmpeg(
+        "-skip_frame",
+        "nokey",
+        "-i",
+        target,
+        "-fps_mode",
+        "passthrough",
+        "-enc_time_base",
+        "1/1000",
+        "-f",
+        "framecrc",
+        "-",
+    ).decode()
     times = [int(line.split(",")[1]) / 1000 for line in shown.splitlines() if not line.startswith("#")]
     assert np.array(times) - times[0] == pytest.approx([0, 2, 4, 11], abs=0.05)
 
@@ -286,9 +297,7 @@ def test_one_output_that_fails_does_not_take_the_others_along(tmp_path):
 
 
 def test_names_of_outputs(tmp_path):
-    assert shown_target("rtmp://a.rtmp.example.com/live2/abcd-key") == (
-        "rtmp://a.rtmp.example.com/live2/..."
-    )
+    assert shown_target("rtmp://a.rtmp.example.com/live2/abcd-key") == ("rtmp://a.rtmp.example.com/live2/...")
     assert shown_target("srt://me:pw@h:9000?passphrase=x") == "srt://h:9000"
     assert shown_target("-") == "standard output" and shown_target("/a/b.mp4") == "b.mp4"
     assert without_secrets("rtmp://h/live2/key") == "rtmp://h/live2/..." and without_secrets("a/b.mp4") == "a/b.mp4"
@@ -318,8 +327,9 @@ def test_what_goes_through_a_pipe(form, tmp_path, monkeypatch):
         return
     if form == "y4m":
         assert data.startswith(b"YUV4MPEG2 W64 H48 F25:1")
-    raw = media.ffmpeg("-i", "pipe:0", "-f", "rawvideo", "-pix_fmt", "rgb24", "-fps_mode",
-                       "passthrough", "-", feed=data)  # fmt: skip
+    raw = media.ffmpeg(
+        "-i", "pipe:0", "-f", "rawvideo", "-pix_fmt", "rgb24", "-fps_mode", "passthrough", "-", feed=data
+    )
     back = np.frombuffer(raw, np.uint8).reshape(-1, 48, 64, 3).astype(int)
     assert len(back) == 10 and np.abs(back - np.stack(RGB[:10])).mean() < 6
 
@@ -372,9 +382,7 @@ def test_a_virtual_camera_keeps_its_rate_and_repeats_the_last_frame():
     sink.close()
     assert camera.closed and sorted(set(camera.values)) == [0, 1, 2, 3, 4]
     assert camera.values == sorted(camera.values) and 14 <= len(camera.values) <= 22
-    assert sink.repeated == sink.sent - 5 and np.median(np.diff(camera.times)) == pytest.approx(
-        0.02, abs=0.008
-    )
+    assert sink.repeated == sink.sent - 5 and np.median(np.diff(camera.times)) == pytest.approx(0.02, abs=0.008)
 
 
 def test_a_virtual_camera_that_is_not_there_or_fails(monkeypatch):
@@ -411,11 +419,22 @@ def test_live_into_several_outputs_while_recording(tmp_path, monkeypatch):
     with senders.ffmpeg("-i", f"{url}?listen", "-c", "copy", str(tmp_path / "got.mkv"), wait=True):
         senders.wait_for_server(url)
         document = live.run(
-            LiveConfig(input="test", prompts=("night",), window=False, size=(64, 48), fps=25.0,
-                       frames=30, output=str(tmp_path / "a.mp4"), record=True,
-                       record_folder=str(tmp_path), more_outputs=(url, str(tmp_path / "live.m3u8"))),
-            ui, engine=FakeEngine(), keys=False,
-        )  # fmt: skip
+            LiveConfig(
+                input="test",
+                prompts=("night",),
+                window=False,
+                size=(64, 48),
+                fps=25.0,
+                frames=30,
+                output=str(tmp_path / "a.mp4"),
+                record=True,
+                record_folder=str(tmp_path),
+                more_outputs=(url, str(tmp_path / "live.m3u8")),
+            ),
+            ui,
+            engine=FakeEngine(),
+            keys=False,
+        )
     assert document["frames"] == 30 and document["more_outputs"][0] == url
     (recorded,) = document["files"]
     assert media.probe(tmp_path / "a.mp4").frames == media.probe(recorded).frames == 30
@@ -426,9 +445,15 @@ def test_live_into_several_outputs_while_recording(tmp_path, monkeypatch):
 
 def test_an_address_that_is_not_there_leaves_the_file_whole(tmp_path):
     config = LiveConfig(
-        input="test", prompts=("night",), window=False, size=(64, 48), fps=25.0, frames=40,
-        output=f"rtmp://127.0.0.1:{free_port()}/live/key", more_outputs=(str(tmp_path / "a.mp4"),),
-    )  # fmt: skip
+        input="test",
+        prompts=("night",),
+        window=False,
+        size=(64, 48),
+        fps=25.0,
+        frames=40,
+        output=f"rtmp://127.0.0.1:{free_port()}/live/key",
+        more_outputs=(str(tmp_path / "a.mp4"),),
+    )
     ui = RecordingUi()
     with pytest.raises(MediaError, match=r"cannot send to rtmp://.*refused") as caught:
         live.run(config, ui, engine=FakeEngine(), keys=False)
@@ -443,9 +468,16 @@ def test_a_pipe_that_nobody_reads_leaves_the_file_whole(tmp_path, monkeypatch):
     with os.fdopen(read), os.fdopen(write, "wb") as pipe:
         monkeypatch.setattr("sys.stdout", pipe)
         config = LiveConfig(
-            input="test", prompts=("night",), window=False, size=(640, 360), fps=50.0, timeout_seconds=0.8,
-            output=str(tmp_path / "a.mkv"), more_outputs=("-",), format="rawvideo",
-        )  # fmt: skip
+            input="test",
+            prompts=("night",),
+            window=False,
+            size=(640, 360),
+            fps=50.0,
+            timeout_seconds=0.8,
+            output=str(tmp_path / "a.mkv"),
+            more_outputs=("-",),
+            format="rawvideo",
+        )
         ui = RecordingUi()
         with pytest.raises(MediaError, match="^standard output has taken no frame for 0.8 s") as caught:
             live.run(config, ui, engine=FakeEngine(), keys=False)
@@ -473,8 +505,17 @@ def test_a_pipe_that_is_read_slowly_is_waited_for(monkeypatch):
     with os.fdopen(read), os.fdopen(write, "wb") as pipe:
         monkeypatch.setattr("sys.stdout", pipe)
         reader.start()
-        config = LiveConfig(input="test", prompts=("night",), window=False, size=(64, 48), fps=100.0, frames=60,
-                            timeout_seconds=0.8, output="-", format="rawvideo")  # fmt: skip
+        config = LiveConfig(
+            input="test",
+            prompts=("night",),
+            window=False,
+            size=(64, 48),
+            fps=100.0,
+            frames=60,
+            timeout_seconds=0.8,
+            output="-",
+            format="rawvideo",
+        )
         begin = time.monotonic()
         assert live.run(config, RecordingUi(), engine=FakeEngine(), keys=False)["frames"] == 60
         assert time.monotonic() - begin > 1.5
@@ -499,9 +540,16 @@ def test_files_are_finished_before_what_somebody_must_read():
 
 def test_a_run_goes_on_for_its_recording(tmp_path):
     config = LiveConfig(
-        input="test", prompts=("night",), window=False, size=(64, 48), fps=25.0, frames=60, record=True,
-        output=f"rtmp://127.0.0.1:{free_port()}/live/key", record_folder=str(tmp_path),
-    )  # fmt: skip
+        input="test",
+        prompts=("night",),
+        window=False,
+        size=(64, 48),
+        fps=25.0,
+        frames=60,
+        record=True,
+        output=f"rtmp://127.0.0.1:{free_port()}/live/key",
+        record_folder=str(tmp_path),
+    )
     with pytest.raises(MediaError, match=r"cannot send to rtmp://.*refused"):
         live.run(config, RecordingUi(), engine=FakeEngine(), keys=False)
     (recorded,) = tmp_path.iterdir()
@@ -510,8 +558,11 @@ def test_a_run_goes_on_for_its_recording(tmp_path):
 
 def test_two_names_of_one_file_are_refused(tmp_path):
     config = LiveConfig(
-        input="test", prompts=("night",), window=False, output=f"{tmp_path}/a.mp4",
+        input="test",
+        prompts=("night",),
+        window=False,
+        output=f"{tmp_path}/a.mp4",
         more_outputs=(f"{tmp_path}/./a.mp4",),
-    )  # fmt: skip
+    )
     with pytest.raises(MediaError, match="the same file"):
         live.run(config, RecordingUi(), engine=FakeEngine(), keys=False)

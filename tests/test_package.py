@@ -14,7 +14,6 @@ from email.parser import Parser
 from pathlib import Path
 
 import pytest
-
 from conftest import ROOT
 
 MAX_WHEEL_BYTES = 70_000_000
@@ -24,9 +23,14 @@ PARTS = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "mirage_cli", "ke
 def call(*words: object, **options: object) -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME")}
     return subprocess.run(
-        [str(word) for word in words], stdin=subprocess.DEVNULL, capture_output=True, text=True,
-        timeout=240, env=environment, **options,
-    )  # fmt: skip
+        [str(word) for word in words],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env=environment,
+        **options,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +72,10 @@ def test_contents(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     tops = {name.split("/")[0] for name in names}
     assert tops == {"mirage_cli", next(top for top in tops if top.endswith(".dist-info"))}
-    for folder, suffixes in (("kernels", (".cu", ".cuh", ".ptx", ".toml", ".py")),
-                             ("models", (".json", ".safetensors", ".md", ".toml", ".py"))):  # fmt: skip
+    for folder, suffixes in (
+        ("kernels", (".cu", ".cuh", ".ptx", ".toml", ".py")),
+        ("models", (".json", ".safetensors", ".md", ".toml", ".py")),
+    ):
         shipped = [path for path in (ROOT / folder).rglob("*") if path.suffix in suffixes]
         assert shipped
         for path in shipped:
@@ -91,16 +97,26 @@ def test_metadata(wheel: Path) -> None:
     assert metadata["Requires-Python"] == ">=3.10"
     needs = {re.split(r"[^\w-]", need)[0] for need in metadata.get_all("Requires-Dist")}
     assert {"torch", "numpy", "click", "rich", "ffmpeg-python", "imageio-ffmpeg"} <= needs
-    assert set(metadata.get_all("Provides-Extra")) == {"gpu", "gpu-cuda12", "control", "camera", "train", "tensorboard", "eval", "test"}
+    assert set(metadata.get_all("Provides-Extra")) == {
+        "gpu",
+        "gpu-cuda12",
+        "control",
+        "camera",
+        "train",
+        "tensorboard",
+        "eval",
+        "test",
+    }
 
 
 def test_main_job_from_another_folder(installed: Path, example_clip: Path, tmp_path: Path) -> None:
     where = call(
-        installed / "python", "-c",
+        installed / "python",
+        "-c",
         "import mirage_cli, mirage_cli.models, mirage_cli.kernels as k; "
         "print(mirage_cli.__file__); print(mirage_cli.models.__file__); print(k.__file__)",
         cwd=tmp_path,
-    )  # fmt: skip
+    )
     assert where.returncode == 0, where.stderr
     for line in where.stdout.splitlines():
         assert Path(line).is_relative_to(installed.parent), f"{line} is not the installed one"
@@ -162,9 +178,7 @@ def test_opencv_that_this_machine_can_load_is_asked_for() -> None:
 def test_everything_asked_for_is_pinned() -> None:
     setup = runpy.run_path(str(ROOT / "setup.py"), run_name="setup")
     wanted = [*setup["DEPENDENCIES"], "opencv-python>=4", "opencv-python-headless>=4"]
-    extras = re.search(
-        r"\[project.optional-dependencies\]\n(.*?)\n\n", (ROOT / "pyproject.toml").read_text(), re.S
-    )
+    extras = re.search(r"\[project.optional-dependencies\]\n(.*?)\n\n", (ROOT / "pyproject.toml").read_text(), re.S)
     assert extras
     wanted += re.findall(r'"([^"]+)"', extras[1])
     lines = (ROOT / "constraints.txt").read_text().splitlines()

@@ -31,8 +31,19 @@ def inputs(net: LSDNet, height: int, width: int) -> tuple:
         return torch.randn(shape, generator=generator).clamp(-1, 1)
 
     memory = net.empty_memory(1) + 0.1 * random(1, SMALL.memory_tokens, SMALL.widths[2]).to(net.memory_null.dtype)
-    past = Past(random(1, 3, height, width), random(1, 6, height // 2, width // 2), random(1, 1, height, width), memory, torch.ones(1))
-    return random(1, 3, height, width), random(1, 3, height, width), past, screen_channels(height, width).to(net.stem.weight.dtype)
+    past = Past(
+        random(1, 3, height, width),
+        random(1, 6, height // 2, width // 2),
+        random(1, 1, height, width),
+        memory,
+        torch.ones(1),
+    )
+    return (
+        random(1, 3, height, width),
+        random(1, 3, height, width),
+        past,
+        screen_channels(height, width).to(net.stem.weight.dtype),
+    )
 
 
 def modulation(net: LSDNet, weight: float) -> torch.Tensor:
@@ -84,6 +95,7 @@ def test_a_session_folds_each_prompt_once_and_again_when_it_changes(monkeypatch)
 @pytest.mark.parametrize("fault", ["missing operator", "wrong numbers"])
 def test_without_the_operators_plain_torch_does_it(monkeypatch, fault):
     if fault == "missing operator":
+
         def refuse(*arguments, **named):
             raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute '_convolution_pointwise'\nmore")
 

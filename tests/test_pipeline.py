@@ -12,13 +12,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from mirage_cli.errors import MediaError
+from mirage_cli.frames import Frame, StreamInfo
 from mirage_cli.inputs import wrappers as capture
 from mirage_cli.inputs.landscape import TestPicture
 from mirage_cli.inputs.wrappers import PacedSource, ResizedSource
-from mirage_cli.outputs.window import TeeSink
-from mirage_cli.errors import MediaError
-from mirage_cli.frames import Frame, StreamInfo
 from mirage_cli.measure import LatencyHistogram, Meter, PeakMemory, RateMeter, exact_percentile
+from mirage_cli.outputs.window import TeeSink
 from mirage_cli.pipeline import Channel, Ended, _Patience, run
 
 
@@ -177,9 +177,7 @@ def test_stop_does_not_wait_for_a_source_that_hangs():
 
 def test_max_frames_ends_an_endless_source():
     sink = Sink()
-    result = run(
-        TestPicture(32, 16, paced=False), same, sink, meter=Meter(), newest_wins=True, max_frames=12
-    )
+    result = run(TestPicture(32, 16, paced=False), same, sink, meter=Meter(), newest_wins=True, max_frames=12)
     assert len(sink.frames) == 12 and result.stopped
 
 
@@ -198,9 +196,12 @@ def test_an_interrupt_in_the_caller_ends_the_threads():
 def test_compose_gets_input_and_output():
     sink = Sink()
     run(
-        Source(3), lambda f: 255 - f.rgb, sink, meter=Meter(),
+        Source(3),
+        lambda f: 255 - f.rgb,
+        sink,
+        meter=Meter(),
         compose=lambda frame, rgb: np.concatenate([frame.rgb, rgb], axis=1),
-    )  # fmt: skip
+    )
     assert sink.frames[1].rgb.shape == (16, 64, 3)
     assert sink.frames[1].rgb[0, 0, 0] == 1 and sink.frames[1].rgb[0, 63, 0] == 254
 
@@ -248,11 +249,17 @@ def test_the_busiest_thread_is_named(slow):
 
 def test_the_gpus_share_is_its_own_time():
     meter = Meter()
-    assert meter.busy(0.0, on_gpu=True) == {"busy": dict.fromkeys(("decode", "model", "encode", "gpu"), 0.0), "limiting_stage": None}
+    assert meter.busy(0.0, on_gpu=True) == {
+        "busy": dict.fromkeys(("decode", "model", "encode", "gpu"), 0.0),
+        "limiting_stage": None,
+    }
     for _ in range(10):
         meter.stage("denoise", 5.0)
         meter.stage("model", 8.0)
-    assert meter.busy(0.1, on_gpu=True) == {"busy": {"decode": 0.0, "model": 0.8, "encode": 0.0, "gpu": 0.5}, "limiting_stage": "model"}
+    assert meter.busy(0.1, on_gpu=True) == {
+        "busy": {"decode": 0.0, "model": 0.8, "encode": 0.0, "gpu": 0.5},
+        "limiting_stage": "model",
+    }
 
 
 @pytest.mark.parametrize(("model_ms", "count", "allowed"), [(60.0, 25, 1.2), (5.0, 200, 1.2)])
@@ -299,9 +306,7 @@ def test_percentiles_are_right_in_fixed_memory():
     for value in values:
         histogram.add(value)
     for percent in (50, 95, 99):
-        assert histogram.percentile(percent) == pytest.approx(
-            exact_percentile(values, percent), rel=0.01
-        )
+        assert histogram.percentile(percent) == pytest.approx(exact_percentile(values, percent), rel=0.01)
     summary = histogram.summary()
     assert summary["max"] == pytest.approx(max(values), abs=1e-3)
     assert summary["mean"] == pytest.approx(sum(values) / len(values), abs=1e-3)
@@ -326,14 +331,16 @@ def test_peak_memory_sees_a_big_array():
     block = np.ones(100_000_000, np.uint8)
     after = PeakMemory().megabytes()["process"]
     del block
-    assert 30.0 < before and after >= before
+    assert before > 30.0 and after >= before
     assert PeakMemory().megabytes()["process"] == pytest.approx(after, rel=0.05)  # a peak stays
 
 
 def test_children_that_never_lived_together_are_not_added_up():
     memory, peaks = PeakMemory(), []
     for _ in range(3):
-        child = subprocess.Popen([sys.executable, "-c", "print(flush=True); input()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        child = subprocess.Popen(
+            [sys.executable, "-c", "print(flush=True); input()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
         child.stdout.readline()
         memory.sample()
         child.communicate(b"\n")
@@ -480,9 +487,7 @@ def test_a_part_that_hangs_ends_the_run_after_the_timeout(part):
     begin, sink = time.perf_counter(), Stuck()
     expected = {"source": "cam has given no frame for 0.3 s", "sink": "out has taken no frame"}
     with pytest.raises(MediaError, match=expected[part]) as caught:
-        run(
-            Hangs(5), same, sink, meter=Meter(), timeout_seconds=0.3, names=("cam", "out")
-        )
+        run(Hangs(5), same, sink, meter=Meter(), timeout_seconds=0.3, names=("cam", "out"))
     assert caught.value.pipeline_part == part and time.perf_counter() - begin < 3.0
     assert len(sink.frames) == (5 if part == "source" else 3)
     never.set()

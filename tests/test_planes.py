@@ -49,7 +49,9 @@ def test_resize_flow(factor):
 @pytest.mark.parametrize("channels", [1, 3, 4, 6])
 def test_warp_repeats_the_borders(channels, cubic):
     x, flow = picture(2, channels, 24, 40), picture(2, 2, 24, 40) * 30 - 15
-    torch.testing.assert_close(warp(x, flow, cubic=cubic), by_torch(functools.partial(warp, cubic=cubic), x, flow), rtol=0, atol=5e-3)
+    torch.testing.assert_close(
+        warp(x, flow, cubic=cubic), by_torch(functools.partial(warp, cubic=cubic), x, flow), rtol=0, atol=5e-3
+    )
     still = warp(x, torch.zeros_like(flow), cubic=cubic)
     torch.testing.assert_close(still, x, rtol=0, atol=1e-6)
     outside = warp(x, torch.full_like(flow, -100.0), cubic=cubic)

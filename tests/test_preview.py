@@ -96,7 +96,9 @@ def test_a_typed_prompt_is_not_written_over_before_it_is_sent():
         globalThis.location = { hash: "" };
         globalThis.fetch = none;
     """
-    script += page + """
+    script += (
+        page
+        + """
         const told = [];
         const show = (prompt) => {
           showState({ prompt, strength: 1, size: [1, 1] });
@@ -115,6 +117,7 @@ def test_a_typed_prompt_is_not_written_over_before_it_is_sent():
         show("of another");
         console.log(told.join());
     """
+    )
     done = subprocess.run(["node", "-e", script], capture_output=True, text=True, timeout=30)
     assert done.stdout.strip() == "ink,night,night,night,sea", done.stderr
 
@@ -143,11 +146,21 @@ class Browser:
 
     def __init__(self, folder):
         self._process = subprocess.Popen(
-            [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-             "--no-first-run", "--remote-debugging-port=0", "--window-size=1000,900",
-             f"--user-data-dir={folder}", "about:blank"],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            [
+                CHROMIUM,
+                "--headless=new",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-dev-shm-usage",
+                "--no-first-run",
+                "--remote-debugging-port=0",
+                "--window-size=1000,900",
+                f"--user-data-dir={folder}",
+                "about:blank",
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         self._port_file = folder / "DevToolsActivePort"
         self._count = 0
 
@@ -208,26 +221,36 @@ def test_the_page_shows_and_steers_in_a_browser(tmp_path):
             await page.until("parseFloat(document.getElementById('fps-out').textContent) > 1")
             await page.until("parseFloat(document.getElementById('p50').textContent) > 0")
             assert await page.value("document.getElementById('looks').options.length") == 5
-            await page.value("document.getElementById('prompt').value = 'night';"
-                             "document.getElementById('ask').requestSubmit(); 1")  # fmt: skip
-            told = await page.until("(t => t.includes('applied at frame') && t)(document.getElementById('told').textContent)")
+            await page.value(
+                "document.getElementById('prompt').value = 'night';document.getElementById('ask').requestSubmit(); 1"
+            )
+            told = await page.until(
+                "(t => t.includes('applied at frame') && t)(document.getElementById('told').textContent)"
+            )
             assert told.startswith("prompt night: applied at frame") and "taken as the look night" in told
-            await page.value("(s => {s.value = 0.3; s.dispatchEvent(new Event('input')); s.dispatchEvent(new Event('change'))})"
-                             "(document.getElementById('strength'))")  # fmt: skip
+            await page.value(
+                "(s => {s.value = 0.3; s.dispatchEvent(new Event('input')); s.dispatchEvent(new Event('change'))})"
+                "(document.getElementById('strength'))"
+            )
             await page.until("document.getElementById('told').textContent.startsWith('strength 0.3')")
-            await page.value("(l => {l.value = 'mosaic'; l.dispatchEvent(new Event('change'))})(document.getElementById('looks'))")
+            await page.value(
+                "(l => {l.value = 'mosaic'; l.dispatchEvent(new Event('change'))})(document.getElementById('looks'))"
+            )
             await page.until("document.getElementById('told').textContent.startsWith('blend')")
             await page.value("document.getElementById('pause').click()")
             await page.until("document.getElementById('pause').getAttribute('aria-pressed') === 'true'")
-            await page.value("document.getElementById('prompt').value = '';"
-                             "document.getElementById('ask').requestSubmit(); 1")  # fmt: skip
+            await page.value(
+                "document.getElementById('prompt').value = '';document.getElementById('ask').requestSubmit(); 1"
+            )
             await page.until("document.getElementById('told').className === 'bad'")
             return [p for p in page.problems if p.get("entry", {}).get("level", "error") == "error"]
 
     with running(preview="0", control_token=TOKEN, fps=30.0, duration_seconds=60.0) as run:
         problems = browse(run, work)
         state = run.hub.state()
-    assert (state["strength"], state["pause"], state["looks"]) == (0.3, True, {"mosaic": 1.0}) or state["prompt"] == "1.0*mosaic"
+    assert (state["strength"], state["pause"], state["looks"]) == (0.3, True, {"mosaic": 1.0}) or state[
+        "prompt"
+    ] == "1.0*mosaic"
     assert [p for p in problems if "401" not in str(p)] == []  # the first question, before the token was given
 
 

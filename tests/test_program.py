@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from mirage_cli.kernels import loader
 
 from mirage_cli.engine.layers import LAYERS, SLICE, LayerShape, pack_weights
 from mirage_cli.engine.program import FrameProgram, Stream, why_not
 from mirage_cli.errors import GpuError
-from mirage_cli.kernels import loader
-from mirage_cli.stream import session as stream
 from mirage_cli.lsd.checkpoint import ModelBundle
-from mirage_cli.lsd.program import describe_network
-from mirage_cli.stream.motion import estimate_motion
 from mirage_cli.lsd.model import LSDConfig, LSDNet, luma, screen_channels
+from mirage_cli.lsd.program import describe_network
 from mirage_cli.lsd.sampling import schedule
+from mirage_cli.stream import session as stream
+from mirage_cli.stream.motion import estimate_motion
 
 gpu = pytest.mark.gpu
 SIZES = [(16, 16), (48, 80), (272, 144), (512, 512)]  # padded heights and widths
@@ -51,10 +51,16 @@ def test_packed_weights_hold_every_weight_where_the_kernel_reads_it():
     packed = pack_weights(shape, first, second)
     assert packed.shape == (128 // shape.block_channels, shape.padded_depth // SLICE, shape.block_channels, 2, 8)
     flat = packed.flatten()
-    for n, k, value in [(0, 0, first[0, 0, 0, 0]), (5, 64 * 4 + 9, first[5, 9, 1, 1]), (127, 576 + 95, second[127, 95, 0, 0])]:
+    for n, k, value in [
+        (0, 0, first[0, 0, 0, 0]),
+        (5, 64 * 4 + 9, first[5, 9, 1, 1]),
+        (127, 576 + 95, second[127, 95, 0, 0]),
+    ]:
         row = n % shape.block_channels
         half = (k % SLICE) // 8 ^ (row >> 2 & 1)
-        at = ((n // shape.block_channels * (shape.padded_depth // SLICE) + k // SLICE) * shape.block_channels + row) * SLICE
+        at = (
+            (n // shape.block_channels * (shape.padded_depth // SLICE) + k // SLICE) * shape.block_channels + row
+        ) * SLICE
         assert flat[at + half * 8 + k % 8] == value
     assert packed.abs().sum() == pytest.approx(float(first.abs().sum() + second.abs().sum()), rel=1e-5)
     with pytest.raises(ValueError, match="depth"):
@@ -81,10 +87,17 @@ def test_a_program_that_cannot_be_had_is_torch_with_the_reason_or_an_error(monke
     def refused(*_):
         raise GpuError("the driver refuses motion.sm90.ptx", "use --backend torch")
 
-    net = LSDNet(LSDConfig(looks=("a",))).eval().requires_grad_(False).to(torch.bfloat16, memory_format=torch.channels_last)
+    net = (
+        LSDNet(LSDConfig(looks=("a",)))
+        .eval()
+        .requires_grad_(False)
+        .to(torch.bfloat16, memory_format=torch.channels_last)
+    )
     bundle = ModelBundle("tiny", None, net, torch.device("cpu"), torch.bfloat16, "test")
     torch_choice = stream.select_backend("cpu", "torch")
-    monkeypatch.setattr(stream, "select_backend", lambda d, b: torch_choice if b == "torch" else (NoKernels(), NoKernels.reason))
+    monkeypatch.setattr(
+        stream, "select_backend", lambda d, b: torch_choice if b == "torch" else (NoKernels(), NoKernels.reason)
+    )
     monkeypatch.setattr(stream, "compile_frame", refused)
     if strict:
         with pytest.raises(GpuError, match="refuses motion"):
@@ -92,7 +105,9 @@ def test_a_program_that_cannot_be_had_is_torch_with_the_reason_or_an_error(monke
         return
     session = stream.Session(bundle, width=32, height=16)
     about = session.describe()
-    assert about["backend"] == "torch" and about["backend_reason"].startswith("torch: the driver refuses motion.sm90.ptx")
+    assert about["backend"] == "torch" and about["backend_reason"].startswith(
+        "torch: the driver refuses motion.sm90.ptx"
+    )
     assert session.step(np.zeros((16, 32, 3), np.uint8)).shape == (16, 32, 3)
 
 
@@ -113,13 +128,18 @@ def make_program(height: int, width: int, dtype: torch.dtype, steps: int = 1, si
         return torch.randn(shape, device=device).to(kind)
 
     state = Stream(
-        last=random(1, 3, height, width).clamp(-1, 1), older=random(1, 6, height // 2, width // 2).clamp(-1, 1),
-        input_luma=random(1, 1, height, width).clamp(-1, 1), valid=torch.ones(1, device=device),
+        last=random(1, 3, height, width).clamp(-1, 1),
+        older=random(1, 6, height // 2, width // 2).clamp(-1, 1),
+        input_luma=random(1, 1, height, width).clamp(-1, 1),
+        valid=torch.ones(1, device=device),
         memory=random(1, net.config.memory_tokens, 256, kind=dtype),
         modulations=0.3 * random(2, steps, 1, net.modulate.out_features).to(dtype),
-        noise=random(1, 3, height, width), screen=screen_channels(height, width, device).to(dtype),
-        schedule=schedule(steps), height=(size or (height, width))[0], width=(size or (height, width))[1],
-    )  # fmt: skip
+        noise=random(1, 3, height, width),
+        screen=screen_channels(height, width, device).to(dtype),
+        schedule=schedule(steps),
+        height=(size or (height, width))[0],
+        width=(size or (height, width))[1],
+    )
     return FrameProgram(describe_network(net), state, device)
 
 
@@ -197,7 +217,9 @@ def test_every_convolution_is_as_good_as_torch(height, width, dtype):
                 pixels = call.height * call.width
                 ours[pixels:, :256] = truth[pixels:, :256]
             error, allowed = (ours - truth).abs().max(), (theirs.double() - truth).abs().max()
-            assert error <= 2 * allowed, f"{call.layer} at launch {place}, past {past}: error {error:.3g}, torch's {allowed:.3g}"
+            assert error <= 2 * allowed, (
+                f"{call.layer} at launch {place}, past {past}: error {error:.3g}, torch's {allowed:.3g}"
+            )
 
 
 @gpu
@@ -205,7 +227,9 @@ def test_every_convolution_is_as_good_as_torch(height, width, dtype):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["fp16", "bf16"])
 @pytest.mark.parametrize(("height", "width"), SIZES)
 def test_attention_is_as_good_as_torch(monkeypatch, height, width, dtype, queries):
-    monkeypatch.setattr(FrameProgram, "attention_queries", property(lambda self: queries, lambda self, value: None), raising=False)
+    monkeypatch.setattr(
+        FrameProgram, "attention_queries", property(lambda self: queries, lambda self, value: None), raising=False
+    )
     program = make_program(height, width, dtype)
     refill(program, True)
     program.mixed.fill_(float("nan"))
@@ -240,7 +264,10 @@ def moving(height: int, width: int, count: int) -> list[torch.Tensor]:
     coarse = random.integers(0, 256, (height // 8 + 14, width // 8 + 14, 3)).astype(np.float32)
     plane = np.kron(coarse, np.ones((8, 8, 1), np.float32))
     plane = (plane + np.roll(plane, 3, 0) + np.roll(plane, 5, 1)) / 3
-    return [torch.from_numpy(plane[i : i + height, 3 * i : 3 * i + width].astype(np.uint8).copy()).cuda() for i in range(count)]
+    return [
+        torch.from_numpy(plane[i : i + height, 3 * i : 3 * i + width].astype(np.uint8).copy()).cuda()
+        for i in range(count)
+    ]
 
 
 @gpu

@@ -25,14 +25,30 @@ SMALL, ODD = ("72", "40"), ("200", "136")  # the second has whole tiles at every
 
 
 @pytest.mark.parametrize(
-    ("tool", "frames", "size"), [("memcheck", FRAMES, SMALL), ("racecheck", "2", SMALL), ("racecheck", "2", ODD), ("synccheck", "2", SMALL)]
+    ("tool", "frames", "size"),
+    [("memcheck", FRAMES, SMALL), ("racecheck", "2", SMALL), ("racecheck", "2", ODD), ("synccheck", "2", SMALL)],
 )
 def test_the_program_is_clean(tool, frames, size):
-    command = ["compute-sanitizer", "--tool", tool, "--kernel-regex", "kns=mirage", "--error-exitcode", "9", sys.executable]
+    command = [
+        "compute-sanitizer",
+        "--tool",
+        tool,
+        "--kernel-regex",
+        "kns=mirage",
+        "--error-exitcode",
+        "9",
+        sys.executable,
+    ]
     # each tensor an allocation of its own, so that memcheck sees where it ends
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1", "PYTHONPATH": os.pathsep.join(paths)}
     script = [str(ROOT / "tests" / "sanitized_frames.py"), frames, *size]
-    done = subprocess.run([*command, *script], capture_output=True, text=True, env=environment, cwd=ROOT, timeout=290, check=False)
+    done = subprocess.run(
+        [*command, *script], capture_output=True, text=True, env=environment, cwd=ROOT, timeout=290, check=False
+    )
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
-    assert f"{frames} frames" in done.stdout and "ERROR SUMMARY: 0 errors" in done.stdout + done.stderr or tool != "memcheck"
+    assert (
+        f"{frames} frames" in done.stdout
+        and "ERROR SUMMARY: 0 errors" in done.stdout + done.stderr
+        or tool != "memcheck"
+    )

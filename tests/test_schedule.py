@@ -92,9 +92,7 @@ def test_before_the_first_time_the_picture_is_unchanged():
 
 
 def test_a_mix_adds_up_what_it_is_made_of():
-    assert mix([(1.0, {"a": 0.5, "b": 0.5}), (1.0, {"b": 1.0})]) == pytest.approx(
-        {"a": 0.25, "b": 0.75}
-    )
+    assert mix([(1.0, {"a": 0.5, "b": 0.5}), (1.0, {"b": 1.0})]) == pytest.approx({"a": 0.25, "b": 0.75})
 
 
 @pytest.mark.parametrize(
@@ -134,9 +132,19 @@ def test_a_track_forgets_old_changes():
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("7", 7), ("7.5", 7.5), ("7.5s", 7.5), ("250ms", 0.25), ("2m", 120), ("1h", 3600),
-     ("1:30", 90), ("0:05.5", 5.5), ("1:02:03.5", 3723.5), ("0", 0)],
-)  # fmt: skip
+    [
+        ("7", 7),
+        ("7.5", 7.5),
+        ("7.5s", 7.5),
+        ("250ms", 0.25),
+        ("2m", 120),
+        ("1h", 3600),
+        ("1:30", 90),
+        ("0:05.5", 5.5),
+        ("1:02:03.5", 3723.5),
+        ("0", 0),
+    ],
+)
 def test_times(text, seconds):
     assert parse_seconds(text) == pytest.approx(seconds)
 
@@ -176,9 +184,13 @@ def test_config_keys_at_the_top_are_for_all_and_tables_win(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "telling"),
-    [("sise = 1", "'sise'"), ("[transfrom]\nsize = 1", "'transfrom'"),
-     ("[live]\nstrength = 1", "'strength'"), ("size = ", "not TOML")],
-)  # fmt: skip
+    [
+        ("sise = 1", "'sise'"),
+        ("[transfrom]\nsize = 1", "'transfrom'"),
+        ("[live]\nstrength = 1", "'strength'"),
+        ("size = ", "not TOML"),
+    ],
+)
 def test_bad_config_files_are_refused_by_name(tmp_path, text, telling):
     file = tmp_path / "mirage.toml"
     file.write_text(text)

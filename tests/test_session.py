@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mirage_cli.models import catalog
 from safetensors.torch import load_file, save_file
 
 from mirage_cli.engine import reference
@@ -20,7 +21,6 @@ from mirage_cli.errors import GpuError, ModelError, UsageProblem
 from mirage_cli.lsd.checkpoint import ModelBundle, load_bundle
 from mirage_cli.lsd.model import LSDConfig, LSDNet
 from mirage_cli.stream.session import Session
-from mirage_cli.models import catalog
 
 GOLDEN = Path(__file__).parent / "golden" / "tiny_session.json"
 SHIPPED = catalog.MODELS_ROOT / "lsd-small"
@@ -29,9 +29,15 @@ SHIPPED = catalog.MODELS_ROOT / "lsd-small"
 def tiny_bundle() -> ModelBundle:
     """A network of random weights, all paths alive; the same on every machine."""
     config = LSDConfig(
-        looks=("first", "second", "identity"), widths=(16, 16, 64), encoder_blocks=(1, 1), middle_blocks=2,
-        decoder_blocks=(1, 1), look_width=8, condition_width=16, memory_grid=(2, 2),
-    )  # fmt: skip
+        looks=("first", "second", "identity"),
+        widths=(16, 16, 64),
+        encoder_blocks=(1, 1),
+        middle_blocks=2,
+        decoder_blocks=(1, 1),
+        look_width=8,
+        condition_width=16,
+        memory_grid=(2, 2),
+    )
     net = LSDNet(config)
     generator = torch.Generator().manual_seed(11)
     with torch.no_grad():
@@ -157,7 +163,10 @@ def test_nv12_in_and_out_is_the_rgb_stream_coded(code):
         return whole
 
     incoming = [as_nv12(frame) for frame in moving(12, height, width)]
-    seen = [reference.nv12_to_rgb(p[:height], p[height:], code, torch.zeros(height, width, 3, dtype=torch.uint8)) for p in incoming]
+    seen = [
+        reference.nv12_to_rgb(p[:height], p[height:], code, torch.zeros(height, width, 3, dtype=torch.uint8))
+        for p in incoming
+    ]
     wanted = [as_nv12(frame).numpy() for frame in run([s.numpy() for s in seen])]
     session = Session(tiny_bundle(), width=width, height=height, nv12=code)
     made = [session.step(p.numpy()) for p in incoming]
@@ -249,11 +258,15 @@ def test_look_mixtures_lie_between():
 @pytest.mark.parametrize(
     "call",
     [
-        lambda s: s.set_look({}), lambda s: s.set_look({"first": -1.0}), lambda s: s.set_look({"first": float("nan")}),
-        lambda s: s.set_look({"no such look": 1.0}), lambda s: s.set_strength(1.5),
-        lambda s: s.step(np.zeros((10, 10, 3), np.uint8)), lambda s: s.step(np.zeros((48, 64, 3), np.float32)),
+        lambda s: s.set_look({}),
+        lambda s: s.set_look({"first": -1.0}),
+        lambda s: s.set_look({"first": float("nan")}),
+        lambda s: s.set_look({"no such look": 1.0}),
+        lambda s: s.set_strength(1.5),
+        lambda s: s.step(np.zeros((10, 10, 3), np.uint8)),
+        lambda s: s.step(np.zeros((48, 64, 3), np.float32)),
     ],
-)  # fmt: skip
+)
 def test_bad_calls(call):
     with pytest.raises(UsageProblem):
         call(Session(tiny_bundle(), width=64, height=48))

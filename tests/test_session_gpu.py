@@ -17,8 +17,8 @@ from mirage_cli.engine import reference
 from mirage_cli.engine.reference import Nv12
 from mirage_cli.errors import ModelError
 from mirage_cli.lsd.checkpoint import load_bundle
-from mirage_cli.stream.session import Session
 from mirage_cli.runs import machine
+from mirage_cli.stream.session import Session
 
 pytestmark = pytest.mark.gpu
 
@@ -159,18 +159,31 @@ def time_device_frames(session, frames) -> dict:
             stop.record()
         torch.cuda.synchronize()
     times = np.array([start.elapsed_time(stop) for start, stop in events])
-    return {f"p{p}_ms": round(float(np.percentile(times, p)), 4) for p in (50, 95, 99)} | {"max_ms": round(times.max(), 4)}
+    return {f"p{p}_ms": round(float(np.percentile(times, p)), 4) for p in (50, 95, 99)} | {
+        "max_ms": round(times.max(), 4)
+    }
 
 
 def test_device_frame_under_three_milliseconds(bundle):
     """512x512, one step, fp16: the bar of plain torch in channels_last under a CUDA graph."""
-    record = {"hardware": machine.hardware(True), "versions": machine.versions(), "commit": machine.commit(), "model": bundle.name, "warm_up": WARM_UP, "frames": FRAMES, "dtype": "fp16"}
+    record = {
+        "hardware": machine.hardware(True),
+        "versions": machine.versions(),
+        "commit": machine.commit(),
+        "model": bundle.name,
+        "warm_up": WARM_UP,
+        "frames": FRAMES,
+        "dtype": "fp16",
+    }
     for width, height in ((512, 512), (512, 288), (1280, 704)):
         frames = moving_picture(width, height, 16)
         for backend in ("torch", "ptx"):
             _, session = run(bundle, frames[:4], backend)
             timing = time_device_frames(session, frames)
-            record[f"{width}x{height} {backend}"] = timing | {"graph": session.frame.captured, "fallbacks": session.ops.fallbacks}
+            record[f"{width}x{height} {backend}"] = timing | {
+                "graph": session.frame.captured,
+                "fallbacks": session.ops.fallbacks,
+            }
     print(json.dumps(record, indent=1))
     if BENCH_JSON:
         with open(BENCH_JSON, "w", encoding="utf-8") as file:

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import soak
 
-from mirage_cli.media.decode import decode_arguments
+from mirage_cli.inputs.file import open_file
 from mirage_cli.media.addresses import file_url
+from mirage_cli.media.decode import decode_arguments
 from mirage_cli.media.ffmpeg import find_ffmpeg
-from mirage_cli.media.probe import probe_media
 from mirage_cli.media.nut import SYNCPOINT
 from mirage_cli.media.nut_writer import NutWriter
-from mirage_cli.inputs.file import open_file
+from mirage_cli.media.probe import probe_media
 
 HERE = Path(__file__).parent
 FAKE = [sys.executable, str(HERE / "cli_fakes.py")]
@@ -46,9 +46,10 @@ def made_up(numbers: list[int], latency: list[tuple[float, float]], count: int) 
     return job.document(0.0)
 
 
-@pytest.mark.parametrize("numbers, lost, doubled, in_order", [
-    ([0, 1, 2, 3], 0, 0, True), ([0, 1, 3], 1, 0, True), ([0, 1, 1, 2, 3], 0, 1, True), ([0, 2, 1, 3], 0, 0, False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "numbers, lost, doubled, in_order",
+    [([0, 1, 2, 3], 0, 0, True), ([0, 1, 3], 1, 0, True), ([0, 1, 1, 2, 3], 0, 1, True), ([0, 2, 1, 3], 0, 0, False)],
+)
 def test_it_sees_lost_doubled_and_swapped_frames(numbers, lost, doubled, in_order):
     found = made_up(numbers, [(1.0, 5.0)] * 4, 4)
     assert (found["lost"], found["doubled"], found["in_order"]) == (lost, doubled, in_order)
@@ -81,8 +82,17 @@ def test_the_pipes_to_and_from_ffmpeg_hold_one_sync_point_however_long(tmp_path)
     tool, url = find_ffmpeg(), file_url(path)
     probe = probe_media(tool, url, name="s.nut")
     arguments = decode_arguments(
-        tool, probe, probe.video, url, size=None, start_seconds=0.0, duration_seconds=None, fps=None,
-        threads=1, warnings=[], sound_to=None,
+        tool,
+        probe,
+        probe.video,
+        url,
+        size=None,
+        start_seconds=0.0,
+        duration_seconds=None,
+        fps=None,
+        threads=1,
+        warnings=[],
+        sound_to=None,
     )
     done = subprocess.run([tool.path, "-v", "error", *arguments], capture_output=True, check=True)
     assert done.stdout.count(SYNCPOINT) == 1 and len(done.stdout) > 200 * 16 * 16 * 3

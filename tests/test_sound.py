@@ -12,25 +12,31 @@ import media
 import pytest
 from media import copy_clip, times_of
 
-from mirage_cli.media import formats as output_formats
 from mirage_cli.inputs.file import open_file
+from mirage_cli.media import formats as output_formats
 
 FRAME_S = 1 / 30
 
 
 @pytest.mark.parametrize(
     "inside, outside, codec, by_path",
-    [(".mp4", ".mp4", "aac", True), (".mkv", ".mp4", "aac", False), (".mp4", ".mkv", "aac", True),
-     (".ts", ".mp4", "aac", True), (".mp4", ".webm", "opus", False), (".mp4", ".mov", "aac", True),
-     (".ts", ".mkv", "aac", False), (".mp4", ".ts", "aac", True), (".mov", ".avi", "mp3", False)],
+    [
+        (".mp4", ".mp4", "aac", True),
+        (".mkv", ".mp4", "aac", False),
+        (".mp4", ".mkv", "aac", True),
+        (".ts", ".mp4", "aac", True),
+        (".mp4", ".webm", "opus", False),
+        (".mp4", ".mov", "aac", True),
+        (".ts", ".mkv", "aac", False),
+        (".mp4", ".ts", "aac", True),
+        (".mov", ".avi", "mp3", False),
+    ],
 )
 def test_sound_stays_under_its_pictures(tmp_path, inside, outside, codec, by_path):
     source = media.flash_and_beep(tmp_path / f"in{inside}", at=0.5)
     target = tmp_path / f"out{outside}"
     sink = copy_clip(source, target, by_path=by_path)
-    assert sink.warnings == [] and sorted(os.listdir(tmp_path)) == sorted(
-        [source.name, target.name]
-    )
+    assert sink.warnings == [] and sorted(os.listdir(tmp_path)) == sorted([source.name, target.name])
     assert f"Audio: {codec}" in media.streams_of(target)
     flash, beep = media.flash_seconds(target), media.beep_seconds(target)
     wanted = media.flash_seconds(source) - media.beep_seconds(source)
@@ -55,8 +61,7 @@ def test_sound_of_a_range(tmp_path, inside, by_path):
 def test_tracks_that_do_not_start_together(tmp_path, offset):
     plain = media.flash_and_beep(tmp_path / "plain.mp4")
     shifted = tmp_path / "shifted.mkv"
-    media.ffmpeg("-i", plain, "-itsoffset", offset, "-i", plain, "-map", "0:v", "-map", "1:a",
-                 "-c", "copy", shifted)
+    media.ffmpeg("-i", plain, "-itsoffset", offset, "-i", plain, "-map", "0:v", "-map", "1:a", "-c", "copy", shifted)
     wanted = media.flash_seconds(shifted) - media.beep_seconds(shifted)
     assert wanted == pytest.approx(-offset, abs=0.03)
     for by_path in (False, True):
@@ -69,9 +74,33 @@ def test_tracks_that_do_not_start_together(tmp_path, offset):
 def test_sound_is_copied_bit_for_bit_in_all_tracks(tmp_path):
     source = tmp_path / "two.mkv"
     media.ffmpeg(
-        "-f", "lavfi", "-i", "testsrc2=s=64x48:r=30:d=1", "-f", "lavfi", "-i", "sine=d=1",
-        "-f", "lavfi", "-i", "sine=f=880:d=1", "-map", 0, "-map", 1, "-map", 2, "-c:v", "libx264",
-        "-c:a:0", "aac", "-c:a:1", "libopus", "-metadata:s:a:1", "language=deu", source,
+        "-f",
+        "lavfi",
+        "-i",
+        "testsrc2=s=64x48:r=30:d=1",
+        "-f",
+        "lavfi",
+        "-i",
+        "sine=d=1",
+        "-f",
+        "lavfi",
+        "-i",
+        "sine=f=880:d=1",
+        "-map",
+        0,
+        "-map",
+        1,
+        "-map",
+        2,
+        "-c:v",
+        "libx264",
+        "-c:a:0",
+        "aac",
+        "-c:a:1",
+        "libopus",
+        "-metadata:s:a:1",
+        "language=deu",
+        source,
     )
     target = tmp_path / "out.mp4"
     copy_clip(source, target)
@@ -98,8 +127,7 @@ def test_stopped_early_cuts_the_sound(tmp_path):
 
 def test_sound_longer_than_the_pictures_is_kept_whole(tmp_path):
     source = tmp_path / "in.mkv"
-    media.ffmpeg("-f", "lavfi", "-i", "testsrc2=s=64x48:r=30:d=0.5", "-f", "lavfi", "-i",
-                 "sine=d=1.5", source)
+    media.ffmpeg("-f", "lavfi", "-i", "testsrc2=s=64x48:r=30:d=0.5", "-f", "lavfi", "-i", "sine=d=1.5", source)
     for by_path in (False, True):
         target = tmp_path / "out.mp4"
         copy_clip(source, target, by_path=by_path, overwrite=True)
@@ -110,8 +138,7 @@ def test_sound_longer_than_the_pictures_is_kept_whole(tmp_path):
 
 def test_sound_shorter_than_the_pictures_cuts_nothing(tmp_path):
     source = tmp_path / "in.mkv"
-    media.ffmpeg("-f", "lavfi", "-i", "testsrc2=s=64x48:r=30:d=1", "-f", "lavfi", "-i",
-                 "sine=d=0.3", source)
+    media.ffmpeg("-f", "lavfi", "-i", "testsrc2=s=64x48:r=30:d=1", "-f", "lavfi", "-i", "sine=d=0.3", source)
     copy_clip(source, tmp_path / "out.mp4")
     assert len(times_of(tmp_path / "out.mp4")) == 30
 
@@ -155,8 +182,12 @@ def test_input_from_a_pipe_keeps_its_sound(tmp_path):
         "sink.close(); source.close(); print(source.warnings + sink.warnings)\n"
     )
     with subprocess.Popen(["cat", source], stdout=subprocess.PIPE) as cat:
-        done = subprocess.run([sys.executable, "-c", script, target, Path(__file__).parents[1]],
-                              stdin=cat.stdout, capture_output=True, timeout=60)
+        done = subprocess.run(
+            [sys.executable, "-c", script, target, Path(__file__).parents[1]],
+            stdin=cat.stdout,
+            capture_output=True,
+            timeout=60,
+        )
     assert done.stdout.strip() == b"[]", done.stderr.decode()
     assert "Audio: aac" in media.streams_of(target)
     assert abs(media.flash_seconds(target) - media.beep_seconds(target)) < FRAME_S
@@ -178,7 +209,8 @@ def test_output_to_a_pipe_is_matroska_with_sound(tmp_path, stop_after):
     )
     done = subprocess.run(
         [sys.executable, "-c", script, source, Path(__file__).parents[1], str(stop_after)],
-        capture_output=True, timeout=60,
+        capture_output=True,
+        timeout=60,
     )
     assert done.returncode == 0, done.stderr.decode()
     target = tmp_path / "out.mkv"
@@ -201,8 +233,9 @@ def test_reader_of_the_pipe_goes_away(tmp_path):
         "    for n in range(2000): sink.write(Frame(noise, n / 30, n))\n"
         "except MediaError as problem: print(problem.message, file=sys.stderr)\n"
     )
-    child = subprocess.Popen([sys.executable, "-c", script, Path(__file__).parents[1]],
-                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    child = subprocess.Popen(
+        [sys.executable, "-c", script, Path(__file__).parents[1]], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     child.stdout.read(1000)
     child.stdout.close()
     message = child.stderr.read().decode()
@@ -213,8 +246,9 @@ def test_reader_of_the_pipe_goes_away(tmp_path):
 def test_sound_that_cannot_be_copied_is_encoded_or_left_out(tmp_path, monkeypatch):
     """ffmpeg's first try with -c copy fails, the second with an encoder works."""
     source = tmp_path / "in.mkv"
-    media.ffmpeg("-f", "lavfi", "-i", "testsrc2=s=64x48:r=30:d=0.5", "-f", "lavfi", "-i",
-                 "sine=d=0.5", "-c:a", "wmav2", source)
+    media.ffmpeg(
+        "-f", "lavfi", "-i", "testsrc2=s=64x48:r=30:d=0.5", "-f", "lavfi", "-i", "sine=d=0.5", "-c:a", "wmav2", source
+    )
     loose = replace(output_formats.CONTAINERS[".mp4"], sound_copied=None)
     monkeypatch.setitem(output_formats.CONTAINERS, ".mp4", loose)
     sink = copy_clip(source, tmp_path / "out.mp4")

@@ -15,18 +15,18 @@ import senders
 from cli_fakes import FakeEngine, RecordingUi
 from senders import free_port, need
 
-from mirage_cli.runs import live, transform
 from mirage_cli.commands.terminal import summary
 from mirage_cli.config import LiveConfig, TransformConfig
 from mirage_cli.errors import MediaError
 from mirage_cli.frames import Frame, Sound
+from mirage_cli.inputs.file import open_file
 from mirage_cli.media.nut import NutReader
 from mirage_cli.media.nut_writer import NutWriter
-from mirage_cli.outputs.push import Patient, PushSink
 from mirage_cli.media.sound_line import RATE, SoundFeed, SoundLine
-from mirage_cli.styling.stopping import StopSwitch
-from mirage_cli.inputs.file import open_file
 from mirage_cli.outputs.file import open_output
+from mirage_cli.outputs.push import Patient, PushSink
+from mirage_cli.runs import live, transform
+from mirage_cli.styling.stopping import StopSwitch
 
 FRAME_MS = 1000 / 30
 
@@ -158,8 +158,12 @@ def address(scheme):
 def receiver(url):
     """Options of an ffmpeg that waits there."""
     scheme = url.partition(":")[0]
-    return {"rtmp": ["-listen", "1", "-i", url], "srt": ["-i", f"{url}?mode=listener"],
-            "tcp": ["-i", f"{url}?listen"], "udp": ["-analyzeduration", "300000", "-i", url, "-t", "1.5"]}[scheme]  # fmt: skip
+    return {
+        "rtmp": ["-listen", "1", "-i", url],
+        "srt": ["-i", f"{url}?mode=listener"],
+        "tcp": ["-i", f"{url}?listen"],
+        "udp": ["-analyzeduration", "300000", "-i", url, "-t", "1.5"],
+    }[scheme]
 
 
 def check_in_step(path, least):
@@ -170,9 +174,11 @@ def check_in_step(path, least):
 
 def live_config(clip, *targets, **values):
     return LiveConfig(
-        input=str(clip), prompts=("night",), window=False,
+        input=str(clip),
+        prompts=("night",),
+        window=False,
         **{"output": targets[0], "more_outputs": tuple(targets[1:]), **values},
-    )  # fmt: skip
+    )
 
 
 def test_live_sends_the_sound_of_a_file(clip, tmp_path):
@@ -180,10 +186,18 @@ def test_live_sends_the_sound_of_a_file(clip, tmp_path):
     with senders.ffmpeg(*receiver(url), "-c", "copy", str(got), wait=True):
         senders.wait_for_server(url)
         document = live.run(
-            live_config(clip, url, str(tmp_path / "a.mp4"), str(tmp_path / "live.m3u8"), record=True,
-                        record_folder=str(tmp_path)),
-            RecordingUi(), engine=FakeEngine(), keys=False,
-        )  # fmt: skip
+            live_config(
+                clip,
+                url,
+                str(tmp_path / "a.mp4"),
+                str(tmp_path / "live.m3u8"),
+                record=True,
+                record_folder=str(tmp_path),
+            ),
+            RecordingUi(),
+            engine=FakeEngine(),
+            keys=False,
+        )
     assert document["sound"] and all("frames not sent" in text for text in document["warnings"])
     (recorded,) = document["files"]
     for path in (got, tmp_path / "a.mp4", tmp_path / "live.m3u8", recorded):
@@ -227,9 +241,11 @@ def test_a_looped_file_keeps_step(tmp_path, monkeypatch, model_ms, frames):
 
 def test_without_sound(clip, tmp_path):
     document = live.run(
-        live_config(clip, str(tmp_path / "o.mkv"), sound=False, frames=5), RecordingUi(),
-        engine=FakeEngine(), keys=False,
-    )  # fmt: skip
+        live_config(clip, str(tmp_path / "o.mkv"), sound=False, frames=5),
+        RecordingUi(),
+        engine=FakeEngine(),
+        keys=False,
+    )
     assert not document["sound"] and not media.probe(tmp_path / "o.mkv").sound
     config = TransformConfig(input=str(clip), prompts=("night",), output=str(tmp_path / "t.mp4"), sound=False)
     transform.run(config, RecordingUi(), engine=FakeEngine())
@@ -240,8 +256,10 @@ def test_a_silent_source_is_said_where_it_is_sent(tmp_path):
     url, ui = address("udp"), RecordingUi()
     live.run(
         LiveConfig(input="test", prompts=("night",), window=False, size=(64, 48), frames=5, output=url),
-        ui, engine=FakeEngine(), keys=False,
-    )  # fmt: skip
+        ui,
+        engine=FakeEngine(),
+        keys=False,
+    )
     assert "test picture gives no sound: what is sent is silent" in ui.notes
 
 
@@ -253,8 +271,9 @@ def test_transform_sends_every_frame_with_its_sound(clip, tmp_path, scheme):
         senders.wait_for_server(url)
         document = transform.run(
             TransformConfig(input=str(clip), prompts=("night",), output=url, more_outputs=(str(tmp_path / "a.mp4"),)),
-            RecordingUi(), engine=FakeEngine(),
-        )  # fmt: skip
+            RecordingUi(),
+            engine=FakeEngine(),
+        )
     # Viewers of srt watch it now; tcp is a pipe to another program.
     assert (time.monotonic() - begin > 2.8) == (scheme == "srt")
     assert document["frames"] == 90 and document["warnings"] == []
@@ -344,8 +363,10 @@ def test_nobody_listens(clip, url, why):
     """SRT learns of it only after its own three seconds, in which all of a short film fits into pipes."""
     need(url.partition(":")[0])
     url = url.format(free_port())
-    for run, config in ((transform.run, TransformConfig(input=str(clip), prompts=("night",), output=url)),
-                        (live.run, live_config(clip, url, duration_seconds=2.0))):  # fmt: skip
+    for run, config in (
+        (transform.run, TransformConfig(input=str(clip), prompts=("night",), output=url)),
+        (live.run, live_config(clip, url, duration_seconds=2.0)),
+    ):
         with pytest.raises(MediaError, match=f"cannot send to .*{why}") as caught:
             run(config, RecordingUi(), engine=FakeEngine())
         assert caught.value.exit_code == 3 and "key" not in str(caught.value)

@@ -23,19 +23,25 @@ import senders
 from cli_fakes import FakeEngine, RecordingUi
 from senders import FPS, SIZE, free_port, need, picture
 
-from mirage_cli.runs import live
 from mirage_cli.config import LiveConfig
-from mirage_cli.inputs.devices import Camera, find_camera, list_cameras, list_devices
 from mirage_cli.errors import MediaError, UsageProblem
-from mirage_cli.media.ffmpeg import find_ffmpeg
-from mirage_cli.media.addresses import endless_type, is_broadcast, pause_seconds, stream_address
+from mirage_cli.inputs.devices import Camera, find_camera, list_cameras, list_devices
 from mirage_cli.inputs.stream import StreamSource, _untagged_hd, shown_url
+from mirage_cli.media.addresses import endless_type, is_broadcast, pause_seconds, stream_address
+from mirage_cli.media.ffmpeg import find_ffmpeg
+from mirage_cli.runs import live
 
 
 def play(url, frames=15, **values):
     """``mirage live`` on a stream with a stand-in model: its document and what the user was told."""
-    given = {"prompts": ("ink wash",), "window": False, "frames": frames, "timeout_seconds": 9.0,
-             "reconnect": 0, **values}  # fmt: skip
+    given = {
+        "prompts": ("ink wash",),
+        "window": False,
+        "frames": frames,
+        "timeout_seconds": 9.0,
+        "reconnect": 0,
+        **values,
+    }
     ui = RecordingUi()
     document = live.run(LiveConfig(input=url, **given), ui, engine=FakeEngine(), keys=False)
     assert document["frames"] == frames and document["size"] == list(given.get("size") or SIZE)
@@ -164,9 +170,7 @@ def test_rtsp_from_a_server_as_cameras_are():
 
 def test_hls_is_shown_at_its_own_pace(tmp_path):
     playlist = tmp_path / "live.m3u8"
-    with senders.ffmpeg(
-        *picture(8), "-f", "hls", "-hls_time", "0.4", "-hls_list_size", "4", str(playlist)
-    ):
+    with senders.ffmpeg(*picture(8), "-f", "hls", "-hls_time", "0.4", "-hls_list_size", "4", str(playlist)):
         senders.wait_for(playlist.exists)
         with senders.web(tmp_path) as base:
             begin = time.perf_counter()
@@ -181,8 +185,7 @@ def test_mirage_waits_for_a_sender(scheme):
     need(scheme) if scheme != "rtsp" else None
     kind = socket.SOCK_DGRAM if scheme == "srt" else socket.SOCK_STREAM
     url = f"{scheme}://127.0.0.1:{free_port(kind)}"
-    target, form = {"rtmp": (f"{url}/live/key", "flv"), "rtsp": (f"{url}/key", "rtsp"),
-                    "srt": (url, "mpegts")}[scheme]  # fmt: skip
+    target, form = {"rtmp": (f"{url}/live/key", "flv"), "rtsp": (f"{url}/key", "rtsp"), "srt": (url, "mpegts")}[scheme]
     more = ["-rtsp_transport", "tcp"] if scheme == "rtsp" else []
     listening = f"{target}?mode=listener" if scheme == "srt" else f"{target}?listen=1"
     assert is_broadcast(listening)
@@ -271,8 +274,10 @@ def test_ctrl_c_while_a_sender_is_waited_for_frees_the_port():
     program = [sys.executable, str(Path(__file__).with_name("cli_fakes.py")), "live", "-p", "night", "--no-window"]
     waits = subprocess.Popen(
         [*program, "-i", f"rtmp://127.0.0.1:{port}/live/key?listen=1", "--timeout", "60"],
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
     try:
         senders.wait_for(lambda: listening_on(port), 30.0)
         waits.send_signal(signal.SIGINT)
@@ -337,8 +342,19 @@ def test_what_came_while_the_model_was_loaded_is_not_shown():
         frames = [frame for frame, _ in zip(source, range(10))]
         source.close()
     assert np.diff([frame.pts_seconds for frame in frames]) == pytest.approx(np.full(9, 1 / FPS), abs=2e-3)
-    clip = media.ffmpeg("-f", "lavfi", "-i", f"testsrc2=s={SIZE[0]}x{SIZE[1]}:r={FPS}", "-t", "1", "-pix_fmt", "rgb24",
-                        "-f", "rawvideo", "-")  # fmt: skip
+    clip = media.ffmpeg(
+        "-f",
+        "lavfi",
+        "-i",
+        f"testsrc2=s={SIZE[0]}x{SIZE[1]}:r={FPS}",
+        "-t",
+        "1",
+        "-pix_fmt",
+        "rgb24",
+        "-f",
+        "rawvideo",
+        "-",
+    )
     early = np.frombuffer(clip, np.uint8).reshape(FPS, SIZE[1], SIZE[0], 3).astype(int)
     assert np.abs(early - frames[0].rgb).mean(axis=(1, 2, 3)).min() > 8.0  # none of the first second
 
@@ -356,8 +372,10 @@ def test_untagged_hd_is_taken_for_bt709():
     from mirage_cli.media.probe import parse_probe
 
     def probe(size: str, tags: str = "tv"):
-        return parse_probe("Input #0, flv, from 'x':\n  Stream #0:0: Video: h264 (High), "
-                           f"yuv420p({tags}, progressive), {size}, 25 fps, 25 tbr")  # fmt: skip
+        return parse_probe(
+            "Input #0, flv, from 'x':\n  Stream #0:0: Video: h264 (High), "
+            f"yuv420p({tags}, progressive), {size}, 25 fps, 25 tbr"
+        )
 
     matrix = _untagged_hd(probe("1280x720"), 720)
     assert matrix @ np.ones(3) == pytest.approx(np.ones(3))
@@ -379,8 +397,10 @@ def screen():
     read, write = os.pipe()
     server = subprocess.Popen(
         [program, "-displayfd", str(write), "-screen", "0", "200x120x24", "-wr", "-nolisten", "tcp"],
-        pass_fds=[write], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        pass_fds=[write],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     os.close(write)
     try:
         number = os.read(read, 20).decode().strip()
@@ -434,16 +454,16 @@ def machine(tmp_path):
             (tmp_path / "sys" / f"video{number}").mkdir(parents=True)
             (tmp_path / "sys" / f"video{number}" / "name").write_text(name + "\n")
     caps = {"video0": 0x1, "video1": 0x00800000, "video4": 0x3, "video10": None}
-    return list_cameras(
-        tmp_path / "dev", tmp_path / "sys", lambda path: caps[os.path.basename(path)]
-    )
+    return list_cameras(tmp_path / "dev", tmp_path / "sys", lambda path: caps[os.path.basename(path)])
 
 
 def test_cameras_are_listed_with_names_and_what_they_do(machine):
     assert [(c.index, c.name, c.captures, c.takes) for c in machine] == [
-        (0, "Logitech C920", True, False), (1, "Logitech C920", False, False),
-        (4, "OBS Virtual Camera", True, True), (10, "", None, None),
-    ]  # fmt: skip
+        (0, "Logitech C920", True, False),
+        (1, "Logitech C920", False, False),
+        (4, "OBS Virtual Camera", True, True),
+        (10, "", None, None),
+    ]
 
 
 def test_a_camera_is_found_by_number_name_and_path(machine, tmp_path):
@@ -453,8 +473,11 @@ def test_a_camera_is_found_by_number_name_and_path(machine, tmp_path):
     assert find_camera(str(tmp_path / "dev" / "video10"), machine) == 10
     (tmp_path / "by-id").symlink_to(tmp_path / "dev" / "video4")
     assert find_camera(str(tmp_path / "by-id"), machine) == 4
-    for wanted, telling in (("7", "no camera 7; cameras found: 0 Logitech C920"),
-                            ("Sony", "no camera is called 'Sony'"), ("/dev/video987", "no camera")):
+    for wanted, telling in (
+        ("7", "no camera 7; cameras found: 0 Logitech C920"),
+        ("Sony", "no camera is called 'Sony'"),
+        ("/dev/video987", "no camera"),
+    ):
         with pytest.raises(MediaError, match=telling):
             find_camera(wanted, machine)
     with pytest.raises(UsageProblem, match="is the name of 0 Logitech C920, 4 OBS"):
@@ -484,9 +507,11 @@ def test_a_source_that_hangs_ends_with_what_it_gave(tmp_path, monkeypatch):
     ui = RecordingUi()
     with pytest.raises(MediaError, match="fifo has given no frame for 0.7 s") as caught:
         live.run(
-            LiveConfig(input=str(fifo), output=str(out), prompts=("night",), window=False,
-                       timeout_seconds=0.7), ui, engine=FakeEngine(), keys=False,
-        )  # fmt: skip
+            LiveConfig(input=str(fifo), output=str(out), prompts=("night",), window=False, timeout_seconds=0.7),
+            ui,
+            engine=FakeEngine(),
+            keys=False,
+        )
     held.set()
     assert caught.value.exit_code == 3 and media.probe(out).frames >= 10
     assert any("what came before the source failed" in note for note in ui.notes)
@@ -499,8 +524,10 @@ def test_standard_input_that_gives_nothing(monkeypatch):
         with pytest.raises(MediaError, match="standard input gave nothing within 0.3 s"):
             live.run(
                 LiveConfig(input="-", prompts=("night",), window=False, timeout_seconds=0.3),
-                RecordingUi(), engine=FakeEngine(), keys=False,
-            )  # fmt: skip
+                RecordingUi(),
+                engine=FakeEngine(),
+                keys=False,
+            )
     os.close(write)
 
 
@@ -508,10 +535,28 @@ def test_a_stopped_process_goes_on_and_blames_nobody(tmp_path):
     """A second and a half of SIGSTOP, as under a closed lid, with a patience of one."""
     program = [sys.executable, str(Path(__file__).with_name("cli_fakes.py")), "live", "--input", "test"]
     done = subprocess.Popen(
-        [*program, "-p", "night", "--no-window", "--size", "64x48", "--fps", "50", "--frames", "60",
-         "--timeout", "1", "--json", "-o", str(tmp_path / "o.mkv")],
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [
+            *program,
+            "-p",
+            "night",
+            "--no-window",
+            "--size",
+            "64x48",
+            "--fps",
+            "50",
+            "--frames",
+            "60",
+            "--timeout",
+            "1",
+            "--json",
+            "-o",
+            str(tmp_path / "o.mkv"),
+        ],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     senders.wait_for((tmp_path / "o.mkv.part").exists, 30.0)  # the run begins
     time.sleep(0.3)
     done.send_signal(signal.SIGSTOP)

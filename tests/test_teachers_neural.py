@@ -38,7 +38,10 @@ def _save(path: Path, nodes: list, inputs: dict, outputs: dict, constants: dict)
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
 
     graph = helper.make_graph(
-        nodes, path.stem, [value(*i) for i in inputs.items()], [value(*o) for o in outputs.items()],
+        nodes,
+        path.stem,
+        [value(*i) for i in inputs.items()],
+        [value(*o) for o in outputs.items()],
         [numpy_helper.from_array(np.asarray(v), n) for n, v in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 15)], ir_version=8)
@@ -55,11 +58,19 @@ def _small_net(path: Path, quantized: bool = False) -> Path:
     """NHWC in and out, all shapes fixed at batch 1 and 16 x 24, like the arbitrary-style net."""
     node = helper.make_node
     constants = {
-        "pad": np.array([0, 2, 2, 0, 0, 2, 2, 0], np.int64), "w1": _weights(4, 3, 5, 5), "b1": _weights(4),
-        "w2": _weights(4, 1, 3, 3, seed=1), "low": np.float32(0), "high": np.float32(6),
-        "flat": np.array([1, 4, 1, 1], np.int64), "two": np.float32(2), "eps": np.float32(1e-5),
-        "roi": np.zeros(0, np.float32), "scales": np.array([1, 1, 2, 2], np.float32),
-        "w3": _weights(3, 4, 1, 1, seed=2), "b3": _weights(3, seed=3),
+        "pad": np.array([0, 2, 2, 0, 0, 2, 2, 0], np.int64),
+        "w1": _weights(4, 3, 5, 5),
+        "b1": _weights(4),
+        "w2": _weights(4, 1, 3, 3, seed=1),
+        "low": np.float32(0),
+        "high": np.float32(6),
+        "flat": np.array([1, 4, 1, 1], np.int64),
+        "two": np.float32(2),
+        "eps": np.float32(1e-5),
+        "roi": np.zeros(0, np.float32),
+        "scales": np.array([1, 1, 2, 2], np.float32),
+        "w3": _weights(3, 4, 1, 1, seed=2),
+        "b3": _weights(3, seed=3),
     }
     resize = dict(mode="nearest", nearest_mode="floor", coordinate_transformation_mode="asymmetric")
     nodes = [
@@ -68,19 +79,26 @@ def _small_net(path: Path, quantized: bool = False) -> Path:
         node("Conv", ["t", "w1", "b1"], ["c1"], kernel_shape=[5, 5]),
         node("Clip", ["c1", "low", "high"], ["r1"]),
         node("Conv", ["r1", "w2"], ["c2"], kernel_shape=[3, 3], strides=[2, 2], pads=[0, 0, 1, 1], group=4),
-        node("GlobalAveragePool", ["c2"], ["m"]), node("Reshape", ["m", "flat"], ["m4"]),
-        node("Sub", ["c2", "m4"], ["d"]), node("Pow", ["d", "two"], ["sq"]),
-        node("ReduceMean", ["sq"], ["var"], axes=[2, 3], keepdims=1), node("Add", ["var", "eps"], ["ve"]),
-        node("Sqrt", ["ve"], ["sd"]), node("Div", ["d", "sd"], ["n"]),
+        node("GlobalAveragePool", ["c2"], ["m"]),
+        node("Reshape", ["m", "flat"], ["m4"]),
+        node("Sub", ["c2", "m4"], ["d"]),
+        node("Pow", ["d", "two"], ["sq"]),
+        node("ReduceMean", ["sq"], ["var"], axes=[2, 3], keepdims=1),
+        node("Add", ["var", "eps"], ["ve"]),
+        node("Sqrt", ["ve"], ["sd"]),
+        node("Div", ["d", "sd"], ["n"]),
         node("Resize", ["n", "roi", "scales"], ["u"], **resize),
-        node("Conv", ["u", "w3", "b3"], ["c3"], kernel_shape=[1, 1]), node("Sigmoid", ["c3"], ["s"]),
+        node("Conv", ["u", "w3", "b3"], ["c3"], kernel_shape=[1, 1]),
+        node("Sigmoid", ["c3"], ["s"]),
         node("Transpose", ["s"], ["y"], perm=[0, 2, 3, 1]),
     ]
     if quantized:
         constants |= {"qs": np.float32(0.05), "qz": np.int8(-20)}
         nodes[4].input[0] = "r1d"
-        nodes[4:4] = [node("QuantizeLinear", ["r1", "qs", "qz"], ["r1q"]),
-                      node("DequantizeLinear", ["r1q", "qs", "qz"], ["r1d"])]
+        nodes[4:4] = [
+            node("QuantizeLinear", ["r1", "qs", "qz"], ["r1q"]),
+            node("DequantizeLinear", ["r1q", "qs", "qz"], ["r1d"]),
+        ]
     return _save(path, nodes, {"x": [1, 16, 24, 3]}, {"y": [1, 16, 24, 3]}, constants)
 
 
@@ -165,25 +183,53 @@ def folder(tmp_path_factory) -> Path:
     """Stand-ins with the interfaces of the three networks, and a picture for every painting named."""
     folder = tmp_path_factory.mktemp("teachers")
     node = helper.make_node
-    _save(folder / "multistyle26.onnx", [
-        node("Conv", ["image", "w"], ["c"], kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
-        node("Unsqueeze", ["style_weights", "axis"], ["s2"]), node("Mul", ["s2", "table"], ["m"]),
-        node("ReduceSum", ["m", "first"], ["r"], keepdims=0), node("Reshape", ["r", "shape"], ["b"]),
-        node("Add", ["c", "b"], ["a"]), node("Sigmoid", ["a"], ["stylized"]),
-    ], {"image": [1, 3, "h", "w"], "style_weights": [26]}, {"stylized": [1, 3, "h", "w"]}, {
-        "w": _weights(3, 3, 3, 3), "axis": np.array([1], np.int64), "table": _weights(26, 3, scale=1.0),
-        "first": np.array([0], np.int64), "shape": np.array([1, -1, 1, 1], np.int64)})
-    _save(folder / "arbitrary_predict.onnx", [
-        node("Transpose", ["style_image"], ["t"], perm=[0, 3, 1, 2]), node("GlobalAveragePool", ["t"], ["g"]),
-        node("Conv", ["g", "w"], ["c"], kernel_shape=[1, 1]), node("Reshape", ["c", "shape"], ["v"]),
-    ], {"style_image": [1, 256, 256, 3]}, {"v": [1, 1, 1, 100]},
-        {"w": _weights(100, 3, 1, 1), "shape": np.array([1, 1, 1, 100], np.int64)})
-    _save(folder / "arbitrary_transform.onnx", [
-        node("Transpose", ["content"], ["t"], perm=[0, 3, 1, 2]), node("Reshape", ["v", "shape"], ["v4"]),
-        node("Conv", ["v4", "w"], ["shift"], kernel_shape=[1, 1]), node("Add", ["t", "shift"], ["a"]),
-        node("Sigmoid", ["a"], ["s"]), node("Transpose", ["s"], ["y"], perm=[0, 2, 3, 1]),
-    ], {"content": [1, 384, 384, 3], "v": [1, 1, 1, 100]}, {"y": [1, 384, 384, 3]},
-        {"w": _weights(3, 100, 1, 1), "shape": np.array([1, 100, 1, 1], np.int64)})
+    _save(
+        folder / "multistyle26.onnx",
+        [
+            node("Conv", ["image", "w"], ["c"], kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
+            node("Unsqueeze", ["style_weights", "axis"], ["s2"]),
+            node("Mul", ["s2", "table"], ["m"]),
+            node("ReduceSum", ["m", "first"], ["r"], keepdims=0),
+            node("Reshape", ["r", "shape"], ["b"]),
+            node("Add", ["c", "b"], ["a"]),
+            node("Sigmoid", ["a"], ["stylized"]),
+        ],
+        {"image": [1, 3, "h", "w"], "style_weights": [26]},
+        {"stylized": [1, 3, "h", "w"]},
+        {
+            "w": _weights(3, 3, 3, 3),
+            "axis": np.array([1], np.int64),
+            "table": _weights(26, 3, scale=1.0),
+            "first": np.array([0], np.int64),
+            "shape": np.array([1, -1, 1, 1], np.int64),
+        },
+    )
+    _save(
+        folder / "arbitrary_predict.onnx",
+        [
+            node("Transpose", ["style_image"], ["t"], perm=[0, 3, 1, 2]),
+            node("GlobalAveragePool", ["t"], ["g"]),
+            node("Conv", ["g", "w"], ["c"], kernel_shape=[1, 1]),
+            node("Reshape", ["c", "shape"], ["v"]),
+        ],
+        {"style_image": [1, 256, 256, 3]},
+        {"v": [1, 1, 1, 100]},
+        {"w": _weights(100, 3, 1, 1), "shape": np.array([1, 1, 1, 100], np.int64)},
+    )
+    _save(
+        folder / "arbitrary_transform.onnx",
+        [
+            node("Transpose", ["content"], ["t"], perm=[0, 3, 1, 2]),
+            node("Reshape", ["v", "shape"], ["v4"]),
+            node("Conv", ["v4", "w"], ["shift"], kernel_shape=[1, 1]),
+            node("Add", ["t", "shift"], ["a"]),
+            node("Sigmoid", ["a"], ["s"]),
+            node("Transpose", ["s"], ["y"], perm=[0, 2, 3, 1]),
+        ],
+        {"content": [1, 384, 384, 3], "v": [1, 1, 1, 100]},
+        {"y": [1, 384, 384, 3]},
+        {"w": _weights(3, 100, 1, 1), "shape": np.array([1, 100, 1, 1], np.int64)},
+    )
     for seed, name in enumerate(sorted(_paintings())):
         cv2.imwrite(str(folder / f"{name}.jpg"), (_picture(96, 128, seed=seed) * 255).astype(np.uint8))
     return folder
@@ -331,8 +377,10 @@ def test_real_networks_equal_onnxruntime(name):
     feeds = {
         "multistyle26": {"image": _picture(96, 128).transpose(2, 0, 1)[None].copy(), "style_weights": mix},
         "arbitrary_predict": {"style_image": _picture(256, 256)[None]},
-        "arbitrary_transform": {"content_image": _picture(384, 384)[None],
-                                "mobilenet_conv/Conv/BiasAdd": _weights(1, 1, 1, 100, scale=0.5)},
+        "arbitrary_transform": {
+            "content_image": _picture(384, 384)[None],
+            "mobilenet_conv/Conv/BiasAdd": _weights(1, 1, 1, 100, scale=0.5),
+        },
     }[name]
     with torch.no_grad():
         got = net(*[torch.from_numpy(feeds[n]) for n in net.input_names])[0].numpy()

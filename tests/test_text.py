@@ -22,11 +22,44 @@ from mirage_cli.training import text_encoder
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL, ENCODER = ROOT / "models" / "lsd-small", ROOT / "models" / "text-encoder"
-ORDER = (
-    "oil-painting starry-night watercolour great-wave the-scream impressionist stained-glass mosaic low-poly "
-    "comic-halftone cartoon pencil-sketch ink-wash charcoal linocut blueprint pixel-art night golden-sunset snow-frost "
-    "thermal neon-cyberpunk film-noir old-photograph van-gogh-wheatfield the-kiss gauguin turner-seascape cubism "
-    "pastel-haze engraving pop-art chalkboard infrared cross-stitch identity").split()
+ORDER = [
+    "oil-painting",
+    "starry-night",
+    "watercolour",
+    "great-wave",
+    "the-scream",
+    "impressionist",
+    "stained-glass",
+    "mosaic",
+    "low-poly",
+    "comic-halftone",
+    "cartoon",
+    "pencil-sketch",
+    "ink-wash",
+    "charcoal",
+    "linocut",
+    "blueprint",
+    "pixel-art",
+    "night",
+    "golden-sunset",
+    "snow-frost",
+    "thermal",
+    "neon-cyberpunk",
+    "film-noir",
+    "old-photograph",
+    "van-gogh-wheatfield",
+    "the-kiss",
+    "gauguin",
+    "turner-seascape",
+    "cubism",
+    "pastel-haze",
+    "engraving",
+    "pop-art",
+    "chalkboard",
+    "infrared",
+    "cross-stitch",
+    "identity",
+]
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +74,7 @@ def share_right(reader: PromptReader, prompts: dict[str, list[str]]) -> float:
 
 # --- looks.json ------------------------------------------------------------------------------------
 
+
 def test_looks_are_complete_and_in_order():
     looks = read_looks(MODEL)
     assert [look.id for look in looks] == ORDER
@@ -52,7 +86,9 @@ def test_looks_are_complete_and_in_order():
 def test_held_out_and_user_prompts_are_not_trained_on(user):
     looks = read_looks(MODEL)
     built_from = {plain_form(text) for look in looks for text in (*look.train, *look.names, look.prompt, look.title)}
-    asked = [text for look in looks for text in look.held_out] + [text for group in user["prompts"].values() for text in group]
+    asked = [text for look in looks for text in look.held_out] + [
+        text for group in user["prompts"].values() for text in group
+    ]
     assert not [text for text in asked if plain_form(text) in built_from]
     assert len({plain_form(text) for text in asked}) == len(asked)
 
@@ -65,6 +101,7 @@ def test_no_paraphrase_trains_two_looks():
 
 
 # --- retrieval -------------------------------------------------------------------------------------
+
 
 def test_unseen_paraphrases_find_their_look(reader):
     assert share_right(reader, {look.id: look.held_out for look in reader.looks}) >= 0.95
@@ -87,10 +124,22 @@ def test_unrelated_prompts_are_called_unknown(reader, user):
     assert all(match.look != "identity" for match in matches if not match.known)
 
 
-@pytest.mark.parametrize("prompt, look", [
-    ("van gogh starry night", "starry-night"), ("japanese woodblock print", "great-wave"), ("oil painting", "oil-painting"),
-    ("watercolor", "watercolour"), ("the scream", "the-scream"), ("stained glass", "stained-glass"), ("pixel art", "pixel-art"),
-    ("no style", "identity"), ("leave unchanged", "identity"), ("original video", "identity"), ("  Oil   PAINTING!! ", "oil-painting")])
+@pytest.mark.parametrize(
+    "prompt, look",
+    [
+        ("van gogh starry night", "starry-night"),
+        ("japanese woodblock print", "great-wave"),
+        ("oil painting", "oil-painting"),
+        ("watercolor", "watercolour"),
+        ("the scream", "the-scream"),
+        ("stained glass", "stained-glass"),
+        ("pixel art", "pixel-art"),
+        ("no style", "identity"),
+        ("leave unchanged", "identity"),
+        ("original video", "identity"),
+        ("  Oil   PAINTING!! ", "oil-painting"),
+    ],
+)
 def test_plain_prompts(reader, prompt, look):
     match = reader.match(prompt)
     assert (match.weights, match.look, match.known, match.similarity) == ({look: 1.0}, look, True, 1.0)
@@ -107,7 +156,11 @@ def test_every_id_title_name_and_example_finds_its_look(reader):
 def test_an_unknown_prompt_says_the_nearest_look_and_how_near(reader):
     match = reader.match("remove the number plates of parked lorries")
     assert not match.known and match.similarity < reader.threshold
-    assert match.look in match.message and f"{match.similarity:.2f}" in match.message and "no look is known" in match.message
+    assert (
+        match.look in match.message
+        and f"{match.similarity:.2f}" in match.message
+        and "no look is known" in match.message
+    )
 
 
 def test_same_prompt_same_answer(reader):
@@ -118,10 +171,39 @@ def test_same_prompt_same_answer(reader):
 
 # --- odd input -------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("prompt", [
-    "x" * 10_000, "swirly " * 1_429, "😀🌃🎨", "葛飾北斎の浮世絵", "картина маслом", "لوحة زيتية", "a\x00b\x1b[31mred\x07", "\ud800 night",
-    "!!!", "1", "+", "a + ", ", and ,", "%", "50%", "0.5*", "*", "'; DROP TABLE looks; --", "\u202eevil", "(((((", "half", "ﷺ" * 10_000,
-    "oil+" * 2_000, "1" * 9_999 + " night", "between and", "with a touch of", "mostly with a bit of"])
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "x" * 10_000,
+        "swirly " * 1_429,
+        "😀🌃🎨",
+        "葛飾北斎の浮世絵",
+        "картина маслом",
+        "لوحة زيتية",
+        "a\x00b\x1b[31mred\x07",
+        "\ud800 night",
+        "!!!",
+        "1",
+        "+",
+        "a + ",
+        ", and ,",
+        "%",
+        "50%",
+        "0.5*",
+        "*",
+        "'; DROP TABLE looks; --",
+        "\u202eevil",
+        "(((((",
+        "half",
+        "ﷺ" * 10_000,
+        "oil+" * 2_000,
+        "1" * 9_999 + " night",
+        "between and",
+        "with a touch of",
+        "mostly with a bit of",
+    ],
+)
 def test_odd_prompts_still_answer(reader, prompt):
     match = reader.match(prompt)
     assert match.look in ORDER and abs(sum(match.weights.values()) - 1) < 1e-9
@@ -148,36 +230,50 @@ def test_control_characters_do_not_change_the_reading(reader):
 
 # --- mixtures --------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("prompt, weights", [
-    ("half ink wash, half neon", {"ink-wash": 0.5, "neon-cyberpunk": 0.5}),
-    ("watercolor mixed with comic", {"watercolour": 0.5, "comic-halftone": 0.5}),
-    ("0.3*night + 0.7*oil painting", {"night": 0.3, "oil-painting": 0.7}),
-    ("night:0.3, cartoon:0.7", {"night": 0.3, "cartoon": 0.7}),
-    ("(mosaic:1.2), (night:0.8)", {"mosaic": 0.6, "night": 0.4}),
-    ("30% night, 70% black and white", {"night": 0.3, "film-noir": 0.7}),
-    ("0.5*black and white + 0.5*night", {"film-noir": 0.5, "night": 0.5}),
-    ("2 parts mosaic and 1 part snow", {"mosaic": 2 / 3, "snow-frost": 1 / 3}),
-    ("30% snow and the rest film noir", {"snow-frost": 0.3, "film-noir": 0.7}),
-    ("a third cartoon, two thirds mosaic", {"cartoon": 1 / 3, "mosaic": 2 / 3}),
-    ("0*night + 2*mosaic", {"mosaic": 1.0}),
-    ("half original, half mosaic", {"identity": 0.5, "mosaic": 0.5}),
-    ("mostly oil painting with a touch of snow", {"oil-painting": 0.75, "snow-frost": 0.25}),
-    ("a blend of cubism, mosaic and pixel art", {"cubism": 1 / 3, "mosaic": 1 / 3, "pixel-art": 1 / 3}),
-    ("halfway between a cartoon and a pencil sketch", {"cartoon": 0.5, "pencil-sketch": 0.5}),
-    ("cubism meets stained glass", {"cubism": 0.5, "stained-glass": 0.5}),
-    ("watercolour and comic", {"watercolour": 0.5, "comic-halftone": 0.5}),
-    ("oil painting at night", {"oil-painting": 0.5, "night": 0.5}),
-    ("0.5*mosaic + 0.5*tile mosaic", {"mosaic": 1.0}),
-])
+
+@pytest.mark.parametrize(
+    "prompt, weights",
+    [
+        ("half ink wash, half neon", {"ink-wash": 0.5, "neon-cyberpunk": 0.5}),
+        ("watercolor mixed with comic", {"watercolour": 0.5, "comic-halftone": 0.5}),
+        ("0.3*night + 0.7*oil painting", {"night": 0.3, "oil-painting": 0.7}),
+        ("night:0.3, cartoon:0.7", {"night": 0.3, "cartoon": 0.7}),
+        ("(mosaic:1.2), (night:0.8)", {"mosaic": 0.6, "night": 0.4}),
+        ("30% night, 70% black and white", {"night": 0.3, "film-noir": 0.7}),
+        ("0.5*black and white + 0.5*night", {"film-noir": 0.5, "night": 0.5}),
+        ("2 parts mosaic and 1 part snow", {"mosaic": 2 / 3, "snow-frost": 1 / 3}),
+        ("30% snow and the rest film noir", {"snow-frost": 0.3, "film-noir": 0.7}),
+        ("a third cartoon, two thirds mosaic", {"cartoon": 1 / 3, "mosaic": 2 / 3}),
+        ("0*night + 2*mosaic", {"mosaic": 1.0}),
+        ("half original, half mosaic", {"identity": 0.5, "mosaic": 0.5}),
+        ("mostly oil painting with a touch of snow", {"oil-painting": 0.75, "snow-frost": 0.25}),
+        ("a blend of cubism, mosaic and pixel art", {"cubism": 1 / 3, "mosaic": 1 / 3, "pixel-art": 1 / 3}),
+        ("halfway between a cartoon and a pencil sketch", {"cartoon": 0.5, "pencil-sketch": 0.5}),
+        ("cubism meets stained glass", {"cubism": 0.5, "stained-glass": 0.5}),
+        ("watercolour and comic", {"watercolour": 0.5, "comic-halftone": 0.5}),
+        ("oil painting at night", {"oil-painting": 0.5, "night": 0.5}),
+        ("0.5*mosaic + 0.5*tile mosaic", {"mosaic": 1.0}),
+    ],
+)
 def test_mixtures(reader, prompt, weights):
     match = reader.match(prompt)
     assert match.weights == pytest.approx(weights) and match.known
     assert match.look == max(match.weights, key=match.weights.__getitem__)
 
 
-@pytest.mark.parametrize("prompt", [
-    "black and white", "snow and frost", "Starry Night, swirling strokes, bright moon", "black ink outlines and dotted colours",
-    "coloured glass with lead between the panes", "photo from 1900", "pixel art 0.5", "8-bit arcade game"])
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "black and white",
+        "snow and frost",
+        "Starry Night, swirling strokes, bright moon",
+        "black ink outlines and dotted colours",
+        "coloured glass with lead between the panes",
+        "photo from 1900",
+        "pixel art 0.5",
+        "8-bit arcade game",
+    ],
+)
 def test_one_look_is_not_split(reader, prompt):
     assert len(reader.match(prompt).weights) == 1
 
@@ -188,8 +284,14 @@ def test_an_unknown_part_is_left_out_and_told(reader):
     assert "no look is known for 'quarterly tax return'" in match.message
 
 
-@pytest.mark.parametrize("prompt, seen", [
-    ("-0.3*night + 0.7*oil painting", "-0.3"), ("0*night + 0*oil painting", "0"), (f"{'9' * 400}*night + 1*mosaic", "9999")])
+@pytest.mark.parametrize(
+    "prompt, seen",
+    [
+        ("-0.3*night + 0.7*oil painting", "-0.3"),
+        ("0*night + 0*oil painting", "0"),
+        (f"{'9' * 400}*night + 1*mosaic", "9999"),
+    ],
+)
 def test_senseless_weights_are_refused(reader, prompt, seen):
     with pytest.raises(UsageProblem, match=re.escape(seen)):
         reader.match(prompt)
@@ -209,14 +311,22 @@ def test_bare_request_keeps_refusals():
     assert bare_request("style") == "style"
 
 
-@pytest.mark.parametrize("prompt, look", [
-    ("a cartoon, not a comic", "cartoon"), ("a comic but not a cartoon", "comic-halftone"), ("mosaic instead of stained glass", "mosaic"),
-    ("do not change anything", "identity"), ("not a look", "identity")])
+@pytest.mark.parametrize(
+    "prompt, look",
+    [
+        ("a cartoon, not a comic", "cartoon"),
+        ("a comic but not a cartoon", "comic-halftone"),
+        ("mosaic instead of stained glass", "mosaic"),
+        ("do not change anything", "identity"),
+        ("not a look", "identity"),
+    ],
+)
 def test_what_is_refused_is_not_taken(reader, prompt, look):
     assert reader.match(prompt).weights == {look: 1.0}
 
 
 # --- encoder ---------------------------------------------------------------------------------------
+
 
 def test_encoder_agrees_with_the_published_network(reader):
     reference = json.loads((ROOT / "tests/data/text_reference.json").read_text(encoding="utf-8"))
@@ -262,9 +372,19 @@ def copy_of(folder: Path, target: Path, *changed: str) -> Path:
     return target
 
 
-@pytest.mark.parametrize("name, content", [
-    ("model.safetensors", None), ("tokenizer.json", None), ("config.json", None),
-    ("model.safetensors", b"not a safetensors"), ("tokenizer.json", b"{}"), ("config.json", b"{"), ("config.json", b'{"format": "other"}'), ("config.json", b"[]")])
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("model.safetensors", None),
+        ("tokenizer.json", None),
+        ("config.json", None),
+        ("model.safetensors", b"not a safetensors"),
+        ("tokenizer.json", b"{}"),
+        ("config.json", b"{"),
+        ("config.json", b'{"format": "other"}'),
+        ("config.json", b"[]"),
+    ],
+)
 def test_a_missing_or_damaged_encoder_is_named(tmp_path, name, content):
     folder = copy_of(ENCODER, tmp_path / "encoder", name)
     if content is not None:
@@ -320,7 +440,17 @@ def test_a_classifier_that_does_not_fit_is_refused(tmp_path, change):
     assert raised.value.exit_code == 4 and raised.value.remedy
 
 
-@pytest.mark.parametrize("content", [None, "{", "[]", '{"format": 2, "looks": []}', '{"format": 1, "looks": []}', '{"format": 1, "looks": [{"id": "a"}]}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        "{",
+        "[]",
+        '{"format": 2, "looks": []}',
+        '{"format": 1, "looks": []}',
+        '{"format": 1, "looks": [{"id": "a"}]}',
+    ],
+)
 def test_a_bad_looks_file_is_named(tmp_path, content):
     if content is not None:
         (tmp_path / "looks.json").write_text(content)
@@ -330,28 +460,89 @@ def test_a_bad_looks_file_is_named(tmp_path, content):
 
 # --- making the files ------------------------------------------------------------------------------
 
+
 def tiny_source(folder: Path, rng: torch.Generator) -> Path:
     """A published-style encoder with 1 layer, 32 channels and a handful of words."""
     words = ["[PAD]", "[unused0]", "[unused1]", "[UNK]", "[CLS]", "[SEP]", "oil", "night", "sky", "##s"]
     folder.mkdir()
-    special = [{"id": row, "special": True, "content": word, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-               for row, word in enumerate(words) if word in ("[PAD]", "[UNK]", "[CLS]", "[SEP]")]
+    special = [
+        {
+            "id": row,
+            "special": True,
+            "content": word,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+        }
+        for row, word in enumerate(words)
+        if word in ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+    ]
     ends = {word: {"id": word, "ids": [words.index(word)], "tokens": [word]} for word in ("[CLS]", "[SEP]")}
-    single = [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "[SEP]", "type_id": 0}}]
-    (folder / "tokenizer.json").write_text(json.dumps({
-        "version": "1.0", "truncation": {"max_length": 128, "strategy": "LongestFirst", "stride": 0}, "padding": None, "added_tokens": special,
-        "normalizer": {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "strip_accents": None, "lowercase": True},
-        "pre_tokenizer": {"type": "BertPreTokenizer"}, "decoder": None,
-        "post_processor": {"type": "TemplateProcessing", "single": single, "pair": single, "special_tokens": ends},
-        "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100,
-                  "vocab": {word: row for row, word in enumerate(words)}}}))
-    (folder / "config.json").write_text(json.dumps({
-        "hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 1, "intermediate_size": 64, "layer_norm_eps": 1e-12, "hidden_act": "gelu"}))
-    shapes = {"embeddings.word_embeddings": (len(words), 32), "embeddings.position_embeddings": (512, 32), "embeddings.token_type_embeddings": (2, 32)}
+    single = [
+        {"SpecialToken": {"id": "[CLS]", "type_id": 0}},
+        {"Sequence": {"id": "A", "type_id": 0}},
+        {"SpecialToken": {"id": "[SEP]", "type_id": 0}},
+    ]
+    (folder / "tokenizer.json").write_text(
+        json.dumps(
+            {
+                "version": "1.0",
+                "truncation": {"max_length": 128, "strategy": "LongestFirst", "stride": 0},
+                "padding": None,
+                "added_tokens": special,
+                "normalizer": {
+                    "type": "BertNormalizer",
+                    "clean_text": True,
+                    "handle_chinese_chars": True,
+                    "strip_accents": None,
+                    "lowercase": True,
+                },
+                "pre_tokenizer": {"type": "BertPreTokenizer"},
+                "decoder": None,
+                "post_processor": {
+                    "type": "TemplateProcessing",
+                    "single": single,
+                    "pair": single,
+                    "special_tokens": ends,
+                },
+                "model": {
+                    "type": "WordPiece",
+                    "unk_token": "[UNK]",
+                    "continuing_subword_prefix": "##",
+                    "max_input_chars_per_word": 100,
+                    "vocab": {word: row for row, word in enumerate(words)},
+                },
+            }
+        )
+    )
+    (folder / "config.json").write_text(
+        json.dumps(
+            {
+                "hidden_size": 32,
+                "num_attention_heads": 4,
+                "num_hidden_layers": 1,
+                "intermediate_size": 64,
+                "layer_norm_eps": 1e-12,
+                "hidden_act": "gelu",
+            }
+        )
+    )
+    shapes = {
+        "embeddings.word_embeddings": (len(words), 32),
+        "embeddings.position_embeddings": (512, 32),
+        "embeddings.token_type_embeddings": (2, 32),
+    }
     weights = {f"{name}.weight": torch.randn(shape, generator=rng) for name, shape in shapes.items()}
     layer = "encoder.layer.0"
-    for name, (out, into) in {"attention.self.query": (32, 32), "attention.self.key": (32, 32), "attention.self.value": (32, 32),
-                              "attention.output.dense": (32, 32), "intermediate.dense": (64, 32), "output.dense": (32, 64)}.items():
+    for name, (out, into) in {
+        "attention.self.query": (32, 32),
+        "attention.self.key": (32, 32),
+        "attention.self.value": (32, 32),
+        "attention.output.dense": (32, 32),
+        "intermediate.dense": (64, 32),
+        "output.dense": (32, 64),
+    }.items():
         weights[f"{layer}.{name}.weight"] = torch.randn(out, into, generator=rng) / into**0.5
         weights[f"{layer}.{name}.bias"] = torch.zeros(out)
     for name in ("embeddings.LayerNorm", f"{layer}.attention.output.LayerNorm", f"{layer}.output.LayerNorm"):
@@ -373,7 +564,9 @@ def test_packing_keeps_the_meaning_and_drops_unused_words(tmp_path):
 
 
 def test_packing_says_what_is_missing(tmp_path, capsys):
-    assert text_encoder.main(["encoder", "--source", str(tmp_path / "nowhere"), "--encoder", str(tmp_path / "out")]) == 4
+    assert (
+        text_encoder.main(["encoder", "--source", str(tmp_path / "nowhere"), "--encoder", str(tmp_path / "out")]) == 4
+    )
     assert "nowhere" in capsys.readouterr().err and not (tmp_path / "out").exists()
     with pytest.raises(SystemExit) as raised:
         text_encoder.main(["encoder"])
@@ -393,7 +586,10 @@ def test_fitting_other_looks(tmp_path, reader):
     said = text_encoder.fit_looks(tmp_path / "model", reader.encoder, np.random.default_rng(0))
     assert said["looks"] == 3 and said["cross_validated_accuracy"] > 0.9
     other = PromptReader(tmp_path / "model", ENCODER)
-    assert other.match("tesserae from a temple").look == "mosaic" and other.match("under the stars, past bedtime").look == "night"
+    assert (
+        other.match("tesserae from a temple").look == "mosaic"
+        and other.match("under the stars, past bedtime").look == "night"
+    )
 
 
 def test_fitting_refuses_a_held_out_paraphrase_in_training(tmp_path, reader):

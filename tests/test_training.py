@@ -16,8 +16,8 @@ from mirage_cli.errors import MediaError, ModelError, UsageProblem
 from mirage_cli.lsd.history import History
 from mirage_cli.lsd.model import LSDConfig, LSDNet, Past
 from mirage_cli.training import loop
-from mirage_cli.training.config import load_config
 from mirage_cli.training.camera import CameraWalk, WalkConfig
+from mirage_cli.training.config import load_config
 from mirage_cli.training.data import fit, read_manifest, read_runs
 from mirage_cli.training.forcing import ForcingConfig, force
 from mirage_cli.training.losses import LossConfig, frame_loss, grid_difference, temporal_difference, tone_difference
@@ -26,10 +26,20 @@ from mirage_cli.training.state import load_streams
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 SMALL = [
-    "streams=16", "stream.weak=0", "size=64", "banks=[[96,128,0.5],[80,112,0.5]]", "log_every=2", "validate=false", "loss.features=0",
-    'network={"widths":[16,16,64],"middle_blocks":2,"encoder_blocks":[1,1],"decoder_blocks":[1,1]}', "device=cpu",
-    "warmup_steps=2", "learning_rate=0.002", "compile=false", "minutes=5",
-]  # fmt: skip
+    "streams=16",
+    "stream.weak=0",
+    "size=64",
+    "banks=[[96,128,0.5],[80,112,0.5]]",
+    "log_every=2",
+    "validate=false",
+    "loss.features=0",
+    'network={"widths":[16,16,64],"middle_blocks":2,"encoder_blocks":[1,1],"decoder_blocks":[1,1]}',
+    "device=cpu",
+    "warmup_steps=2",
+    "learning_rate=0.002",
+    "compile=false",
+    "minutes=5",
+]
 
 
 @pytest.fixture
@@ -42,7 +52,9 @@ def data(tmp_path) -> Path:
         writer = csv.writer(file)
         writer.writerow(["file", "kind", "split", "ship_ok"])
         for name in "abc":
-            picture = cv2.resize(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8), (160, 120), interpolation=cv2.INTER_CUBIC)
+            picture = cv2.resize(
+                rng.integers(0, 256, (9, 12, 3), dtype=np.uint8), (160, 120), interpolation=cv2.INTER_CUBIC
+            )
             cv2.imwrite(str(root / "photos" / f"{name}.png"), picture)
             writer.writerow([f"photos/{name}.png", "photo", "train", "no" if name == "c" else "yes"])
     (tmp_path / "looks.json").write_text(json.dumps({"looks": [{"id": "film-noir"}, {"id": "thermal"}]}))
@@ -91,8 +103,17 @@ def losses(run: Path) -> list[float]:
 
 def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(arguments, tmp_path, film_clips):
     def config(name: str):
-        more = [f"run={tmp_path / name}", "minutes=0", "max_steps=9", "log_every=1", "loss.distil=0.2", "distil_every=2",
-                "stream.mean_frames=4", "checkpointing=true", *film_clips]  # fmt: skip
+        more = [
+            f"run={tmp_path / name}",
+            "minutes=0",
+            "max_steps=9",
+            "log_every=1",
+            "loss.distil=0.2",
+            "distil_every=2",
+            "stream.mean_frames=4",
+            "checkpointing=true",
+            *film_clips,
+        ]
         return load_config(None, [*arguments, *more])
 
     whole = loop.Trainer(config("whole"), lambda line: None)
@@ -216,16 +237,27 @@ def test_only_shippable_media_unless_asked(data):
 @pytest.mark.parametrize(
     ("setting", "told"),
     [
-        ("no_such_key=1", "unknown keys"), ("minutes", "key=value"), ("minutes=soon", "minutes is 'soon'; it must be a number"),
-        ("streams=2.5", "a whole number"), ("compile=1", "true or false"), ("stream=3", "it must be a table"),
-        ("minutes.x=1", "minutes"), ("minutes=0", "never end"), ("size=100", "multiple of 16"), ("streams=0", "1 at least"),
-        ("banks=[[100,100]]", "[height, width, share]"), ('network={"widths":[8,8,8]}', "head width"),
-        ('network={"depth":3}', "unknown keys"), ("looks_file=README.md", "no looks file"),
-        ("device=tpu", "auto, cpu or cuda"), ("clips=[1,0,1]", "at least 2 frames"),
+        ("no_such_key=1", "unknown keys"),
+        ("minutes", "key=value"),
+        ("minutes=soon", "minutes is 'soon'; it must be a number"),
+        ("streams=2.5", "a whole number"),
+        ("compile=1", "true or false"),
+        ("stream=3", "it must be a table"),
+        ("minutes.x=1", "minutes"),
+        ("minutes=0", "never end"),
+        ("size=100", "multiple of 16"),
+        ("streams=0", "1 at least"),
+        ("banks=[[100,100]]", "[height, width, share]"),
+        ('network={"widths":[8,8,8]}', "head width"),
+        ('network={"depth":3}', "unknown keys"),
+        ("looks_file=README.md", "no looks file"),
+        ("device=tpu", "auto, cpu or cuda"),
+        ("clips=[1,0,1]", "at least 2 frames"),
         ('network={"memory_slots":2}', "more than memory_anchors"),
-        ('network={"history_levels":0.5}', "3 numbers"), ('network={"history_level":0.5}', "unknown keys"),
+        ('network={"history_levels":0.5}', "3 numbers"),
+        ('network={"history_level":0.5}', "unknown keys"),
     ],
-)  # fmt: skip
+)
 def test_bad_settings_are_told_in_a_line(arguments, setting, told):
     with pytest.raises(UsageProblem) as caught:
         loop.main(None, [*arguments, "max_steps=1000000000", setting])

@@ -10,7 +10,6 @@ import torch
 from mirage_cli.lsd.model import LSDConfig, LSDNet, Past, screen_channels
 from mirage_cli.training.state import RunningMean
 
-
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -49,7 +48,9 @@ class Kept:
 def network(seed: int = 1) -> LSDNet:
     """A small one whose zero-initialised layers do something."""
     torch.manual_seed(seed)
-    net = LSDNet(LSDConfig(looks=("a", "b"), widths=(32, 48, 64), encoder_blocks=(2, 2), middle_blocks=4, decoder_blocks=(3, 2)))
+    net = LSDNet(
+        LSDConfig(looks=("a", "b"), widths=(32, 48, 64), encoder_blocks=(2, 2), middle_blocks=4, decoder_blocks=(3, 2))
+    )
     with torch.no_grad():
         for parameter in net.parameters():
             if not parameter.any():
@@ -65,8 +66,13 @@ def gradients(net: LSDNet, kept: Kept) -> dict[str, torch.Tensor]:
         return torch.randn(shape, generator=generator)
 
     n, size = 2, 64
-    past = Past(random(n, 3, size, size), random(n, 6, size // 2, size // 2), random(n, 1, size, size),
-                net.empty_memory(n), torch.ones(n))  # fmt: skip
+    past = Past(
+        random(n, 3, size, size),
+        random(n, 6, size // 2, size // 2),
+        random(n, 1, size, size),
+        net.empty_memory(n),
+        torch.ones(n),
+    )
     with torch.autograd.graph.saved_tensors_hooks(kept.pack, kept.unpack):
         look = net.look_vector(torch.eye(2))
         modulation = net.modulation(look, torch.zeros(n), torch.ones(n), torch.zeros(n, 3), torch.ones(n))
@@ -100,6 +106,8 @@ def test_recomputing_changes_nothing_without_gradients_and_is_not_saved():
     for block in teacher.blocks():
         block.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
     with torch.no_grad():
-        modulation = teacher.modulation(teacher.look_vector(torch.eye(2)[:1]), *torch.zeros(2, 1), torch.zeros(1, 3), torch.ones(1))
+        modulation = teacher.modulation(
+            teacher.look_vector(torch.eye(2)[:1]), *torch.zeros(2, 1), torch.zeros(1, 3), torch.ones(1)
+        )
         teacher(x, x, past, screen_channels(32, 32), modulation)
     assert calls == [False] * len(teacher.blocks())

@@ -14,13 +14,12 @@ from mirage_cli.lsd.model import LSDConfig, LSDNet, Past
 from mirage_cli.teachers import filters
 from mirage_cli.training.data import PictureBank, VideoBank, load_clips, render_clips
 from mirage_cli.training.distill import two_half_steps
+from mirage_cli.training.loop import Trainer
 from mirage_cli.training.losses import style_difference, temporal_difference, texture_difference
 from mirage_cli.training.playing import ClipPlayer
-from mirage_cli.training.loop import Trainer
 from mirage_cli.training.settle import CELL, again_as_begun, settle_difference
 from mirage_cli.training.state import RunningMean
 from mirage_cli.training.streams import StreamConfig, StreamPool, Task
-
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -179,10 +178,20 @@ def test_frames_painted_again_begin_a_stream():
     torch.manual_seed(5)
     b, rows = 3, torch.tensor([2, 0])
     task = Task(
-        frame=torch.rand(b, 3, 16, 16), target=torch.rand(b, 3, 16, 16), x_t=torch.rand(b, 3, 16, 16), t=torch.rand(b),
-        d=torch.full((b,), 0.5), look=torch.rand(b, 4), strength=torch.rand(b), past=None, change=None, trusted=None,
-    )  # fmt: skip
-    seen = Past(torch.rand(b, 3, 16, 16), torch.rand(b, 6, 8, 8), torch.rand(b, 1, 16, 16), torch.rand(b, 5, 7), torch.ones(b))
+        frame=torch.rand(b, 3, 16, 16),
+        target=torch.rand(b, 3, 16, 16),
+        x_t=torch.rand(b, 3, 16, 16),
+        t=torch.rand(b),
+        d=torch.full((b,), 0.5),
+        look=torch.rand(b, 4),
+        strength=torch.rand(b),
+        past=None,
+        change=None,
+        trusted=None,
+    )
+    seen = Past(
+        torch.rand(b, 3, 16, 16), torch.rand(b, 6, 8, 8), torch.rand(b, 1, 16, 16), torch.rand(b, 5, 7), torch.ones(b)
+    )
     noise, nothing = torch.rand(b, 3, 16, 16), torch.rand(1, 1, 7)
     longer, past, levels = again_as_begun(task, seen, torch.zeros(b, 3), rows, noise, nothing)
     for name in ("frame", "look", "strength", "x_t", "t", "d"):

@@ -13,16 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
+from mirage_cli.models import catalog
 from rich.console import Console
 
-from conftest import ROOT
-from mirage_cli.commands import dashboard
 from mirage_cli.cli import main
+from mirage_cli.commands import dashboard
 from mirage_cli.errors import UsageProblem
 from mirage_cli.measure import TrainStats
-from mirage_cli.models import catalog
-from mirage_cli.training import config as configs
-from mirage_cli.training import export, loop, progress, smoke
+from mirage_cli.training import config as configs, export, loop, progress, smoke
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -34,8 +33,11 @@ def smoked(tmp_path_factory) -> tuple[Path, dict, float]:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         [sys.executable, "-m", "mirage_cli", "train", "--smoke", f"run={folder}", "--json"],
-        capture_output=True, text=True, timeout=200, cwd=folder.parent,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=200,
+        cwd=folder.parent,
+    )
     assert done.returncode == 0, done.stderr
     assert "\x1b" not in done.stderr and "resumed at step 24" in done.stderr
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -86,7 +88,9 @@ def test_the_recipe_in_the_model_folder_is_the_run_s(smoked):
 def test_a_smoke_run_that_learns_nothing_fails_and_leaves_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
-    assert main(["train", "--smoke", "learning_rate=0", "max_steps=24", "film=0", "clips=[0,0,0]", "streams=6", "-q"]) == 4
+    assert (
+        main(["train", "--smoke", "learning_rate=0", "max_steps=24", "film=0", "clips=[0,0,0]", "streams=6", "-q"]) == 4
+    )
     assert "the loss did not fall" in capsys.readouterr().err
     assert list(tmp_path.glob("mirage*")) == []
 
@@ -103,12 +107,27 @@ def test_a_smoke_run_leaves_a_user_s_folder_alone(tmp_path, capsys):
 
 def test_two_processes_train_one_model_and_go_on_after_a_pause(tmp_path):
     """torchrun, gloo: a run that pauses half way has the losses of one that does not, in both processes."""
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}", "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+        "OMP_NUM_THREADS": "1",
+    }
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-         str(ROOT / "tests" / "train_two.py"), str(tmp_path)],
-        capture_output=True, text=True, timeout=250, env=environment,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            "2",
+            str(ROOT / "tests" / "train_two.py"),
+            str(tmp_path),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=250,
+        env=environment,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     told, norms = [], []
     for rank in (0, 1):
@@ -128,8 +147,15 @@ def test_two_processes_train_one_model_and_go_on_after_a_pause(tmp_path):
 
 def test_more_processes_than_looks_are_refused(tmp_path, monkeypatch):
     smoke.make_data(tmp_path / "data")
-    config = configs.load_config(None, [*smoke.SETTINGS, f"data={tmp_path / 'data'}", f"run={tmp_path / 'run'}",
-                                        f"looks_file={tmp_path / 'data' / 'looks.json'}"])  # fmt: skip
+    config = configs.load_config(
+        None,
+        [
+            *smoke.SETTINGS,
+            f"data={tmp_path / 'data'}",
+            f"run={tmp_path / 'run'}",
+            f"looks_file={tmp_path / 'data' / 'looks.json'}",
+        ],
+    )
     monkeypatch.setattr(loop, "join_processes", lambda device: (4, 5))
     with pytest.raises(UsageProblem, match="5 processes for 4 looks"):
         loop.Trainer(config, lambda line: None)
@@ -140,8 +166,15 @@ def test_more_processes_than_looks_are_refused(tmp_path, monkeypatch):
 
 def test_ctrl_c_saves_the_run_and_the_same_command_goes_on(tmp_path, monkeypatch, capsys):
     smoke.make_data(tmp_path / "data")
-    words = ["train", *smoke.SETTINGS, f"data={tmp_path / 'data'}", f"looks_file={tmp_path / 'data' / 'looks.json'}",
-             f"run={tmp_path / 'run'}", "max_steps=5", "validate=false"]  # fmt: skip
+    words = [
+        "train",
+        *smoke.SETTINGS,
+        f"data={tmp_path / 'data'}",
+        f"looks_file={tmp_path / 'data' / 'looks.json'}",
+        f"run={tmp_path / 'run'}",
+        "max_steps=5",
+        "validate=false",
+    ]
     step = loop.Trainer.step
 
     def interrupted(trainer):
@@ -170,8 +203,15 @@ def test_ctrl_c_saves_the_run_and_the_same_command_goes_on(tmp_path, monkeypatch
 
 def test_a_run_whose_time_is_over_takes_no_more_steps(tmp_path):
     smoke.make_data(tmp_path / "data")
-    words = [*smoke.SETTINGS, f"data={tmp_path / 'data'}", f"looks_file={tmp_path / 'data' / 'looks.json'}",
-             f"run={tmp_path / 'run'}", "max_steps=1000", "validate=false", "minutes=0.002"]  # fmt: skip
+    words = [
+        *smoke.SETTINGS,
+        f"data={tmp_path / 'data'}",
+        f"looks_file={tmp_path / 'data' / 'looks.json'}",
+        f"run={tmp_path / 'run'}",
+        "max_steps=1000",
+        "validate=false",
+        "minutes=0.002",
+    ]
     done = [loop.main(None, words, lambda line: None)["progress"]["step"] for _ in range(2)]
     assert 3 < done[0] < 50 and done[1] == done[0]
 
@@ -181,10 +221,21 @@ def test_a_run_whose_time_is_over_takes_no_more_steps(tmp_path):
 
 def stats(**more) -> TrainStats:
     values = dict(
-        run="runs/x", device="cuda:0", processes=4, parameters=8_900_000, step=120, steps_total=None, seconds=63.0,
-        minutes=7.0, terms={"loss": 0.31234, "l1": 0.1234, "edges": 0.0456}, first_terms={"loss": 0.9, "l1": 0.5},
-        images_per_second=6150.4, learning_rate=5.9e-4, left_seconds=357.0, memory_mib=20480.0,
-    )  # fmt: skip
+        run="runs/x",
+        device="cuda:0",
+        processes=4,
+        parameters=8_900_000,
+        step=120,
+        steps_total=None,
+        seconds=63.0,
+        minutes=7.0,
+        terms={"loss": 0.31234, "l1": 0.1234, "edges": 0.0456},
+        first_terms={"loss": 0.9, "l1": 0.5},
+        images_per_second=6150.4,
+        learning_rate=5.9e-4,
+        left_seconds=357.0,
+        memory_mib=20480.0,
+    )
     return TrainStats(**{**values, **more})
 
 
@@ -192,8 +243,23 @@ def test_the_table_of_a_run_shows_every_number():
     console = Console(width=100, record=True, file=open(os.devnull, "w"))
     console.print(dashboard.render(stats()))
     text = console.export_text()
-    for part in ("15%", "step 120", "ETA 5:57", "6150 images/s", "5.90e-04", "20480 MiB", "8.90 M parameters", "cuda:0, 4 processes",
-                 "loss", "0.3123", "0.9", "l1", "0.1234", "edges", "0.0456"):  # fmt: skip
+    for part in (
+        "15%",
+        "step 120",
+        "ETA 5:57",
+        "6150 images/s",
+        "5.90e-04",
+        "20480 MiB",
+        "8.90 M parameters",
+        "cuda:0, 4 processes",
+        "loss",
+        "0.3123",
+        "0.9",
+        "l1",
+        "0.1234",
+        "edges",
+        "0.0456",
+    ):
         assert part in text, part
 
 
@@ -250,8 +316,9 @@ def test_the_log_is_json_lines_and_curves(tmp_path, monkeypatch):
         log.write({"step": 2, "loss": 0.5, "note": "x"})
         log.write({"step": 4, "loss": 0.25})
     assert [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [
-        {"step": 2, "loss": 0.5, "note": "x"}, {"step": 4, "loss": 0.25},
-    ]  # fmt: skip
+        {"step": 2, "loss": 0.5, "note": "x"},
+        {"step": 4, "loss": 0.25},
+    ]
     board = Board.made[-1]
     assert board.folder == "curves" and board.closed
     assert board.scalars == [("train/loss", 0.5, 2), ("train/loss", 0.25, 4)]
@@ -259,7 +326,10 @@ def test_the_log_is_json_lines_and_curves(tmp_path, monkeypatch):
 
 def test_tensorboard_without_its_package_is_one_line(monkeypatch, capsys, tmp_path):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # an import of it fails
-    assert main(["train", "--tensorboard", str(tmp_path / "curves"), f"looks_file={ROOT / 'models/lsd-small/looks.json'}"]) == 2
+    assert (
+        main(["train", "--tensorboard", str(tmp_path / "curves"), f"looks_file={ROOT / 'models/lsd-small/looks.json'}"])
+        == 2
+    )
     told = capsys.readouterr().err
     assert "TensorBoard is asked for" in told and "pip install -c constraints.txt -e '.[tensorboard]'" in told
     assert len(told.strip().splitlines()) == 2

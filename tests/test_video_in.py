@@ -18,8 +18,8 @@ import pytest
 
 from mirage_cli.errors import MediaError, UsageProblem
 from mirage_cli.frames import FrameSource
-from mirage_cli.inputs.pipe import _index_at_end
 from mirage_cli.inputs.file import open_file
+from mirage_cli.inputs.pipe import _index_at_end
 
 
 def take(path, **options):
@@ -30,8 +30,15 @@ def take(path, **options):
 def expected_frames(path: Path, *filters: str) -> np.ndarray:
     """The same pictures by ffmpeg's own raw output."""
     raw = media.ffmpeg(
-        "-i", path, "-map", "0:v:0", "-vf", ",".join([*filters, "scale=flags=accurate_rnd+"
-        "full_chroma_int+bicubic", "format=rgb24"]), "-f", "rawvideo", "-",
+        "-i",
+        path,
+        "-map",
+        "0:v:0",
+        "-vf",
+        ",".join([*filters, "scale=flags=accurate_rnd+full_chroma_int+bicubic", "format=rgb24"]),
+        "-f",
+        "rawvideo",
+        "-",
     )
     return np.frombuffer(raw, np.uint8)
 
@@ -45,9 +52,7 @@ def test_every_frame_its_time_and_its_pixels(plain):
     frames, source = take(plain)
     assert isinstance(source, FrameSource)
     assert [frame.index for frame in frames] == list(range(30))
-    np.testing.assert_allclose(
-        [frame.pts_seconds for frame in frames], np.arange(30) / 30, atol=2e-6
-    )
+    np.testing.assert_allclose([frame.pts_seconds for frame in frames], np.arange(30) / 30, atol=2e-6)
     info = source.info
     assert (info.width, info.height, info.fps, info.frame_count) == (96, 64, 30.0, 30)
     assert info.duration_seconds == pytest.approx(1.0, abs=1e-3)
@@ -80,8 +85,7 @@ def test_rotation_is_applied(tmp_path, degrees, top):
 @pytest.mark.parametrize(
     "name, options",
     [
-        ("odd.mkv", {"video_filter": "format=yuv444p,scale=97:65", "codec": "ffv1",
-                     "pixels": "yuv444p"}),
+        ("odd.mkv", {"video_filter": "format=yuv444p,scale=97:65", "codec": "ffv1", "pixels": "yuv444p"}),
         ("ten.mp4", {"pixels": "yuv420p10le"}),
         ("clip.webm", {"codec": "libvpx-vp9", "sound": "libopus", "seconds": 0.5}),
         ("clip.avi", {"codec": "mpeg4", "sound": "pcm_s16le"}),
@@ -97,9 +101,7 @@ def test_kinds_of_files(tmp_path, name, options):
     count = int(options.get("seconds", 1.0) * rate) + (rate.denominator > 1)
     assert len(frames) == count == source.info.frame_count
     assert frames[0].rgb.shape == ((65, 97, 3) if name == "odd.mkv" else (64, 96, 3))
-    np.testing.assert_allclose(
-        [frame.pts_seconds for frame in frames], np.arange(count) / float(rate), atol=1e-3
-    )
+    np.testing.assert_allclose([frame.pts_seconds for frame in frames], np.arange(count) / float(rate), atol=1e-3)
     assert source.info.fps == pytest.approx(float(rate), rel=1e-3)
     assert not source.info.variable_rate and source.warnings == []
     assert 60 < frames[0].rgb.mean() < 200
@@ -111,10 +113,16 @@ def test_colour_tags_are_honoured(tmp_path, matrix, span):
     path = tmp_path / "colour.mkv"
     names = {"smpte170m": "bt601", "bt2020nc": "bt2020"}
     media.ffmpeg(
-        "-f", "lavfi", "-i", "color=0x30C060:s=64x64:r=5:d=0.4,format=gbrp", "-vf",
+        "-f",
+        "lavfi",
+        "-i",
+        "color=0x30C060:s=64x64:r=5:d=0.4,format=gbrp",
+        "-vf",
         f"scale=out_color_matrix={names.get(matrix, matrix)}:out_range={span}:flags=accurate_rnd,"
         f"format=yuv444p,setparams=colorspace={matrix}:range={span}",
-        "-c:v", "ffv1", path,
+        "-c:v",
+        "ffv1",
+        path,
     )
     frames, _ = take(path)
     off = np.abs(frames[0].rgb.reshape(-1, 3).astype(int) - (0x30, 0xC0, 0x60))
@@ -125,9 +133,15 @@ def test_hdr_is_tone_mapped(tmp_path):
     """White at 203 nits in PQ is white on a screen, not the grey that its code value says."""
     path = tmp_path / "hdr.mkv"
     media.ffmpeg(
-        "-f", "lavfi", "-i", "color=0x949494:s=64x64:r=5:d=0.4", "-vf",
-        "format=yuv420p10le,setparams=colorspace=bt2020nc:color_primaries=bt2020:"
-        "color_trc=smpte2084:range=tv", "-c:v", "ffv1", path,
+        "-f",
+        "lavfi",
+        "-i",
+        "color=0x949494:s=64x64:r=5:d=0.4",
+        "-vf",
+        "format=yuv420p10le,setparams=colorspace=bt2020nc:color_primaries=bt2020:color_trc=smpte2084:range=tv",
+        "-c:v",
+        "ffv1",
+        path,
     )
     frames, source = take(path, size=(32, 32))
     assert frames[0].rgb.shape == (32, 32, 3)
@@ -219,8 +233,14 @@ def test_index_lost_at_the_end(tmp_path):
 
 @pytest.mark.parametrize(
     "options",
-    [{"size": (0, 64)}, {"size": (100000, 64)}, {"start_seconds": -1.0},
-     {"start_seconds": float("nan")}, {"duration_seconds": 0.0}, {"fps": 0.0}],
+    [
+        {"size": (0, 64)},
+        {"size": (100000, 64)},
+        {"start_seconds": -1.0},
+        {"start_seconds": float("nan")},
+        {"duration_seconds": 0.0},
+        {"fps": 0.0},
+    ],
 )
 def test_requests_that_make_no_sense(plain, options):
     with pytest.raises(UsageProblem) as caught:
@@ -233,9 +253,7 @@ def test_start_after_the_end(plain):
         open_file(plain, start_seconds=50)
 
 
-@pytest.mark.parametrize(
-    "name", ["-dash.mp4", "a b'c\"d.mp4", "фильм 影.mp4", "x:y%03d.mp4", "http:.mp4"]
-)
+@pytest.mark.parametrize("name", ["-dash.mp4", "a b'c\"d.mp4", "фильм 影.mp4", "x:y%03d.mp4", "http:.mp4"])
 def test_names_of_any_characters(tmp_path, plain, name, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path(name).write_bytes(plain.read_bytes())
@@ -313,10 +331,7 @@ def open_file_from(descriptor: int):
 @pytest.mark.parametrize("suffix, front", [(".mkv", False), (".mp4", True), (".mp4", False)])
 def test_standard_input(tmp_path, suffix, front, monkeypatch):
     """Also an MP4 with its index at the end, which no pipe can carry to ffmpeg."""
-    path = media.clip(
-        tmp_path / f"piped{suffix}", seconds=2.0,
-        output=("-movflags", "+faststart") if front else (),
-    )
+    path = media.clip(tmp_path / f"piped{suffix}", seconds=2.0, output=("-movflags", "+faststart") if front else ())
     with open(path, "rb") as file:
         read, write = os.pipe()
 
@@ -331,9 +346,7 @@ def test_standard_input(tmp_path, suffix, front, monkeypatch):
         thread.join(5)
         os.close(read)
     assert len(frames) == 60 and source.info.has_audio
-    np.testing.assert_allclose(
-        [f.pts_seconds for f in frames], np.arange(60) / 30, atol=1e-3
-    )
+    np.testing.assert_allclose([f.pts_seconds for f in frames], np.arange(60) / 30, atol=1e-3)
     spool = source._feed.spool_path
     assert (spool is not None) == (suffix == ".mp4" and not front)
     source.release()
@@ -424,7 +437,9 @@ def test_interrupt_of_the_terminal_does_not_reach_ffmpeg(tmp_path):
         "print(1 + len(list(frames)))\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script, path, Path(__file__).parents[1]], capture_output=True,
-        start_new_session=True, timeout=60,
+        [sys.executable, "-c", script, path, Path(__file__).parents[1]],
+        capture_output=True,
+        start_new_session=True,
+        timeout=60,
     )
     assert done.stdout.strip() == b"60", done.stderr.decode()

@@ -15,11 +15,11 @@ import pytest
 from media import copy_clip, times_of
 
 from mirage_cli.errors import MediaError, UsageProblem
+from mirage_cli.frames import Frame, FrameSink, StreamInfo
+from mirage_cli.inputs.file import open_file
 from mirage_cli.media.addresses import file_url
 from mirage_cli.media.ffmpeg import find_ffmpeg
-from mirage_cli.frames import Frame, FrameSink, StreamInfo
 from mirage_cli.media.formats import CODECS, CONTAINERS, tick_rate
-from mirage_cli.inputs.file import open_file
 from mirage_cli.outputs.file import FileSink, open_output
 
 
@@ -28,8 +28,7 @@ def pictures(count: int, width: int = 64, height: int = 48, seed: int = 0) -> li
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     found = []
     for n in range(count):
-        waves = [127 + 90 * np.sin((x * a + y * b) / 12 + n / 6 + seed) for a, b in
-                 ((1, 0.3), (-0.4, 1), (0.5, -0.7))]
+        waves = [127 + 90 * np.sin((x * a + y * b) / 12 + n / 6 + seed) for a, b in ((1, 0.3), (-0.4, 1), (0.5, -0.7))]
         found.append(np.stack(waves, axis=2).astype(np.uint8))
     return found
 
@@ -110,8 +109,9 @@ def test_times_start_at_zero_and_never_stand_still(tmp_path):
     assert len(found) == 4 and found[0] == 0 and found[-1] == pytest.approx(0.1, abs=1e-3)
 
 
-@pytest.mark.parametrize("fps, shown", [(30000 / 1001, "29.97 fps"), (24.0, "24 fps"),
-                                        (12.5, "12.50 fps"), (60.0, "60 fps")])
+@pytest.mark.parametrize(
+    "fps, shown", [(30000 / 1001, "29.97 fps"), (24.0, "24 fps"), (12.5, "12.50 fps"), (60.0, "60 fps")]
+)
 def test_constant_rates_come_out_constant(tmp_path, fps, shown):
     """Also from Matroska's whole milliseconds."""
     frames = [(round(pts, 3), rgb) for pts, rgb in constant(pictures(24), fps)]
@@ -130,15 +130,12 @@ def test_tick_rates_hold_the_frame_rate():
 
 def test_average_rate_is_what_a_variable_file_says(tmp_path):
     times = [0.0, 0.05, 0.25, 0.3, 0.5]
-    write_all(
-        tmp_path / "o.mp4", list(zip(times, pictures(5))), still_info(fps=10, variable_rate=True)
-    )
+    write_all(tmp_path / "o.mp4", list(zip(times, pictures(5))), still_info(fps=10, variable_rate=True))
     level = media.streams_of(tmp_path / "o.mp4")
     assert "90k fps" not in level and "h264 (High)" in level
 
 
-@pytest.mark.parametrize("suffix, pixels", [(".mp4", "yuv444p"), (".webm", "yuv420p"),
-                                            (".gif", "bgra")])
+@pytest.mark.parametrize("suffix, pixels", [(".mp4", "yuv444p"), (".webm", "yuv420p"), (".gif", "bgra")])
 def test_odd_sizes_are_kept(tmp_path, suffix, pixels):
     target = tmp_path / f"odd{suffix}"
     sink = write_all(target, constant(pictures(4, 47, 33), 10), still_info(47, 33, 10))
@@ -170,8 +167,7 @@ def test_quality_and_preset(tmp_path):
     rgb = [np.random.default_rng(n).integers(0, 256, (48, 64, 3), np.uint8) for n in range(6)]
     sizes = []
     for crf in (10, 40):
-        write_all(tmp_path / "o.mp4", constant(rgb), still_info(), crf=crf, overwrite=True,
-                  preset="medium")
+        write_all(tmp_path / "o.mp4", constant(rgb), still_info(), crf=crf, overwrite=True, preset="medium")
         sizes.append((tmp_path / "o.mp4").stat().st_size)
     assert sizes[0] > 2 * sizes[1]
 
@@ -179,8 +175,7 @@ def test_quality_and_preset(tmp_path):
 def test_mp4_has_its_index_in_front(tmp_path):
     for sound in (None, media.clip(tmp_path / "in.mp4", seconds=0.3)):
         target = tmp_path / "o.mp4"
-        write_all(target, constant(pictures(9)), still_info(duration_seconds=0.3),
-                  audio_from=sound, overwrite=True)
+        write_all(target, constant(pictures(9)), still_info(duration_seconds=0.3), audio_from=sound, overwrite=True)
         data = target.read_bytes()
         assert data.index(b"moov") < data.index(b"mdat")
 
@@ -228,8 +223,7 @@ def test_the_input_is_never_overwritten(tmp_path):
         for target in ("in.mp4", "./in.mp4", "link.mp4", "hard.mp4"):
             for sound in (opened, source):
                 with pytest.raises(MediaError, match="is the input itself"):
-                    open_output(os.path.join(tmp_path, target), opened.info, audio_from=sound,
-                                overwrite=True)
+                    open_output(os.path.join(tmp_path, target), opened.info, audio_from=sound, overwrite=True)
     assert source.read_bytes() == before
 
 
@@ -242,8 +236,14 @@ def test_a_link_is_written_through(tmp_path):
 
 @pytest.mark.parametrize(
     "name, words",
-    [("o.xyz", "ends in '.xyz'"), ("plain", "no suffix"), ("no/o.mp4", "does not exist"),
-     (".", "is a folder"), ("n" * 300 + ".mp4", "cannot be written"), ("a\0b.mp4", "cannot")],
+    [
+        ("o.xyz", "ends in '.xyz'"),
+        ("plain", "no suffix"),
+        ("no/o.mp4", "does not exist"),
+        (".", "is a folder"),
+        ("n" * 300 + ".mp4", "cannot be written"),
+        ("a\0b.mp4", "cannot"),
+    ],
 )
 def test_outputs_that_cannot_be(tmp_path, name, words):
     with pytest.raises(MediaError, match=words) as caught:
@@ -267,9 +267,14 @@ def test_folder_without_permission(tmp_path):
 
 @pytest.mark.parametrize(
     "options, words",
-    [({"codec": "h999"}, "no video encoder 'h999'"), ({"crf": 99}, "0 to 51"),
-     ({"crf": -1}, "0 to 51"), ({"codec": "ffv1", "crf": 5}, "takes no crf"),
-     ({"preset": "warp"}, "veryfast"), ({"codec": "vp9", "preset": "fast"}, "preset")],
+    [
+        ({"codec": "h999"}, "no video encoder 'h999'"),
+        ({"crf": 99}, "0 to 51"),
+        ({"crf": -1}, "0 to 51"),
+        ({"codec": "ffv1", "crf": 5}, "takes no crf"),
+        ({"preset": "warp"}, "veryfast"),
+        ({"codec": "vp9", "preset": "fast"}, "preset"),
+    ],
 )
 def test_options_that_are_refused(tmp_path, options, words):
     with pytest.raises(UsageProblem) as caught:
@@ -313,9 +318,12 @@ def small_disk(tmp_path):
 
     def mount(size: int) -> Path:
         folder.mkdir()
-        if os.geteuid() != 0 or subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True
-        ).returncode:
+        if (
+            os.geteuid() != 0
+            or subprocess.run(
+                ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True
+            ).returncode
+        ):
             pytest.skip("cannot mount a small file system here")
         mounted.append(folder)
         return folder
@@ -376,10 +384,9 @@ def test_nothing_written_is_no_file(tmp_path):
 
 
 def test_an_error_elsewhere_discards(tmp_path):
-    with pytest.raises(RuntimeError):
-        with open_output(tmp_path / "o.mp4", still_info()) as sink:
-            sink.write(Frame(pictures(1)[0], 0.0, 0))
-            raise RuntimeError
+    with pytest.raises(RuntimeError), open_output(tmp_path / "o.mp4", still_info()) as sink:
+        sink.write(Frame(pictures(1)[0], 0.0, 0))
+        raise RuntimeError
     assert os.listdir(tmp_path) == []
 
 
@@ -407,8 +414,12 @@ def test_interrupt_of_the_terminal_leaves_a_file_that_plays(tmp_path):
         "    if n == 10: os.killpg(0, signal.SIGINT)\n"
         "sink.close()\n"
     )
-    done = subprocess.run([sys.executable, "-c", script, target, Path(__file__).parents[1]],
-                          capture_output=True, start_new_session=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", script, target, Path(__file__).parents[1]],
+        capture_output=True,
+        start_new_session=True,
+        timeout=60,
+    )
     assert done.returncode == 0, done.stderr.decode()
     assert len(times_of(target)) == 20
 
@@ -418,7 +429,8 @@ def test_a_fifo_gets_a_stream(tmp_path):
     os.mkfifo(fifo)
     with subprocess.Popen(
         [find_ffmpeg().path, "-v", "error", "-i", file_url(fifo), "-f", "framecrc", "-"],
-        stdout=subprocess.PIPE, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
     ) as reader:
         write_all(fifo, constant(pictures(10)), still_info())
         rows = reader.stdout.read()

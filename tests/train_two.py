@@ -1,6 +1,6 @@
 """Run by torchrun: the same small training whole, and as a smoke run that pauses half way, in several processes.
 
-    torchrun --nproc-per-node 2 tests/train_two.py FOLDER
+torchrun --nproc-per-node 2 tests/train_two.py FOLDER
 """
 
 from __future__ import annotations

@@ -113,7 +113,10 @@ def kernel_table(session: Any) -> list[dict[str, Any]] | None:
 
     from mirage_cli.engine.layers import LAYERS
 
-    launches = [*enumerate(program.launches), *((None, launch) for others in program.beside.values() for launch in others)]
+    launches = [
+        *enumerate(program.launches),
+        *((None, launch) for others in program.beside.values() for launch in others),
+    ]
     table: dict[str, dict[str, Any]] = {}
     with torch.inference_mode():
         for place, launch in launches:
@@ -134,7 +137,12 @@ def kernel_table(session: Any) -> list[dict[str, Any]] | None:
                 flops = 4 * queries * keys * program.mixed.shape[1]
             row = table.setdefault(
                 launch.name.removeprefix("mirage_"),
-                {"launches": 0, "microseconds": 0.0, "gflop": 0.0, "call": program.layers.get(-1 if place is None else place)},
+                {
+                    "launches": 0,
+                    "microseconds": 0.0,
+                    "gflop": 0.0,
+                    "call": program.layers.get(-1 if place is None else place),
+                },
             )
             row["launches"] += 1
             row["microseconds"] += microseconds
@@ -144,10 +152,16 @@ def kernel_table(session: Any) -> list[dict[str, Any]] | None:
         each = row["microseconds"] / row["launches"]
         tflops = row["gflop"] / row["microseconds"] * 1e3 if row["gflop"] else None
         result.append(
-            {"kernel": name, "launches": row["launches"], "us_each": round(each, 2), "us_a_frame": round(row["microseconds"], 2),
-             "gflop": round(row["gflop"], 3), "tflops": round(tflops, 1) if tflops else "",
-             "torch_convolution_us": round(_torch_convolution(session, row["call"]), 2) if row["call"] else ""}
-        )  # fmt: skip
+            {
+                "kernel": name,
+                "launches": row["launches"],
+                "us_each": round(each, 2),
+                "us_a_frame": round(row["microseconds"], 2),
+                "gflop": round(row["gflop"], 3),
+                "tflops": round(tflops, 1) if tflops else "",
+                "torch_convolution_us": round(_torch_convolution(session, row["call"]), 2) if row["call"] else "",
+            }
+        )
     session.reset()  # the kernels wrote over the stream's state
     return result
 

@@ -30,7 +30,9 @@ class SomeOps:
             setattr(self, op, getattr(kernels if op in taken else reference, op))
 
 
-def ladder(bundle: Any, size: tuple[int, int], steps: int, weights: dict[str, float], frames: list[np.ndarray], count: int) -> list[dict[str, Any]]:
+def ladder(
+    bundle: Any, size: tuple[int, int], steps: int, weights: dict[str, float], frames: list[np.ndarray], count: int
+) -> list[dict[str, Any]]:
     """The rungs' rows; ``size`` is width and height."""
     build = _cuda_rungs if bundle.device.type == "cuda" else _cpu_rungs
     subjects = build(bundle, size, steps, weights, frames)
@@ -44,7 +46,9 @@ def _session(bundle: Any, size: tuple[int, int], steps: int, backend: str) -> An
     return Session(bundle, width=size[0], height=size[1], steps=steps, backend=backend, guard=False)
 
 
-def _cuda_rungs(bundle: Any, size: tuple[int, int], steps: int, weights: dict[str, float], frames: list[np.ndarray]) -> list[Subject]:
+def _cuda_rungs(
+    bundle: Any, size: tuple[int, int], steps: int, weights: dict[str, float], frames: list[np.ndarray]
+) -> list[Subject]:
     def torch_session(*, graph: bool, channels_last: bool = True) -> Any:
         source = bundle if channels_last else plain_bundle(bundle, channels_last=False)
         session = _session(source, size, steps, "torch")
@@ -77,13 +81,19 @@ def _cuda_rungs(bundle: Any, size: tuple[int, int], steps: int, weights: dict[st
         taken |= set(ops)
         made.append((f"+ {name}", f"kernel: {what}", lambda taken=frozenset(taken): with_kernels(set(taken))))
     made += [
-        ("program", "the whole frame as fused kernels: convolutions, attention, motion, frame in and out", lambda: program(False)),
+        (
+            "program",
+            "the whole frame as fused kernels: convolutions, attention, motion, frame in and out",
+            lambda: program(False),
+        ),
         ("all", "kernels begin before the one ahead has ended", lambda: program(True)),
     ]
     return [prepared(name, what, make, frames, weights) for name, what, make in made]
 
 
-def _cpu_rungs(bundle: Any, size: tuple[int, int], steps: int, weights: dict[str, float], frames: list[np.ndarray]) -> list[Subject]:
+def _cpu_rungs(
+    bundle: Any, size: tuple[int, int], steps: int, weights: dict[str, float], frames: list[np.ndarray]
+) -> list[Subject]:
     import torch
 
     def session(source: Any) -> Any:
@@ -96,8 +106,14 @@ def _cpu_rungs(bundle: Any, size: tuple[int, int], steps: int, weights: dict[str
 
     made = [
         ("fp32", "torch, NCHW, fp32", lambda: plain(plain_bundle(bundle, channels_last=False, dtype=torch.float32))),
-        ("channels_last", "torch, NHWC, fp32", lambda: plain(plain_bundle(bundle, channels_last=True, dtype=torch.float32))),
+        (
+            "channels_last",
+            "torch, NHWC, fp32",
+            lambda: plain(plain_bundle(bundle, channels_last=True, dtype=torch.float32)),
+        ),
     ]
     kind = str(bundle.dtype).removeprefix("torch.")
-    made.append(("all", f"as it runs here: NHWC, {kind}, packed weights where there is oneDNN", lambda: session(bundle)))
+    made.append(
+        ("all", f"as it runs here: NHWC, {kind}, packed weights where there is oneDNN", lambda: session(bundle))
+    )
     return [prepared(name, what, make, frames, weights) for name, what, make in made]

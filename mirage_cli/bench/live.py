@@ -82,10 +82,18 @@ def run(config: BenchConfig, *, engine: Engine | None = None, clock: Clock = tim
         sink: FrameSink = _H264(size, source.info.fps, look) if config.through == "h264" else _Reader(look)
         try:
             result = run_pipeline(
-                source, styler.step, sink, meter=meter, newest_wins=True, max_frames=config.warmup + config.frames,
-                compose=_carried(config.inject_ms), tick=memory.sample, tick_seconds=0.5, timeout_seconds=60.0,
+                source,
+                styler.step,
+                sink,
+                meter=meter,
+                newest_wins=True,
+                max_frames=config.warmup + config.frames,
+                compose=_carried(config.inject_ms),
+                tick=memory.sample,
+                tick_seconds=0.5,
+                timeout_seconds=60.0,
                 clock=clock,
-            )  # fmt: skip
+            )
         finally:
             sink.close()
         about, name = dict(session.describe()), source.info.name
@@ -173,15 +181,51 @@ class _H264:
         shape = ["-video_size", f"{size[0]}x{size[1]}", "-framerate", f"{fps:g}", "-probesize", "32"]
         encode = ["-c:v", "libx264", "-preset", "ultrafast", "-tune", "zerolatency", "-pix_fmt", "yuv420p"]
         self._encoder = subprocess.Popen(
-            [*quiet, *raw, *shape, "-i", "-", *encode, "-fps_mode", "passthrough", "-f", "nut", "-flush_packets", "1", "-"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        )  # fmt: skip
+            [
+                *quiet,
+                *raw,
+                *shape,
+                "-i",
+                "-",
+                *encode,
+                "-fps_mode",
+                "passthrough",
+                "-f",
+                "nut",
+                "-flush_packets",
+                "1",
+                "-",
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
         self._decoder = subprocess.Popen(
-            [*quiet, "-threads", "1", "-flags", "low_delay", "-probesize", "4096",
-             "-analyzeduration", "0", "-f", "nut", "-i", "-", *raw, "-threads", "1", "-fps_mode", "passthrough",
-             "-flush_packets", "1", "-"],
-            stdin=self._encoder.stdout, stdout=subprocess.PIPE,
-        )  # fmt: skip
+            [
+                *quiet,
+                "-threads",
+                "1",
+                "-flags",
+                "low_delay",
+                "-probesize",
+                "4096",
+                "-analyzeduration",
+                "0",
+                "-f",
+                "nut",
+                "-i",
+                "-",
+                *raw,
+                "-threads",
+                "1",
+                "-fps_mode",
+                "passthrough",
+                "-flush_packets",
+                "1",
+                "-",
+            ],
+            stdin=self._encoder.stdout,
+            stdout=subprocess.PIPE,
+        )
         self._encoder.stdout.close()
         self._thread = threading.Thread(target=self._read, name="mirage-marker", daemon=True)
         self._thread.start()
@@ -196,7 +240,9 @@ class _H264:
             self._encoder.stdin.write(frame.rgb)
             self._encoder.stdin.flush()
         except BrokenPipeError as error:
-            raise MediaError("ffmpeg's H.264 encoder ended", "Try --through sink; mirage doctor checks ffmpeg.") from error
+            raise MediaError(
+                "ffmpeg's H.264 encoder ended", "Try --through sink; mirage doctor checks ffmpeg."
+            ) from error
 
     def close(self, commit: bool = True) -> None:
         try:

@@ -13,7 +13,15 @@ from mirage_cli.bench.subjects import Subject, measure, prepared, rows, summary
 MODES = ("default", "max-autotune-no-cudagraphs")
 
 
-def race(bundle: Any, size: tuple[int, int], steps: int, weights: dict[str, float], frames: list[np.ndarray], count: int, backend: str) -> list[dict[str, Any]]:
+def race(
+    bundle: Any,
+    size: tuple[int, int],
+    steps: int,
+    weights: dict[str, float],
+    frames: list[np.ndarray],
+    count: int,
+    backend: str,
+) -> list[dict[str, Any]]:
     """mirage, plain torch and torch.compile, all under a CUDA graph where there are graphs, in turns."""
     from mirage_cli.stream.session import Session
 
@@ -43,12 +51,28 @@ def race(bundle: Any, size: tuple[int, int], steps: int, weights: dict[str, floa
         prepared("torch", f"{graph}torch ops, channels_last", plain, frames, weights),
     ]
     for mode in MODES:
-        subjects.append(prepared(f"torch.compile {mode}", f"{graph}what torch.compile makes", lambda mode=mode: compiled(mode), frames, weights))
+        subjects.append(
+            prepared(
+                f"torch.compile {mode}",
+                f"{graph}what torch.compile makes",
+                lambda mode=mode: compiled(mode),
+                frames,
+                weights,
+            )
+        )
     measure(subjects, frames, count, warm_up=min(50, max(2, count // 4)))
     return rows(subjects)
 
 
-def paced(session: Any, frames: list[np.ndarray], hertz: float, count: int, *, clock: Callable[[], float] = time.perf_counter, sleep: Callable[[float], None] = time.sleep) -> dict[str, Any]:
+def paced(
+    session: Any,
+    frames: list[np.ndarray],
+    hertz: float,
+    count: int,
+    *,
+    clock: Callable[[], float] = time.perf_counter,
+    sleep: Callable[[float], None] = time.sleep,
+) -> dict[str, Any]:
     """Latency of ``Session.step`` when frames come at a camera's pace: the device idles, and its clocks fall.
 
     ``late`` counts frames whose turn came before the one ahead was done.

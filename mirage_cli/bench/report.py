@@ -19,7 +19,9 @@ PLOTTED = ("ladder", "race", "paced", "latency_ms")
 def check(path: str) -> None:
     """Raise UsageProblem unless a report can go to that file."""
     if Path(path).suffix.lower() not in ENDINGS:
-        raise UsageProblem(f"--report {path!r}; allowed: a name that ends with {' or '.join(ENDINGS)}", "Try: --report bench.html")
+        raise UsageProblem(
+            f"--report {path!r}; allowed: a name that ends with {' or '.join(ENDINGS)}", "Try: --report bench.html"
+        )
     if not Path(path).resolve().parent.is_dir():
         raise UsageProblem(f"--report {path!r}: there is no such folder", "Make the folder first.")
     report, plot = Path(path), Path(path).with_suffix(".svg")
@@ -30,7 +32,9 @@ def check(path: str) -> None:
     elif plot.exists() and report.suffix == ".md":
         strange = plot
     if strange is not None:
-        raise UsageProblem(f"--report {path!r}: {str(strange)!r} exists and is no report of mirage bench", "Give another name.")
+        raise UsageProblem(
+            f"--report {path!r}: {str(strange)!r} exists and is no report of mirage bench", "Give another name."
+        )
 
 
 def write(path: str, document: dict[str, Any]) -> None:
@@ -123,7 +127,9 @@ def plots(document: dict[str, Any]) -> str:
     for section, name, p50, p99 in bars:
         if section != group:
             group = section
-            out.append(f"<text x='4' y='{y + 18}' font-weight='bold'>{html.escape(section.replace('_', ' '))}, ms: bar p50, mark p99</text>")
+            out.append(
+                f"<text x='4' y='{y + 18}' font-weight='bold'>{html.escape(section.replace('_', ' '))}, ms: bar p50, mark p99</text>"
+            )
             y += BAR + 4
         out.append(f"<text x='{LABELS - 8}' y='{y + 17}' text-anchor='end'>{html.escape(name)}</text>")
         out.append(f"<rect x='{LABELS}' y='{y + 3}' width='{p50 * scale:.1f}' height='{BAR - 8}' fill='#4477aa'/>")

@@ -59,7 +59,9 @@ def measure_sections(config: BenchConfig, engine: Any, size: tuple[int, int], cp
         "model": dict(session.describe()),
         "source": "test picture",
         "look": match.look,
-        "unit": "ms; device frame: uint8 on the device to uint8 on the device" if not cpu else "ms; wall clock of a frame",
+        "unit": "ms; device frame: uint8 on the device to uint8 on the device"
+        if not cpu
+        else "ms; wall clock of a frame",
         "frames": count,
     }
     if config.ladder:
@@ -140,9 +142,7 @@ def run(
         session.set_look(match.weights)
         timer = _DeviceTimer(clock, on_gpu=not cpu)
         with _TemporarySink(source) as sink:
-            rows, first_seconds = _frame_by_frame(
-                source, session, sink, config.warmup, config.frames, timer, clock
-            )
+            rows, first_seconds = _frame_by_frame(source, session, sink, config.warmup, config.frames, timer, clock)
             memory.sample()
         about = dict(session.describe())
         source_name = source.info.name

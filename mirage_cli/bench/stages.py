@@ -40,13 +40,7 @@ Clock = Callable[[], float]
 
 
 def _frame_by_frame(
-    source: LoopedSource,
-    session: Any,
-    sink: FrameSink,
-    warmup: int,
-    frames: int,
-    timer: _DeviceTimer,
-    clock: Clock,
+    source: LoopedSource, session: Any, sink: FrameSink, warmup: int, frames: int, timer: _DeviceTimer, clock: Clock
 ) -> tuple[list[dict[str, float]], float]:
     """One frame after another; returns a row of milliseconds a frame, and when the first was out."""
     rows: list[dict[str, float]] = []
@@ -94,9 +88,7 @@ def _summary(rows: list[dict[str, float]]) -> dict[str, Any]:
                 "budget_ms": budget,
                 "device_frame_p95_within": exact_percentile(columns["device_frame"], 95) <= budget,
                 "end_to_end_p95_within": exact_percentile(columns["end_to_end"], 95) <= budget,
-                "frames_within": round(
-                    sum(value <= budget for value in columns["end_to_end"]) / len(rows), 4
-                ),
+                "frames_within": round(sum(value <= budget for value in columns["end_to_end"]) / len(rows), 4),
             }
             for budget in BUDGETS_MS
         ],
@@ -115,11 +107,7 @@ def percentiles(values_ms: list[float]) -> dict[str, float]:
 
 
 def _pipelined(
-    open_source: Callable[[], FrameSource],
-    session: Any,
-    frames: int,
-    clock: Clock,
-    memory: PeakMemory,
+    open_source: Callable[[], FrameSource], session: Any, frames: int, clock: Clock, memory: PeakMemory
 ) -> dict[str, Any]:
     """The rate of the threaded pipeline, as transform runs it; on a GPU also with the copies in the model's turn."""
     result = _rate(open_source, session, frames, clock, memory, ahead=True)
@@ -130,12 +118,7 @@ def _pipelined(
 
 
 def _rate(
-    open_source: Callable[[], FrameSource],
-    session: Any,
-    frames: int,
-    clock: Clock,
-    memory: PeakMemory,
-    ahead: bool,
+    open_source: Callable[[], FrameSource], session: Any, frames: int, clock: Clock, memory: PeakMemory, ahead: bool
 ) -> dict[str, Any]:
     """Frames a second through the pipeline's threads.
 
@@ -160,9 +143,16 @@ def _rate(
         with closing(source), _TemporarySink(source) as sink:
             stamped = _StampedSink(sink, clock)
             run_pipeline(
-                source, step, stamped, meter=Meter(), max_frames=left, clock=clock,
-                ahead=None if copies is None else send, tick=memory.sample, tick_seconds=0.5,
-            )  # fmt: skip
+                source,
+                step,
+                stamped,
+                meter=Meter(),
+                max_frames=left,
+                clock=clock,
+                ahead=None if copies is None else send,
+                tick=memory.sample,
+                tick_seconds=0.5,
+            )
         if stamped.count < 2 and left > 1:
             raise MediaError(
                 f"{source.info.name!r} has {stamped.count} frame(s); bench needs at least 2",

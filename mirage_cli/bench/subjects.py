@@ -53,7 +53,9 @@ def summary(times_ms: Sequence[float]) -> dict[str, float | int]:
     return {**numbers, "max": round(max(times_ms), 4), "frames": len(times_ms)}
 
 
-def prepared(name: str, what: str, make: Callable[[], Any], frames: Sequence[np.ndarray], weights: dict[str, float]) -> Subject:
+def prepared(
+    name: str, what: str, make: Callable[[], Any], frames: Sequence[np.ndarray], weights: dict[str, float]
+) -> Subject:
     """A subject whose session has made its first frame; a failure is kept in ``error``."""
     subject = Subject(name, what)
     begun = time.perf_counter()
@@ -153,5 +155,3 @@ def plain_bundle(bundle: Any, *, channels_last: bool, dtype: Any = None) -> Any:
     order = torch.channels_last if channels_last else torch.contiguous_format
     net = copy.deepcopy(bundle.net).to(dtype=dtype or bundle.dtype, memory_format=order)
     return replace(bundle, net=net, dtype=dtype or bundle.dtype)
-
-

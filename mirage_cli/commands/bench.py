@@ -8,44 +8,79 @@ import click
 
 from mirage_cli.commands import options as flags
 from mirage_cli.commands.options import OUTPUT, SOURCE, SectionCommand, option
-from mirage_cli.commands.terminal import (
-    Asked,
-    make_ui,
-    print_json,
-    print_rich,
-)
+from mirage_cli.commands.terminal import Asked, make_ui, print_json, print_rich
 from mirage_cli.config import BenchConfig
 from mirage_cli.errors import UsageProblem
 
 
 @click.command(cls=SectionCommand)
-@option("-i", "--input", section=SOURCE, metavar="FILE",
-        help="Measure on this file. Default: the example clip in a clone, else the moving test picture.")  # fmt: skip
-@option("-p", "--prompt", default="van gogh starry night", show_default=True, section=flags.LOOK,
-        metavar="TEXT", envvar=None, help="The look to run.")  # fmt: skip
-@option("--size", type=flags.SizeType(), section=OUTPUT, metavar="WxH",
-        help="Default: 512x288 on a CPU, 512x512 on a GPU.")  # fmt: skip
-@option("--frames", type=click.IntRange(1), metavar="N",
-        help="Frames to measure. Default: 100; for --ladder and --race 2000 on a GPU, 20 on a CPU.")  # fmt: skip
-@option("--warmup", type=click.IntRange(0), default=10, show_default=True, metavar="N",
-        help="Frames before those.")  # fmt: skip
-@option("--live/--no-live", default=False,
-        help="Measure latency from input to output at the source's pace, by a marker in the picture.")  # fmt: skip
-@option("--fps", type=flags.NumberType(0.01, 1000), default=30.0, show_default=True,
-        metavar="N", help="With --live: frames a second of the test picture.")  # fmt: skip
-@option("--through", type=click.Choice(("sink", "h264")), default="sink", show_default=True,
-        help="With --live: read the marker where outputs get the frame, or behind an H.264 encoder and decoder.")  # fmt: skip
-@option("--inject-ms", type=flags.NumberType(0, 10000), default=0.0, metavar="MS",
-        help="With --live: a delay put in on purpose, to see that it is measured.")  # fmt: skip
-@option("--against-fp32/--no-against-fp32", default=False,
-        help="Measure a few frames in fp32 on plain torch as well, for the ratio.")  # fmt: skip
-@option("--ladder/--no-ladder", default=False,
-        help="Device frames with the optimisations switched on one by one.")  # fmt: skip
-@option("--race/--no-race", default=False,
-        help="Device frames beside torch and torch.compile, in turns. Compiling takes minutes.")  # fmt: skip
+@option(
+    "-i",
+    "--input",
+    section=SOURCE,
+    metavar="FILE",
+    help="Measure on this file. Default: the example clip in a clone, else the moving test picture.",
+)
+@option(
+    "-p",
+    "--prompt",
+    default="van gogh starry night",
+    show_default=True,
+    section=flags.LOOK,
+    metavar="TEXT",
+    envvar=None,
+    help="The look to run.",
+)
+@option(
+    "--size", type=flags.SizeType(), section=OUTPUT, metavar="WxH", help="Default: 512x288 on a CPU, 512x512 on a GPU."
+)
+@option(
+    "--frames",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Frames to measure. Default: 100; for --ladder and --race 2000 on a GPU, 20 on a CPU.",
+)
+@option("--warmup", type=click.IntRange(0), default=10, show_default=True, metavar="N", help="Frames before those.")
+@option(
+    "--live/--no-live",
+    default=False,
+    help="Measure latency from input to output at the source's pace, by a marker in the picture.",
+)
+@option(
+    "--fps",
+    type=flags.NumberType(0.01, 1000),
+    default=30.0,
+    show_default=True,
+    metavar="N",
+    help="With --live: frames a second of the test picture.",
+)
+@option(
+    "--through",
+    type=click.Choice(("sink", "h264")),
+    default="sink",
+    show_default=True,
+    help="With --live: read the marker where outputs get the frame, or behind an H.264 encoder and decoder.",
+)
+@option(
+    "--inject-ms",
+    type=flags.NumberType(0, 10000),
+    default=0.0,
+    metavar="MS",
+    help="With --live: a delay put in on purpose, to see that it is measured.",
+)
+@option(
+    "--against-fp32/--no-against-fp32",
+    default=False,
+    help="Measure a few frames in fp32 on plain torch as well, for the ratio.",
+)
+@option("--ladder/--no-ladder", default=False, help="Device frames with the optimisations switched on one by one.")
+@option(
+    "--race/--no-race",
+    default=False,
+    help="Device frames beside torch and torch.compile, in turns. Compiling takes minutes.",
+)
 @option("--paced/--no-paced", default=False, help="Latency at 30 and 60 frames a second, and of the host frame.")
-@option("--floor/--no-floor", default=False,
-        help="The least time this machine could take, and each kernel's.")  # fmt: skip
+@option("--floor/--no-floor", default=False, help="The least time this machine could take, and each kernel's.")
 @option("--report", metavar="FILE", help="Write a readable report with a plot as well: .md or .html.")
 @flags.model_options
 @flags.report_options
@@ -95,4 +130,6 @@ def _check_bench(config: BenchConfig, against_fp32: bool) -> None:
     if config.live and (others := sections + fp32 + (["--report"] if config.report else [])):
         raise UsageProblem(f"--live with {others[0]}; allowed: one of them", "--json prints all that --live measures.")
     if sections and given:
-        raise UsageProblem(f"{sections[0]} with {given[0]}; allowed: one of them", f"{sections[0]} measures a moving test picture.")
+        raise UsageProblem(
+            f"{sections[0]} with {given[0]}; allowed: one of them", f"{sections[0]} measures a moving test picture."
+        )

@@ -53,10 +53,7 @@ def plain_line(stats: Stats | TrainStats) -> str:
         parts.insert(1, f"in {stats.fps_in:.1f} frames/s")
         parts[2] = f"out {parts[2]}"
         parts.append(f"dropped {stats.dropped}")
-        parts.append(
-            f"latency p50 {ms_text(stats.p50_ms)} p95 {ms_text(stats.p95_ms)} "
-            f"p99 {ms_text(stats.p99_ms)}"
-        )
+        parts.append(f"latency p50 {ms_text(stats.p50_ms)} p95 {ms_text(stats.p95_ms)} p99 {ms_text(stats.p99_ms)}")
     else:
         parts.append(f"model p50 {ms_text(stats.model_p50_ms)} p95 {ms_text(stats.model_p95_ms)}")
         if stats.left_seconds is not None:
@@ -79,9 +76,13 @@ def render(stats: Stats | TrainStats) -> RenderableType:
     speed = Text(f"{stats.fps_out:.1f} frames/s", style="bold green")
     if live:
         speed = Text.assemble(
-            "in ", (f"{stats.fps_in:.1f}", "bold"), "  out ", (f"{stats.fps_out:.1f}", "bold green"),
-            " frames/s  dropped ", (str(stats.dropped), "bold" if stats.dropped else "none"),
-        )  # fmt: skip
+            "in ",
+            (f"{stats.fps_in:.1f}", "bold"),
+            "  out ",
+            (f"{stats.fps_out:.1f}", "bold green"),
+            " frames/s  dropped ",
+            (str(stats.dropped), "bold" if stats.dropped else "none"),
+        )
     latency = _latency(stats, live)
     looks = looks_text(stats.looks)
     prompt = Text.assemble((stats.prompt, "bold cyan"), ("  -> " + looks, "dim"))
@@ -103,9 +104,13 @@ def render(stats: Stats | TrainStats) -> RenderableType:
         hint = "" if stats.typed else "  type a prompt; /strength 0.5  /pause  /record  /snapshot  q quits"
         rows.append(
             Text.assemble(
-                ("> ", "bold"), (stats.typed, "bold cyan"), ("▏", "bold"), (hint, "dim"),
-                no_wrap=True, overflow="ellipsis",
-            )  # fmt: skip
+                ("> ", "bold"),
+                (stats.typed, "bold cyan"),
+                ("▏", "bold"),
+                (hint, "dim"),
+                no_wrap=True,
+                overflow="ellipsis",
+            )
         )
     title = Text(f" mirage {stats.command}  {stats.source} -> {stats.target} ", overflow="ellipsis")
     return Panel(Group(*rows), title=title, title_align="left", border_style="cyan", width=88)
@@ -200,6 +205,8 @@ def _training(stats: TrainStats) -> RenderableType:
     losses.add_column("first step", justify="right", style="dim")
     for name, value in stats.terms.items():
         first = stats.first_terms.get(name)
-        losses.add_row(name, f"{value:.4g}", "-" if first is None else f"{first:.4g}", style="bold" if name == "loss" else "")
+        losses.add_row(
+            name, f"{value:.4g}", "-" if first is None else f"{first:.4g}", style="bold" if name == "loss" else ""
+        )
     title = Text(f" mirage train  {stats.run} ", overflow="ellipsis")
     return Panel(Group(line, facts, Text(""), losses), title=title, title_align="left", border_style="cyan", width=88)

@@ -25,40 +25,94 @@ class NamesType(click.ParamType):
 
 
 @click.command("eval", cls=SectionCommand)
-@option("--clips", section=SOURCE, metavar="FOLDER|FILE",
-        help="Videos, and folders of numbered pictures. Default: the example clip.")  # fmt: skip
-@option("--data", section=SOURCE, metavar="FOLDER",
-        help="Training data: painters of the painterly looks, and photos kept back. Without it those "
-        "looks are not compared with their painters.")  # fmt: skip
-@option("--lpips", section=SOURCE, metavar="FILE",
-        help="Weights of the perceptual distance (alex_shift_tolerant.pth). Default: those of the "
-        "package stlpips-pytorch, where it is installed.")  # fmt: skip
-@option("--looks", type=NamesType(), default="", section=flags.LOOK, metavar="A,B|all",
-        help="Default: four on a CPU, all on a GPU.")  # fmt: skip
-@option("--strength", type=flags.NumberType(0.0, 1.0), default=1.0, show_default=True,
-        section=flags.LOOK, metavar="0..1", help="Of the runs on clips; known warps take 1.")  # fmt: skip
-@option("--parts", type=NamesType(), default=",".join(EVAL_PARTS), show_default=True, metavar="A,B",
-        help="What to measure.")  # fmt: skip
-@option("--size", type=flags.SizeType(), metavar="WxH",
-        help="Default: 256x144 on a CPU, 512x288 on a GPU.")  # fmt: skip
-@option("--frames", type=click.IntRange(1), metavar="N",
-        help="Of each drift run. Default: 300 on a CPU, 10000 on a GPU.")  # fmt: skip
-@option("--clips-per-look", type=click.IntRange(1), default=1, show_default=True, metavar="N",
-        help="Drift runs a look; looks are dealt out over the clips in turn.")  # fmt: skip
-@option("--returns", type=click.IntRange(1), metavar="N",
-        help="Rounds of the camera paths. Default: 2 on a CPU, 20 on a GPU.")  # fmt: skip
-@option("--stills", type=click.IntRange(1), metavar="N",
-        help="Pictures that the camera walks over. Default: 1 on a CPU, 4 on a GPU.")  # fmt: skip
-@option("--history/--no-history", default=True, section=flags.MODEL,
-        help="Hide the past before every frame, for comparison.")  # fmt: skip
-@option("--jobs", type=click.IntRange(1, 256), metavar="N",
-        help="Processes, dealt out over the GPUs. Default: 1 on a CPU, 4 a GPU.")  # fmt: skip
-@option("--budget-seconds", type=flags.SecondsType(positive=True), metavar="TIME",
-        help="End by then, and say what was left out.")  # fmt: skip
-@option("-o", "--output", section=OUTPUT, metavar="FILE",
-        help="The JSON document, kept up to date while the run lasts.")  # fmt: skip
-@option("--sheet", section=OUTPUT, metavar="PICTURE",
-        help="Frames 1, 100, 1000 and 10000 of each look beside their input.")  # fmt: skip
+@option(
+    "--clips",
+    section=SOURCE,
+    metavar="FOLDER|FILE",
+    help="Videos, and folders of numbered pictures. Default: the example clip.",
+)
+@option(
+    "--data",
+    section=SOURCE,
+    metavar="FOLDER",
+    help="Training data: painters of the painterly looks, and photos kept back. Without it those "
+    "looks are not compared with their painters.",
+)
+@option(
+    "--lpips",
+    section=SOURCE,
+    metavar="FILE",
+    help="Weights of the perceptual distance (alex_shift_tolerant.pth). Default: those of the "
+    "package stlpips-pytorch, where it is installed.",
+)
+@option(
+    "--looks",
+    type=NamesType(),
+    default="",
+    section=flags.LOOK,
+    metavar="A,B|all",
+    help="Default: four on a CPU, all on a GPU.",
+)
+@option(
+    "--strength",
+    type=flags.NumberType(0.0, 1.0),
+    default=1.0,
+    show_default=True,
+    section=flags.LOOK,
+    metavar="0..1",
+    help="Of the runs on clips; known warps take 1.",
+)
+@option(
+    "--parts", type=NamesType(), default=",".join(EVAL_PARTS), show_default=True, metavar="A,B", help="What to measure."
+)
+@option("--size", type=flags.SizeType(), metavar="WxH", help="Default: 256x144 on a CPU, 512x288 on a GPU.")
+@option(
+    "--frames", type=click.IntRange(1), metavar="N", help="Of each drift run. Default: 300 on a CPU, 10000 on a GPU."
+)
+@option(
+    "--clips-per-look",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Drift runs a look; looks are dealt out over the clips in turn.",
+)
+@option(
+    "--returns",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Rounds of the camera paths. Default: 2 on a CPU, 20 on a GPU.",
+)
+@option(
+    "--stills",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Pictures that the camera walks over. Default: 1 on a CPU, 4 on a GPU.",
+)
+@option(
+    "--history/--no-history",
+    default=True,
+    section=flags.MODEL,
+    help="Hide the past before every frame, for comparison.",
+)
+@option(
+    "--jobs",
+    type=click.IntRange(1, 256),
+    metavar="N",
+    help="Processes, dealt out over the GPUs. Default: 1 on a CPU, 4 a GPU.",
+)
+@option(
+    "--budget-seconds",
+    type=flags.SecondsType(positive=True),
+    metavar="TIME",
+    help="End by then, and say what was left out.",
+)
+@option(
+    "-o", "--output", section=OUTPUT, metavar="FILE", help="The JSON document, kept up to date while the run lasts."
+)
+@option(
+    "--sheet", section=OUTPUT, metavar="PICTURE", help="Frames 1, 100, 1000 and 10000 of each look beside their input."
+)
 @option("--plot", section=OUTPUT, metavar="PICTURE", help="Drift over frames by look.")
 @flags.model_options
 @flags.report_options

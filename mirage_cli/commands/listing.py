@@ -8,16 +8,11 @@ import click
 
 from mirage_cli.commands import options as flags
 from mirage_cli.commands.options import SectionCommand, option
-from mirage_cli.commands.terminal import (
-    print_json,
-    print_rich,
-    say,
-)
+from mirage_cli.commands.terminal import print_json, print_rich, say
 
 
 @click.command(cls=SectionCommand)
-@option("--json/--no-json", "as_json", default=False, envvar="MIRAGE_JSON",
-        help="Print one JSON document.")  # fmt: skip
+@option("--json/--no-json", "as_json", default=False, envvar="MIRAGE_JSON", help="Print one JSON document.")
 @flags.config_options
 def devices(as_json: bool) -> int:
     """List cameras, virtual cameras and screens.
@@ -36,9 +31,7 @@ def devices(as_json: bool) -> int:
         return 0
     from mirage_cli.commands.tables import rows_table
 
-    for title, key in (
-        ("cameras", "cameras"), ("virtual cameras", "virtual_cameras"), ("screens", "screens"),
-    ):  # fmt: skip
+    for title, key in (("cameras", "cameras"), ("virtual cameras", "virtual_cameras"), ("screens", "screens")):
         if not found[key]:
             click.echo(f"{title}: none found")
             continue
@@ -56,8 +49,7 @@ def _row(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 @click.command(cls=SectionCommand)
-@option("--json/--no-json", "as_json", default=False, envvar="MIRAGE_JSON",
-        help="Print one JSON document.")  # fmt: skip
+@option("--json/--no-json", "as_json", default=False, envvar="MIRAGE_JSON", help="Print one JSON document.")
 @flags.config_options
 def doctor(as_json: bool) -> int:
     """Check this machine; each finding comes with its fix.
@@ -82,8 +74,7 @@ def doctor(as_json: bool) -> int:
 
 
 @click.command(cls=SectionCommand)
-@option("--json/--no-json", "as_json", default=False, envvar="MIRAGE_JSON",
-        help="Print one JSON document.")  # fmt: skip
+@option("--json/--no-json", "as_json", default=False, envvar="MIRAGE_JSON", help="Print one JSON document.")
 @flags.config_options
 def models(as_json: bool) -> int:
     """List models, their looks and prompts for each."""

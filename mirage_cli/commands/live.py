@@ -9,56 +9,102 @@ import click
 from mirage_cli.commands import options as flags
 from mirage_cli.commands.options import CONTROL, OUTPUT, SOURCE, SectionCommand, option, stack
 from mirage_cli.commands.presets import preset_option
-from mirage_cli.commands.terminal import (
-    Asked,
-    finish,
-    make_ui,
-)
+from mirage_cli.commands.terminal import Asked, finish, make_ui
 from mirage_cli.config import LiveConfig
 
 control_options = stack(
-    option("--control", section=CONTROL, metavar="[HOST:]PORT",
-           help="Listen for changes: HTTP and WebSocket with JSON, and /metrics. Only this machine can "
-           "reach it unless HOST says otherwise. Needs the extra: pip install 'mirage-cli[control]'"),
-    option("--preview", section=CONTROL, metavar="[HOST:]PORT",
-           help="The same, and a page that shows the stream and steers it in a browser."),
-    option("--osc", section=CONTROL, metavar="[HOST:]PORT",
-           help="Listen for changes by OSC (UDP): /mirage/strength 0.5"),
-    option("--control-token", section=CONTROL, metavar="TOKEN",
-           help="What clients must know; needed where other machines can reach a port. Better given as "
-           "MIRAGE_CONTROL_TOKEN, since a command line can be read by others."),
-    option("--record-folder", default=".", show_default=True, section=CONTROL, metavar="DIR",
-           help="Where recordings and snapshots that are asked for while it runs go."),
-)  # fmt: skip
+    option(
+        "--control",
+        section=CONTROL,
+        metavar="[HOST:]PORT",
+        help="Listen for changes: HTTP and WebSocket with JSON, and /metrics. Only this machine can "
+        "reach it unless HOST says otherwise. Needs the extra: pip install 'mirage-cli[control]'",
+    ),
+    option(
+        "--preview",
+        section=CONTROL,
+        metavar="[HOST:]PORT",
+        help="The same, and a page that shows the stream and steers it in a browser.",
+    ),
+    option(
+        "--osc", section=CONTROL, metavar="[HOST:]PORT", help="Listen for changes by OSC (UDP): /mirage/strength 0.5"
+    ),
+    option(
+        "--control-token",
+        section=CONTROL,
+        metavar="TOKEN",
+        help="What clients must know; needed where other machines can reach a port. Better given as "
+        "MIRAGE_CONTROL_TOKEN, since a command line can be read by others.",
+    ),
+    option(
+        "--record-folder",
+        default=".",
+        show_default=True,
+        section=CONTROL,
+        metavar="DIR",
+        help="Where recordings and snapshots that are asked for while it runs go.",
+    ),
+)
 
 
 @click.command(cls=SectionCommand)
-@option("--camera", section=SOURCE, metavar="N|NAME|/dev/...",
-        help="A camera by number (0 is the first), a part of its name, or its device.")  # fmt: skip
-@option("-i", "--input", section=SOURCE, metavar="FILE|URL|screen|test|-",
-        help="A file or pictures, played at their own pace; a stream (rtsp, rtmp, srt, udp, http, HLS); "
-        "screen or screen:WxH+X+Y; or the built-in moving test picture.")  # fmt: skip
+@option(
+    "--camera",
+    section=SOURCE,
+    metavar="N|NAME|/dev/...",
+    help="A camera by number (0 is the first), a part of its name, or its device.",
+)
+@option(
+    "-i",
+    "--input",
+    section=SOURCE,
+    metavar="FILE|URL|screen|test|-",
+    help="A file or pictures, played at their own pace; a stream (rtsp, rtmp, srt, udp, http, HLS); "
+    "screen or screen:WxH+X+Y; or the built-in moving test picture.",
+)
 @flags.patience_options
 @option("--loop/--no-loop", default=False, section=SOURCE, help="Begin a file again at its end.")
-@option("--frames", type=click.IntRange(1), section=SOURCE, metavar="N",
-        help="End after N frames.")  # fmt: skip
-@option("--duration", "duration_seconds", type=flags.SecondsType(positive=True), section=SOURCE,
-        envvar="MIRAGE_DURATION", metavar="TIME",
-        help="End after this much time: seconds or m:ss.")  # fmt: skip
+@option("--frames", type=click.IntRange(1), section=SOURCE, metavar="N", help="End after N frames.")
+@option(
+    "--duration",
+    "duration_seconds",
+    type=flags.SecondsType(positive=True),
+    section=SOURCE,
+    envvar="MIRAGE_DURATION",
+    metavar="TIME",
+    help="End after this much time: seconds or m:ss.",
+)
 @preset_option
 @flags.look_options
 @flags.blend_option(0.5)
-@option("--window/--no-window", default=None, section=OUTPUT,
-        help="Show a window. Default: yes, unless -o or --preview is given.")  # fmt: skip
+@option(
+    "--window/--no-window",
+    default=None,
+    section=OUTPUT,
+    help="Show a window. Default: yes, unless -o or --preview is given.",
+)
 @flags.output_option("Write to a file, a pipe, an address or a virtual camera as well; several times for several.")
-@option("--size", type=flags.SizeType(), section=OUTPUT, metavar="WxH|native",
-        help="Pixels of the output, 16 to 8192 a side. Default: the input's own; on a CPU no more "
-        "pixels than 512x288.")  # fmt: skip
-@option("--fps", type=flags.NumberType(0.01, 1000), section=OUTPUT, metavar="N",
-        help="Frames a second to ask of the source.")  # fmt: skip
+@option(
+    "--size",
+    type=flags.SizeType(),
+    section=OUTPUT,
+    metavar="WxH|native",
+    help="Pixels of the output, 16 to 8192 a side. Default: the input's own; on a CPU no more pixels than 512x288.",
+)
+@option(
+    "--fps",
+    type=flags.NumberType(0.01, 1000),
+    section=OUTPUT,
+    metavar="N",
+    help="Frames a second to ask of the source.",
+)
 @flags.encode_options
-@option("--record/--no-record", default=False, section=OUTPUT,
-        help="Record what goes out from the start, into --record-folder.")  # fmt: skip
+@option(
+    "--record/--no-record",
+    default=False,
+    section=OUTPUT,
+    help="Record what goes out from the start, into --record-folder.",
+)
 @flags.pace_options
 @control_options
 @flags.model_options

@@ -10,14 +10,7 @@ from typing import Any
 import click
 
 from mirage_cli.commands.terminal import check_stdout
-from mirage_cli.config import (
-    BACKENDS,
-    DTYPES,
-    ModelOptions,
-    load_config_file,
-    parse_seconds,
-    parse_size,
-)
+from mirage_cli.config import BACKENDS, DTYPES, ModelOptions, load_config_file, parse_seconds, parse_size
 from mirage_cli.control.schema import BY_NAME
 from mirage_cli.errors import UsageProblem
 
@@ -50,9 +43,7 @@ class SecondsType(click.ParamType):
         what = param.opts[-1] if param is not None else "time"
         seconds = parse_seconds(str(value), what)
         if self.positive and seconds <= 0.0:
-            raise UsageProblem(
-                f"{what} {str(value)!r} is not more than 0 seconds", "Leave it away to take all."
-            )
+            raise UsageProblem(f"{what} {str(value)!r} is not more than 0 seconds", "Leave it away to take all.")
         if self.most is not None and seconds > self.most:
             raise UsageProblem(
                 f"{what} {str(value)!r} is more than {self.most:g} seconds", f"Try {what} {self.most:g}."
@@ -172,9 +163,9 @@ def _as_typed(path: str, flag: str, param: click.Option, value: Any) -> Any:
     nested = any(isinstance(item, (list, dict)) for item in values)
     if nested or (isinstance(value, list) and not param.multiple):
         raise UsageProblem(
-            f"config file {path!r}: {flag} is {str(value)[:60]!r}, which --{flag.replace('_', '-')} "
-            f"cannot be", f"One value, as in: {flag} = ..., or for --prompt a list of texts.",
-        )  # fmt: skip
+            f"config file {path!r}: {flag} is {str(value)[:60]!r}, which --{flag.replace('_', '-')} cannot be",
+            f"One value, as in: {flag} = ..., or for --prompt a list of texts.",
+        )
     if param.is_flag and isinstance(value, bool):
         return value
     return [str(item) for item in values] if param.multiple else str(value)
@@ -193,59 +184,106 @@ def _flag_names(command: click.Command) -> dict[str, click.Option]:
 
 config_options = stack(
     option(
-        "--config", metavar="FILE", is_eager=True, expose_value=False, callback=_read_config,
+        "--config",
+        metavar="FILE",
+        is_eager=True,
+        expose_value=False,
+        callback=_read_config,
         help="TOML file of defaults; keys are flag names, at the top or under [transform] and so "
         "on. A flag wins over MIRAGE_<FLAG>, and that over the file.",
     ),
-    option("--debug", is_flag=True, expose_value=False, envvar=None,
-           help="Show the traceback of an error."),
-)  # fmt: skip
+    option("--debug", is_flag=True, expose_value=False, envvar=None, help="Show the traceback of an error."),
+)
 
 report_options = stack(
-    option("--json/--no-json", "as_json", default=False, envvar="MIRAGE_JSON",
-           help="Print one JSON document on standard output at the end."),
+    option(
+        "--json/--no-json",
+        "as_json",
+        default=False,
+        envvar="MIRAGE_JSON",
+        help="Print one JSON document on standard output at the end.",
+    ),
     option("-q", "--quiet", is_flag=True, help="Print errors only."),
     option("-v", "--verbose", count=True, help="Log what happens inside; -vv logs more."),
-    option("--progress/--no-progress", default=True,
-           help="Show the dashboard; on by default, plain lines where stderr is no terminal."),
-)  # fmt: skip
+    option(
+        "--progress/--no-progress",
+        default=True,
+        help="Show the dashboard; on by default, plain lines where stderr is no terminal.",
+    ),
+)
 
 prompt_option = option(
-    "-p", "--prompt", "prompts", multiple=True, type=PromptType(), section=LOOK,
-    envvar="MIRAGE_PROMPT", metavar="TEXT",
+    "-p",
+    "--prompt",
+    "prompts",
+    multiple=True,
+    type=PromptType(),
+    section=LOOK,
+    envvar="MIRAGE_PROMPT",
+    metavar="TEXT",
     help='The look, in words. Several with times make a schedule (-p "0:ink wash" -p "5s:night"); '
     'weights make a mix (-p "0.5*ink wash + 0.5*night").',
-)  # fmt: skip
+)
 
 look_options = stack(
     prompt_option,
-    option("--strength", type=STRENGTH, default=1.0, show_default=True,
-           section=LOOK, metavar="0..1", help="0 returns the input, 1 is the look in full."),
-)  # fmt: skip
+    option(
+        "--strength",
+        type=STRENGTH,
+        default=1.0,
+        show_default=True,
+        section=LOOK,
+        metavar="0..1",
+        help="0 returns the input, 1 is the look in full.",
+    ),
+)
 
 
 reconnect_option = option(
-    "--reconnect", type=click.IntRange(0, 1000), default=10, show_default=True, section=SOURCE,
-    metavar="N", help="Attempts in a row to open a lost stream again, in or out; 0 ends at the first loss, "
-    "of a camera too.",
-)  # fmt: skip
+    "--reconnect",
+    type=click.IntRange(0, 1000),
+    default=10,
+    show_default=True,
+    section=SOURCE,
+    metavar="N",
+    help="Attempts in a row to open a lost stream again, in or out; 0 ends at the first loss, of a camera too.",
+)
 
 
 patience_options = stack(
-    option("--timeout", "timeout_seconds", type=SecondsType(positive=True), default=10.0,
-           show_default=True, section=SOURCE, envvar="MIRAGE_TIMEOUT", metavar="SECONDS",
-           help="A source or output that gives or takes nothing for so long is lost."),
+    option(
+        "--timeout",
+        "timeout_seconds",
+        type=SecondsType(positive=True),
+        default=10.0,
+        show_default=True,
+        section=SOURCE,
+        envvar="MIRAGE_TIMEOUT",
+        metavar="SECONDS",
+        help="A source or output that gives or takes nothing for so long is lost.",
+    ),
     reconnect_option,
-)  # fmt: skip
+)
 
 
 pace_options = stack(
-    option("--target-fps", type=NumberType(0, 1000, min_open=True), section=MODEL, metavar="N",
-           help="Hold this rate: fewer sampler steps, then a smaller size inside; back when there is time."),
-    option("--skip-similar", type=NumberType(0.0, 255.0), default=0.0, section=MODEL,
-           metavar="LEVELS", help="Do not make a frame anew that differs from the last by less than "
-           "this anywhere (of 255 levels, in the mean of a small field); 2 is a good start, 0 makes all."),
-)  # fmt: skip
+    option(
+        "--target-fps",
+        type=NumberType(0, 1000, min_open=True),
+        section=MODEL,
+        metavar="N",
+        help="Hold this rate: fewer sampler steps, then a smaller size inside; back when there is time.",
+    ),
+    option(
+        "--skip-similar",
+        type=NumberType(0.0, 255.0),
+        default=0.0,
+        section=MODEL,
+        metavar="LEVELS",
+        help="Do not make a frame anew that differs from the last by less than "
+        "this anywhere (of 255 levels, in the mean of a small field); 2 is a good start, 0 makes all.",
+    ),
+)
 
 
 class OutputType(click.ParamType):
@@ -260,8 +298,16 @@ class OutputType(click.ParamType):
 
 def output_option(text: str) -> Decorator:
     """``-o``, which may be given several times."""
-    return option("-o", "--output", multiple=True, type=OutputType(), section=OUTPUT,
-                  envvar="MIRAGE_OUTPUT", metavar="FILE|URL|-", help=text)  # fmt: skip
+    return option(
+        "-o",
+        "--output",
+        multiple=True,
+        type=OutputType(),
+        section=OUTPUT,
+        envvar="MIRAGE_OUTPUT",
+        metavar="FILE|URL|-",
+        help=text,
+    )
 
 
 def take_outputs(values: dict[str, Any], as_json: bool) -> None:
@@ -285,48 +331,109 @@ def take_outputs(values: dict[str, Any], as_json: bool) -> None:
 def blend_option(default: float) -> Decorator:
     """``--blend-seconds`` with its default."""
     return option(
-        "--blend-seconds", type=BLEND_SECONDS, default=default, show_default=True, section=LOOK,
-        metavar="SECONDS", help="How long one look takes to become the next.",
-    )  # fmt: skip
+        "--blend-seconds",
+        type=BLEND_SECONDS,
+        default=default,
+        show_default=True,
+        section=LOOK,
+        metavar="SECONDS",
+        help="How long one look takes to become the next.",
+    )
 
 
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """-m, --device, --dtype, --backend, --steps, --seed, --guard."""
     return stack(
-        option("-m", "--model", default="lsd-small", show_default=True, section=MODEL,
-               metavar="NAME|FOLDER", help="A model of 'mirage models', or a model's folder."),
-        option("--device", type=DeviceType(), default="auto", show_default=True, section=MODEL,
-               metavar="DEVICE", help="auto, cpu, cuda or cuda:N."),
-        option("--dtype", type=click.Choice(DTYPES), default="auto", show_default=True,
-               section=MODEL, help="Number format of the network."),
-        option("--backend", type=click.Choice(BACKENDS), default="auto", show_default=True,
-               section=MODEL, help="Who computes: hand-written PTX kernels or torch."),
-        option("--steps", type=click.IntRange(1, 4), default=1, show_default=True, section=MODEL,
-               metavar="1..4", help="Sampler steps a frame."),
-        option("--seed", type=SEED, default=0, show_default=True,
-               section=MODEL, metavar="N", help="Of all noise; same seed, same video on the CPU."),
-        option("--guard/--no-guard", default=True, section=MODEL,
-               help="Watch for drift and re-anchor the stream."),
-    )(command)  # fmt: skip
+        option(
+            "-m",
+            "--model",
+            default="lsd-small",
+            show_default=True,
+            section=MODEL,
+            metavar="NAME|FOLDER",
+            help="A model of 'mirage models', or a model's folder.",
+        ),
+        option(
+            "--device",
+            type=DeviceType(),
+            default="auto",
+            show_default=True,
+            section=MODEL,
+            metavar="DEVICE",
+            help="auto, cpu, cuda or cuda:N.",
+        ),
+        option(
+            "--dtype",
+            type=click.Choice(DTYPES),
+            default="auto",
+            show_default=True,
+            section=MODEL,
+            help="Number format of the network.",
+        ),
+        option(
+            "--backend",
+            type=click.Choice(BACKENDS),
+            default="auto",
+            show_default=True,
+            section=MODEL,
+            help="Who computes: hand-written PTX kernels or torch.",
+        ),
+        option(
+            "--steps",
+            type=click.IntRange(1, 4),
+            default=1,
+            show_default=True,
+            section=MODEL,
+            metavar="1..4",
+            help="Sampler steps a frame.",
+        ),
+        option(
+            "--seed",
+            type=SEED,
+            default=0,
+            show_default=True,
+            section=MODEL,
+            metavar="N",
+            help="Of all noise; same seed, same video on the CPU.",
+        ),
+        option("--guard/--no-guard", default=True, section=MODEL, help="Watch for drift and re-anchor the stream."),
+    )(command)
 
 
 def encode_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """--codec, --crf, --format, --sound, --compare, -y/-n."""
     return stack(
-        option("--codec", section=OUTPUT, metavar="NAME",
-               help="Video codec, as ffmpeg names it (libx264, libx265, libvpx-vp9, ffv1)."),
-        option("--crf", type=click.IntRange(0, 63), section=OUTPUT, metavar="N",
-               help="Quality: lower is better and bigger; libx264 takes 0..51."),
-        option("--format", type=click.Choice(("matroska", "mpegts", "y4m", "rawvideo")), section=OUTPUT,
-               help="What goes through -o -; matroska by default, rawvideo is RGB24."),
-        option("--sound/--no-sound", default=True, section=OUTPUT,
-               help="Take the sound along where the input has any."),
-        option("--compare/--no-compare", default=False, section=OUTPUT,
-               help="Write input and output side by side."),
-        option("-y/-n", "--overwrite/--no-overwrite", default=None, section=OUTPUT,
-               help="Replace an existing output, or refuse to. Neither: asks on a terminal, "
-               "refuses elsewhere."),
-    )(command)  # fmt: skip
+        option(
+            "--codec",
+            section=OUTPUT,
+            metavar="NAME",
+            help="Video codec, as ffmpeg names it (libx264, libx265, libvpx-vp9, ffv1).",
+        ),
+        option(
+            "--crf",
+            type=click.IntRange(0, 63),
+            section=OUTPUT,
+            metavar="N",
+            help="Quality: lower is better and bigger; libx264 takes 0..51.",
+        ),
+        option(
+            "--format",
+            type=click.Choice(("matroska", "mpegts", "y4m", "rawvideo")),
+            section=OUTPUT,
+            help="What goes through -o -; matroska by default, rawvideo is RGB24.",
+        ),
+        option(
+            "--sound/--no-sound", default=True, section=OUTPUT, help="Take the sound along where the input has any."
+        ),
+        option("--compare/--no-compare", default=False, section=OUTPUT, help="Write input and output side by side."),
+        option(
+            "-y/-n",
+            "--overwrite/--no-overwrite",
+            default=None,
+            section=OUTPUT,
+            help="Replace an existing output, or refuse to. Neither: asks on a terminal, refuses elsewhere.",
+        ),
+    )(command)
 
 
 def take_model_options(values: dict[str, Any]) -> ModelOptions:

@@ -35,25 +35,33 @@ def _preset_names(_ctx: click.Context, _param: click.Parameter, begun: str) -> l
 
 
 preset_option = option(
-    "--preset", section=LOOK, metavar="NAME|FILE", expose_value=False, callback=_use_preset,
+    "--preset",
+    section=LOOK,
+    metavar="NAME|FILE",
+    expose_value=False,
+    callback=_use_preset,
     shell_complete=_preset_names,
     help="Prompt, strength and so on from a preset of 'mirage presets' or a TOML file; flags win over it.",
-)  # fmt: skip
+)
 
 
 @click.command(cls=SectionCommand)
 @preset_option
 @option("-p", "--prompt", section=LOOK, metavar="TEXT", help="The look, in words.")
 @option("--strength", type=flags.STRENGTH, section=LOOK, metavar="0..1", help="How much of the look.")
-@option("--blend-seconds", type=flags.BLEND_SECONDS, section=LOOK, metavar="SECONDS",
-        help="How long one look takes to become the next.")  # fmt: skip
+@option(
+    "--blend-seconds",
+    type=flags.BLEND_SECONDS,
+    section=LOOK,
+    metavar="SECONDS",
+    help="How long one look takes to become the next.",
+)
 @option("--seed", type=flags.SEED, section=LOOK, metavar="N", help="Of all noise.")
 @option("-m", "--model", section=LOOK, metavar="NAME", help="A model of 'mirage models'.")
 @option("--about", default="", envvar=None, section=LOOK, metavar="TEXT", help="A sentence about it.")
 @option("--save", envvar=None, section=flags.OUTPUT, metavar="FILE", help="Write a preset of the flags given.")
 @option("-y", "--overwrite", is_flag=True, envvar=None, section=flags.OUTPUT, help="Replace an existing file.")
-@option("--json/--no-json", "as_json", default=False, envvar="MIRAGE_JSON",
-        help="Print one JSON document.")  # fmt: skip
+@option("--json/--no-json", "as_json", default=False, envvar="MIRAGE_JSON", help="Print one JSON document.")
 @flags.config_options
 def presets(save: str | None, about: str, overwrite: bool, as_json: bool, **values: Any) -> int:
     """List the shipped presets, or save one.

@@ -75,10 +75,7 @@ def rows_table(rows: Iterable[dict[str, Any]], title: str = "") -> Table:
     """A list of dicts as a table; the columns are the keys in order of first sight."""
     rows = list(rows)
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    table = Table(
-        title=title, title_justify="left", title_style="bold", box=None, pad_edge=False,
-        padding=(0, 2, 0, 0),
-    )  # fmt: skip
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in columns:
         number = all(isinstance(row.get(column, 0), (int, float)) for row in rows)
         table.add_column(_words(column), justify="right" if number else "left", overflow="fold")

@@ -87,9 +87,8 @@ class TerminalUi:
 
             console = Console(stderr=True, highlight=False)
             self._live = Live(
-                console=console, auto_refresh=False, transient=True, redirect_stdout=False,
-                redirect_stderr=False,
-            )  # fmt: skip
+                console=console, auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False
+            )
             self._live.start()
         return self._live
 
@@ -127,8 +126,7 @@ def check_stdout(output: str | None, as_json: bool) -> None:
         return
     if as_json:
         raise UsageProblem(
-            "--json and a video on standard output do not go together",
-            "Write the video to a file: -o out.mp4",
+            "--json and a video on standard output do not go together", "Write the video to a file: -o out.mp4"
         )
     if sys.stdout.isatty():
         raise UsageProblem(

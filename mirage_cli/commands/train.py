@@ -19,11 +19,18 @@ SIGNALS_TOGETHER_SECONDS = 60.0
 @click.command(cls=SectionCommand)
 @click.argument("recipe", metavar="[RECIPE]", required=False)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@option("--smoke/--no-smoke", default=False,
-        help="The whole of training in miniature, on a CPU in under a minute: needs no data, keeps nothing "
-        "unless run=FOLDER is given.")  # fmt: skip
-@option("--tensorboard", section=OUTPUT, metavar="FOLDER",
-        help="Write curves for TensorBoard as well; needs the extra tensorboard.")  # fmt: skip
+@option(
+    "--smoke/--no-smoke",
+    default=False,
+    help="The whole of training in miniature, on a CPU in under a minute: needs no data, keeps nothing "
+    "unless run=FOLDER is given.",
+)
+@option(
+    "--tensorboard",
+    section=OUTPUT,
+    metavar="FOLDER",
+    help="Write curves for TensorBoard as well; needs the extra tensorboard.",
+)
 @flags.report_options
 @flags.config_options
 def train(recipe: str | None, overrides: tuple[str, ...], smoke: bool, tensorboard: str | None, **values: Any) -> int:
@@ -84,5 +91,7 @@ def summary(record: dict[str, Any]) -> list[str]:
     progress = record["progress"]
     lines = [f"trained {progress['step']} steps in {progress['seconds'] / 60:.1f} min: {record['run']}"]
     if record.get("model_folder"):
-        lines.append(f'use it: mirage transform clip.mp4 --model {record["model_folder"]} --prompt "{record["prompt"]}"')
+        lines.append(
+            f'use it: mirage transform clip.mp4 --model {record["model_folder"]} --prompt "{record["prompt"]}"'
+        )
     return lines

@@ -10,15 +10,7 @@ import click
 from mirage_cli.commands import options as flags
 from mirage_cli.commands.options import OUTPUT, SOURCE, SectionCommand, option
 from mirage_cli.commands.presets import preset_option
-from mirage_cli.commands.terminal import (
-    Asked,
-    TerminalUi,
-    finish,
-    make_ui,
-    print_json,
-    print_rich,
-    say,
-)
+from mirage_cli.commands.terminal import Asked, TerminalUi, finish, make_ui, print_json, print_rich, say
 from mirage_cli.config import TransformConfig
 from mirage_cli.errors import UsageProblem
 
@@ -43,38 +35,75 @@ def _print(report: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     from mirage_cli.commands.tables import rows_table
 
     print_rich(rows_table(rows))
-    parts = [f"{report[state]} {state}" for state in ("done", "failed", "skipped", "left")
-             if report[state]]  # fmt: skip
+    parts = [f"{report[state]} {state}" for state in ("done", "failed", "skipped", "left") if report[state]]
     click.echo(f"{', '.join(parts)} in {report['seconds']:.1f} s")
 
 
 @click.command(cls=SectionCommand)
 @click.argument("inputs", metavar="[INPUT]...", nargs=-1)
-@option("-i", "--input", "input_flag", section=SOURCE, envvar="MIRAGE_INPUT", metavar="FILE|URL|-",
-        help="The same as INPUT.")  # fmt: skip
-@option("--start", "start_seconds", type=flags.SecondsType(), default=0.0, section=SOURCE,
-        envvar="MIRAGE_START", metavar="TIME",
-        help="Begin here: seconds or m:ss.")  # fmt: skip
-@option("--duration", "duration_seconds", type=flags.SecondsType(positive=True), section=SOURCE,
-        envvar="MIRAGE_DURATION", metavar="TIME",
-        help="Take this much: seconds or m:ss.")  # fmt: skip
+@option(
+    "-i",
+    "--input",
+    "input_flag",
+    section=SOURCE,
+    envvar="MIRAGE_INPUT",
+    metavar="FILE|URL|-",
+    help="The same as INPUT.",
+)
+@option(
+    "--start",
+    "start_seconds",
+    type=flags.SecondsType(),
+    default=0.0,
+    section=SOURCE,
+    envvar="MIRAGE_START",
+    metavar="TIME",
+    help="Begin here: seconds or m:ss.",
+)
+@option(
+    "--duration",
+    "duration_seconds",
+    type=flags.SecondsType(positive=True),
+    section=SOURCE,
+    envvar="MIRAGE_DURATION",
+    metavar="TIME",
+    help="Take this much: seconds or m:ss.",
+)
 @preset_option
 @flags.look_options
 @flags.blend_option(1.0)
-@flags.output_option("Where to write: a file, pictures (out/%05d.png), an address, - for a pipe; several times "
-                     "for several. Of several inputs: a folder. Default: INPUT's name with the look in it.")  # fmt: skip
-@option("--resume/--no-resume", default=False, section=OUTPUT,
-        help="Go on with a job that was killed; skip what is done.")  # fmt: skip
-@option("--timeout", "timeout_seconds", type=flags.SecondsType(positive=True), section=SOURCE,
-        envvar="MIRAGE_TIMEOUT", metavar="SECONDS",
-        help="A source or output that hangs for so long is lost. Default: 120, with a pipe never, "
-        "of an output's connection 10.")  # fmt: skip
+@flags.output_option(
+    "Where to write: a file, pictures (out/%05d.png), an address, - for a pipe; several times "
+    "for several. Of several inputs: a folder. Default: INPUT's name with the look in it."
+)
+@option(
+    "--resume/--no-resume", default=False, section=OUTPUT, help="Go on with a job that was killed; skip what is done."
+)
+@option(
+    "--timeout",
+    "timeout_seconds",
+    type=flags.SecondsType(positive=True),
+    section=SOURCE,
+    envvar="MIRAGE_TIMEOUT",
+    metavar="SECONDS",
+    help="A source or output that hangs for so long is lost. Default: 120, with a pipe never, "
+    "of an output's connection 10.",
+)
 @flags.reconnect_option
-@option("--size", type=flags.SizeType(), section=OUTPUT, metavar="WxH|native",
-        help="Pixels of the output, 16 to 8192 a side. Default: the input's own; on a CPU no more "
-        "pixels than 768x432.")  # fmt: skip
-@option("--fps", type=flags.NumberType(0.01, 1000), section=OUTPUT, metavar="N",
-        help="Frames a second of the output. Default: the input's times, kept.")  # fmt: skip
+@option(
+    "--size",
+    type=flags.SizeType(),
+    section=OUTPUT,
+    metavar="WxH|native",
+    help="Pixels of the output, 16 to 8192 a side. Default: the input's own; on a CPU no more pixels than 768x432.",
+)
+@option(
+    "--fps",
+    type=flags.NumberType(0.01, 1000),
+    section=OUTPUT,
+    metavar="N",
+    help="Frames a second of the output. Default: the input's times, kept.",
+)
 @flags.encode_options
 @flags.model_options
 @flags.report_options
@@ -98,14 +127,10 @@ def transform(**values: Any) -> int:
     given = click.get_current_context().get_parameter_source("input_flag")
     typed = given is click.core.ParameterSource.COMMANDLINE
     if names and flag and typed and names != (flag,):
-        raise UsageProblem(
-            f"two inputs are given: {names[0]!r} and {flag!r}", "Give INPUT or --input, not both."
-        )
+        raise UsageProblem(f"two inputs are given: {names[0]!r} and {flag!r}", "Give INPUT or --input, not both.")
     names = names or ((flag,) if flag else ())
     if not names:
-        raise UsageProblem(
-            "no input was given", 'Example: mirage transform clip.mp4 --prompt "oil painting"'
-        )
+        raise UsageProblem("no input was given", 'Example: mirage transform clip.mp4 --prompt "oil painting"')
     ui = make_ui(values)
     as_json = values.pop("as_json")
     flags.take_outputs(values, as_json)

@@ -59,8 +59,10 @@ def parse_address(text: str, flag: str) -> Address:
     value = text.strip()
     match = _HOST.fullmatch(value if not re.fullmatch("[0-9]+", value) else f"127.0.0.1:{value}")
     if match is None or match["port"] is None or int(match["port"]) > 65535:
-        raise UsageProblem(f"{flag} {text!r} is not [HOST:]PORT with a port of 0 to 65535",
-                           f"As in {flag} 8765, or {flag} 0.0.0.0:8765 with a token.")  # fmt: skip
+        raise UsageProblem(
+            f"{flag} {text!r} is not [HOST:]PORT with a port of 0 to 65535",
+            f"As in {flag} 8765, or {flag} 0.0.0.0:8765 with a token.",
+        )
     host = match["six"] or match["name"]
     if match["six"]:
         try:

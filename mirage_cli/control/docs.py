@@ -173,7 +173,13 @@ def _row(field: Field) -> tuple[str, ...]:
         typed += " " + " ".join(f"{look}={weight}" for look, weight in field.example.items())
     elif field.kind not in ("switch", "trigger"):
         typed += f" {field.example}"
-    return (f"`{field.name}`", field.about, field.allowed(), f"`{json.dumps({field.name: field.example})}`", f"`{typed}`")
+    return (
+        f"`{field.name}`",
+        field.about,
+        field.allowed(),
+        f"`{json.dumps({field.name: field.example})}`",
+        f"`{typed}`",
+    )
 
 
 def control_page() -> str:

@@ -15,13 +15,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import (
-    CancelledError,
-    Future,
-    InvalidStateError,
-    ThreadPoolExecutor,
-    TimeoutError as NotInTime,
-)
+from concurrent.futures import CancelledError, Future, InvalidStateError, ThreadPoolExecutor, TimeoutError as NotInTime
 from dataclasses import replace
 from typing import Any
 
@@ -62,13 +56,7 @@ class Controls:
     """
 
     def __init__(
-        self,
-        styler: Styler,
-        engine: Engine,
-        options: ModelOptions,
-        taps: TapSink,
-        stop: StopSwitch,
-        prompt: str = "",
+        self, styler: Styler, engine: Engine, options: ModelOptions, taps: TapSink, stop: StopSwitch, prompt: str = ""
     ) -> None:
         self.styler, self.engine, self.options = styler, engine, options
         self.taps, self.stop = taps, stop
@@ -114,9 +102,7 @@ class Controls:
         with self._lock:
             if slow and self._waiting >= MAX_WAITING:
                 self.refused += 1
-                answer.set_exception(
-                    Busy(f"{self._waiting} changes are waiting already", "Wait for their answers.")
-                )
+                answer.set_exception(Busy(f"{self._waiting} changes are waiting already", "Wait for their answers."))
                 return answer
             self._waiting += slow
         work = _Work(self, change, origin, arrived, answer)
@@ -166,7 +152,7 @@ class Controls:
             work.fail(error)
         except CancelledError:
             work.fail(_ended())
-        except Exception as error:  # noqa: BLE001  whoever asked must hear of it
+        except Exception as error:
             _log.info("a change failed", exc_info=True)
             work.fail(MirageError(f"{type(error).__name__}: {error}"))
         finally:
@@ -232,9 +218,7 @@ class Controls:
 class _Work:
     """One change on its way."""
 
-    def __init__(
-        self, hub: Controls, change: Change, origin: str, arrived: int, answer: Future[Answer]
-    ) -> None:
+    def __init__(self, hub: Controls, change: Change, origin: str, arrived: int, answer: Future[Answer]) -> None:
         self.hub, self.change, self.origin = hub, change, origin
         self.arrived, self.answer = arrived, answer
         self.notes: list[str] = []
@@ -281,8 +265,7 @@ class _Work:
         if change.blend is not None:
             known = hub.engine.look_names(options)
             if unknown := next((look for look in change.blend if look not in known), None):
-                raise UsageProblem(f"no look {unknown!r} in {options.model}",
-                                   f"There are: {', '.join(known)}.")  # fmt: skip
+                raise UsageProblem(f"no look {unknown!r} in {options.model}", f"There are: {', '.join(known)}.")
             weights = dict(change.blend)
             prompt = blend_prompt(weights)
             hub.matched = ""

@@ -59,8 +59,9 @@ class OscServer:
                 f"Take another port, as in --osc {min(address.port + 1, 65535)}.",
             ) from error
         self.address = Address(address.host, self._server.server_address[1])
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.1},
-                                        name="mirage-osc", daemon=True)  # fmt: skip
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, name="mirage-osc", daemon=True
+        )
 
     def start(self) -> None:
         """Begin to listen."""

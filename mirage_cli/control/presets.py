@@ -48,8 +48,7 @@ def _loads(text: str, what: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0] if str(error) else "nested too deeply"
-        raise UsageProblem(f"{what} is not TOML: {reason}",
-                           'A line looks like: prompt = "ink wash"') from error  # fmt: skip
+        raise UsageProblem(f"{what} is not TOML: {reason}", 'A line looks like: prompt = "ink wash"') from error
 
 
 def make_preset(name: str, table: dict[str, Any], what: str) -> Preset:
@@ -61,8 +60,9 @@ def make_preset(name: str, table: dict[str, Any], what: str) -> Preset:
     values = dict(table)
     about = values.pop("about", "")
     if not isinstance(about, str) or len(about) > 200:
-        raise UsageProblem(f"{what}: about is not a text of at most 200 characters",
-                           'As in: about = "for the last song"')  # fmt: skip
+        raise UsageProblem(
+            f"{what}: about is not a text of at most 200 characters", 'As in: about = "for the last song"'
+        )
     for key in values:
         if key not in KEYS:
             raise UsageProblem(f"{what}: no key {key!r}", f"There are: about, {', '.join(KEYS)}.")
@@ -102,7 +102,9 @@ def load_preset(name_or_path: str) -> Preset:
         with open(name_or_path, "rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
         if len(data) > MAX_FILE_BYTES:
-            raise UsageProblem(f"{what} is longer than {MAX_FILE_BYTES} bytes", "mirage presets lists the shipped ones.")
+            raise UsageProblem(
+                f"{what} is longer than {MAX_FILE_BYTES} bytes", "mirage presets lists the shipped ones."
+            )
         text = data.decode("utf-8")
     except (OSError, ValueError) as error:  # a null byte in the name, or bytes that are no UTF-8
         reason = getattr(error, "strerror", None) or error

@@ -64,25 +64,38 @@ class Field:
 
 
 FIELDS: tuple[Field, ...] = (
-    Field("prompt", "text", "The look, in words; a mix as in `0.5*ink wash + 0.5*night`.",
-          "ink wash", preset=True),
-    Field("blend", "weights", "Weights of looks by name, instead of a prompt; scaled to a sum of 1.",
-          {"ink-wash": 0.7, "starry-night": 0.3}, preset=True),
-    Field("strength", "number", "0 returns the input, 1 is the look in full.", 0.8, 0.0, 1.0,
-          preset=True),
-    Field("blend_seconds", "number", "How long one look takes to become the next, from now on.", 2.0,
-          0.0, MAX_BLEND_SECONDS, preset=True),
+    Field("prompt", "text", "The look, in words; a mix as in `0.5*ink wash + 0.5*night`.", "ink wash", preset=True),
+    Field(
+        "blend",
+        "weights",
+        "Weights of looks by name, instead of a prompt; scaled to a sum of 1.",
+        {"ink-wash": 0.7, "starry-night": 0.3},
+        preset=True,
+    ),
+    Field("strength", "number", "0 returns the input, 1 is the look in full.", 0.8, 0.0, 1.0, preset=True),
+    Field(
+        "blend_seconds",
+        "number",
+        "How long one look takes to become the next, from now on.",
+        2.0,
+        0.0,
+        MAX_BLEND_SECONDS,
+        preset=True,
+    ),
     Field("seed", "integer", "Of all noise.", 7, 0, MAX_SEED, preset=True),
-    Field("model", "name", "A model by its name in `mirage models`; the prompt is kept.",
-          "lsd-small", preset=True),
-    Field("preset", "name", "A shipped preset by its name in `mirage presets`; other fields of the "
-          "same message win over it.", "soft-watercolour"),
+    Field("model", "name", "A model by its name in `mirage models`; the prompt is kept.", "lsd-small", preset=True),
+    Field(
+        "preset",
+        "name",
+        "A shipped preset by its name in `mirage presets`; other fields of the same message win over it.",
+        "soft-watercolour",
+    ),
     Field("pause", "switch", "Hold the last picture; the model rests and the output goes on.", True),
     Field("record", "switch", "Begin or end a recording: a new file in `--record-folder`.", True),
     Field("snapshot", "trigger", "Write the next picture as a PNG into `--record-folder`.", True),
     Field("reset", "trigger", "Forget all past frames; prompt, strength and the rest stay.", True),
     Field("quit", "trigger", "End the run; files are finished.", True),
-)  # fmt: skip
+)
 BY_NAME: Mapping[str, Field] = {field.name: field for field in FIELDS}
 
 
@@ -123,14 +136,13 @@ def make_change(data: Any, what: str = "message") -> Change:
         UsageProblem: not a mapping, empty, an unknown field, or a value that is not allowed.
     """
     if not isinstance(data, dict):
-        raise UsageProblem(
-            f"{what}: a {_type_name(data)} is not an object of fields", 'Send {"strength": 0.5}.'
-        )
+        raise UsageProblem(f"{what}: a {_type_name(data)} is not an object of fields", 'Send {"strength": 0.5}.')
     given = dict(data)
     mark = given.pop("id", None)
     if not (mark is None or (isinstance(mark, (str, int)) and len(str(mark)) <= 100)):
-        raise UsageProblem(f"{what}: id must be a text or whole number of at most 100 characters",
-                           "Leave it away, or count 1, 2, 3.")  # fmt: skip
+        raise UsageProblem(
+            f"{what}: id must be a text or whole number of at most 100 characters", "Leave it away, or count 1, 2, 3."
+        )
     try:
         return _checked(given, mark, what)
     except UsageProblem as error:
@@ -156,8 +168,7 @@ def parse_message(text: str | bytes) -> Change:
         UsageProblem: too long, not JSON, or what ``make_change`` refuses.
     """
     if len(text) > MAX_MESSAGE_BYTES:
-        raise UsageProblem(f"message of {len(text)} bytes; allowed: {MAX_MESSAGE_BYTES}",
-                           "Send one change a message.")  # fmt: skip
+        raise UsageProblem(f"message of {len(text)} bytes; allowed: {MAX_MESSAGE_BYTES}", "Send one change a message.")
     try:
         data = json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
@@ -295,9 +306,14 @@ def _trigger(_field: Field, value: Any) -> bool:
 
 
 _CHECKS: dict[str, Callable[[Field, Any], Any]] = {
-    "text": _text, "name": _name, "number": _number, "integer": _integer, "weights": _weights,
-    "switch": _switch, "trigger": _trigger,
-}  # fmt: skip
+    "text": _text,
+    "name": _name,
+    "number": _number,
+    "integer": _integer,
+    "weights": _weights,
+    "switch": _switch,
+    "trigger": _trigger,
+}
 
 
 def _number_from_text(field: Field, text: str) -> Any:
@@ -353,12 +369,14 @@ def json_schema() -> dict[str, Any]:
         "number": lambda f: {"type": "number", "minimum": f.low, "maximum": f.high},
         "integer": lambda f: {"type": "integer", "minimum": f.low, "maximum": f.high},
         "weights": lambda f: {
-            "type": "object", "minProperties": 1, "maxProperties": MAX_LOOKS,
+            "type": "object",
+            "minProperties": 1,
+            "maxProperties": MAX_LOOKS,
             "additionalProperties": {"type": "number", "minimum": 0},
         },
         "switch": lambda f: {"type": "boolean"},
         "trigger": lambda f: {"const": True},
-    }  # fmt: skip
+    }
     properties = {f.name: {"description": f.about, **kinds[f.kind](f)} for f in FIELDS}
     properties["id"] = {"description": "Given back with the answer.", "type": ["string", "integer"]}
     return {

@@ -43,7 +43,11 @@ _log = logging.getLogger("mirage.control.http")
 _log.addHandler(logging.NullHandler())  # what strangers send is told with -v only
 
 _FILES = Path(__file__).parent
-_PAGE = {"/": ("page.html", "text/html"), "/page.js": ("page.js", "text/javascript"), "/page.css": ("page.css", "text/css")}
+_PAGE = {
+    "/": ("page.html", "text/html"),
+    "/page.js": ("page.js", "text/javascript"),
+    "/page.css": ("page.css", "text/css"),
+}
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -131,7 +135,13 @@ class ControlServer:
 
     async def _open(self) -> None:
         self._runner = self._web.AppRunner(
-            self._app(), access_log=None, logger=_log, keepalive_timeout=IDLE_SECONDS, handle_signals=False, shutdown_timeout=1.0, lingering_time=0.5
+            self._app(),
+            access_log=None,
+            logger=_log,
+            keepalive_timeout=IDLE_SECONDS,
+            handle_signals=False,
+            shutdown_timeout=1.0,
+            lingering_time=0.5,
         )
         await self._runner.setup()
         for flag, address in self._listeners:
@@ -205,8 +215,9 @@ class ControlServer:
         if len(self._runner.server.connections) > MAX_CONNECTIONS:
             return self._error(503, f"more than {MAX_CONNECTIONS} connections", "Close some.")
         if not self._requests.allows(request.remote or ""):
-            return self._error(429, f"more than {REQUESTS[0]:g} requests a second",
-                               "Send changes over one WebSocket: /api/socket")  # fmt: skip
+            return self._error(
+                429, f"more than {REQUESTS[0]:g} requests a second", "Send changes over one WebSocket: /api/socket"
+            )
         if page or request.path == "/api/login":
             return None
         if not self._gate.knows(request.headers.get("Authorization"), request.cookies.get(COOKIE)):

@@ -65,7 +65,11 @@ class LayerShape:
         """Dynamic shared memory of a block, as Conv::SHARED_BYTES."""
         rows, columns = self.tile
         pad = 2 if self.taps == 9 else 0
-        first = rows * columns // 4 if self.up else ((rows - 1) * self.stride + 1 + pad) * ((columns - 1) * self.stride + 1 + pad)
+        first = (
+            rows * columns // 4
+            if self.up
+            else ((rows - 1) * self.stride + 1 + pad) * ((columns - 1) * self.stride + 1 + pad)
+        )
         patch = first * -(-self.channels0 // 64) * 128 + (rows * columns * -(-self.channels1 // 64) * 128)
         slices = 8 // (self.wm * self.wn)
         stage = self.steps * slices * self.block_channels * 32

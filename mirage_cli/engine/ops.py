@@ -141,7 +141,10 @@ def _same(reference_tensor: Tensor, **others: Tensor | None) -> None:
     """All others have the first's shape and dtype."""
     for name, other in others.items():
         if other is not None:
-            _require(other.shape == reference_tensor.shape, f"{name} is {tuple(other.shape)}, not {tuple(reference_tensor.shape)}")
+            _require(
+                other.shape == reference_tensor.shape,
+                f"{name} is {tuple(other.shape)}, not {tuple(reference_tensor.shape)}",
+            )
             _require(other.dtype == reference_tensor.dtype, f"{name} is {other.dtype}, not {reference_tensor.dtype}")
 
 
@@ -164,19 +167,25 @@ class PtxOps(OpSet):
         try:
             for tensor in tensors:
                 if tensor is not None:
-                    _require(tensor.device == self.device, f"a tensor is on {tensor.device}, the kernels on {self.device}")
+                    _require(
+                        tensor.device == self.device, f"a tensor is on {tensor.device}, the kernels on {self.device}"
+                    )
                     _require(not (tensor.requires_grad and torch.is_grad_enabled()), "gradients are asked for")
             return kernel()
         except _Refused as refusal:
             if self.strict:
-                raise GpuError(f"the PTX kernel of {op} cannot do this: {refusal}", "use --backend auto or torch") from refusal
+                raise GpuError(
+                    f"the PTX kernel of {op} cannot do this: {refusal}", "use --backend auto or torch"
+                ) from refusal
             self.fallbacks[op] = str(refusal)
             return torch_op()
 
     def frame_in(self, rgb: Tensor, out: Tensor) -> Tensor:
         def kernel() -> Tensor:
             cells = _Cells("out", out)
-            _require(rgb.dtype == torch.uint8 and rgb.dim() == 3 and rgb.shape[2] == 3, "the picture is not uint8 [H, W, 3]")
+            _require(
+                rgb.dtype == torch.uint8 and rgb.dim() == 3 and rgb.shape[2] == 3, "the picture is not uint8 [H, W, 3]"
+            )
             _require(rgb.is_contiguous(), "the picture is not contiguous")
             height, width, _ = rgb.shape
             rows, columns = out.shape[2:]
@@ -255,9 +264,20 @@ class PtxOps(OpSet):
             self._launch(
                 "mirage_channel_norm",
                 (_blocks(source.pixels << log2_lanes),),
-                (x, target, scale, shift, source.pixel_bytes, sink.pixel_bytes, _u32(source.pixels), _u32(channels),
-                 np.uint32(log2_lanes), np.uint32(DTYPES[x.dtype]), np.uint32(normalise + 2 * activate)),
-            )  # fmt: skip
+                (
+                    x,
+                    target,
+                    scale,
+                    shift,
+                    source.pixel_bytes,
+                    sink.pixel_bytes,
+                    _u32(source.pixels),
+                    _u32(channels),
+                    np.uint32(log2_lanes),
+                    np.uint32(DTYPES[x.dtype]),
+                    np.uint32(normalise + 2 * activate),
+                ),
+            )
             return target
 
         def torch_op() -> Tensor:
@@ -274,7 +294,13 @@ class PtxOps(OpSet):
         )
 
     def residual_add(
-        self, x: Tensor, residual: Tensor, *, bias: Tensor | None = None, activate: bool = False, out: Tensor | None = None
+        self,
+        x: Tensor,
+        residual: Tensor,
+        *,
+        bias: Tensor | None = None,
+        activate: bool = False,
+        out: Tensor | None = None,
     ) -> Tensor:
         return self._run(
             "residual_add",
@@ -283,7 +309,9 @@ class PtxOps(OpSet):
             (x, residual, bias, out),
         )
 
-    def _add(self, x: Tensor, residual: Tensor | None, bias: Tensor | None, activate: bool, out: Tensor | None) -> Tensor:
+    def _add(
+        self, x: Tensor, residual: Tensor | None, bias: Tensor | None, activate: bool, out: Tensor | None
+    ) -> Tensor:
         """Both of the above: [silu](x [+ bias] [+ residual])."""
         source = _flat("x", x)
         chunks = x.shape[1] // CHUNK
@@ -296,9 +324,20 @@ class PtxOps(OpSet):
         self._launch(
             "mirage_add_silu",
             (_blocks(total),),
-            (x, bias, residual, target, source.pixel_bytes, residual_bytes, _flat("out", target).pixel_bytes,
-             _u32(chunks), _u32(total), np.uint32(DTYPES[x.dtype]), np.uint32(activate)),
-        )  # fmt: skip
+            (
+                x,
+                bias,
+                residual,
+                target,
+                source.pixel_bytes,
+                residual_bytes,
+                _flat("out", target).pixel_bytes,
+                _u32(chunks),
+                _u32(total),
+                np.uint32(DTYPES[x.dtype]),
+                np.uint32(activate),
+            ),
+        )
         return target
 
     def upsample_concat(self, x: Tensor, skip: Tensor, *, out: Tensor | None = None) -> Tensor:
@@ -334,10 +373,21 @@ class PtxOps(OpSet):
             for name, tensor, cells in (("frame", frame, in_cells), ("out", target, out_cells)):
                 shape = (1, 16 * colours, height // 4, width // 4) if cells else (1, colours, height, width)
                 whole = not cells or (height % 4 == 0 and width % 4 == 0)
-                _require(whole and tensor.shape == shape, f"{name} is {tuple(tensor.shape)} for a flow of {width}x{height}")
+                _require(
+                    whole and tensor.shape == shape, f"{name} is {tuple(tensor.shape)} for a flow of {width}x{height}"
+                )
             _require(target.dtype == frame.dtype, f"out is {target.dtype}, not {frame.dtype}")
             entry = f"mirage_warp_{SUFFIX[frame.dtype]}" + ("_flow_f32" if flow.dtype != frame.dtype else "")
-            numbers = (*frame.stride()[1:], in_cells, *flow.stride()[1:], *target.stride()[1:], out_cells, colours, height, width)
+            numbers = (
+                *frame.stride()[1:],
+                in_cells,
+                *flow.stride()[1:],
+                *target.stride()[1:],
+                out_cells,
+                colours,
+                height,
+                width,
+            )
             arguments = (frame, flow, target, *(_i32(number) for number in numbers))
             self._kernels.launch(entry, (-(-width // 32), -(-height // 8)), (32, 8), arguments)
             return target
@@ -348,7 +398,9 @@ class PtxOps(OpSet):
         def kernel() -> Tensor:
             target = _like(x0) if out is None else out
             _same(x0, noise=noise, out=target)
-            _require(coefficients.dtype == torch.float32 and coefficients.shape == (2,), "coefficients are not fp32 [2]")
+            _require(
+                coefficients.dtype == torch.float32 and coefficients.shape == (2,), "coefficients are not fp32 [2]"
+            )
             _require(coefficients.is_contiguous(), "coefficients are strided")
             cells = [_flat(n, t) for n, t in (("x0", x0), ("noise", noise), ("out", target))]
             chunks = x0.shape[1] // CHUNK
@@ -368,22 +420,39 @@ class PtxOps(OpSet):
             self._nv12("mirage_nv12_to_rgb", (luma, chroma, out), luma, chroma, out, code.to_rgb())
             return out
 
-        return self._run("nv12_to_rgb", kernel, lambda: reference.nv12_to_rgb(luma, chroma, code, out), (luma, chroma, out))
+        return self._run(
+            "nv12_to_rgb", kernel, lambda: reference.nv12_to_rgb(luma, chroma, code, out), (luma, chroma, out)
+        )
 
     def rgb_to_nv12(self, rgb: Tensor, code: reference.Nv12, luma: Tensor, chroma: Tensor) -> Tensor:
         def kernel() -> Tensor:
             self._nv12("mirage_rgb_to_nv12", (rgb, luma, chroma), luma, chroma, rgb, code.from_rgb())
             return luma
 
-        return self._run("rgb_to_nv12", kernel, lambda: reference.rgb_to_nv12(rgb, code, luma, chroma), (rgb, luma, chroma))
+        return self._run(
+            "rgb_to_nv12", kernel, lambda: reference.rgb_to_nv12(rgb, code, luma, chroma), (rgb, luma, chroma)
+        )
 
-    def _nv12(self, entry: str, tensors: tuple[Tensor, ...], luma: Tensor, chroma: Tensor, rgb: Tensor, numbers: tuple[int, ...]) -> None:
+    def _nv12(
+        self,
+        entry: str,
+        tensors: tuple[Tensor, ...],
+        luma: Tensor,
+        chroma: Tensor,
+        rgb: Tensor,
+        numbers: tuple[int, ...],
+    ) -> None:
         """Launch one of the two, which share all but the direction."""
         _require(all(t.dtype == torch.uint8 for t in tensors), "luma, chroma and picture are not all uint8")
         _require(luma.dim() == 2 and luma.numel() > 0, f"luma is {tuple(luma.shape)}, not [H, W]")
         height, width = luma.shape
-        _require(chroma.shape == (-(-height // 2), 2 * -(-width // 2)), f"chroma is {tuple(chroma.shape)} for {width}x{height}")
-        _require(rgb.shape == (height, width, 3) and rgb.is_contiguous(), f"the picture is {tuple(rgb.shape)}, or strided")
+        _require(
+            chroma.shape == (-(-height // 2), 2 * -(-width // 2)),
+            f"chroma is {tuple(chroma.shape)} for {width}x{height}",
+        )
+        _require(
+            rgb.shape == (height, width, 3) and rgb.is_contiguous(), f"the picture is {tuple(rgb.shape)}, or strided"
+        )
         _require(luma.stride(1) == chroma.stride(1) == 1, "luma or chroma is strided inside of a row")
         numbers = (height, width, luma.stride(0), chroma.stride(0), *numbers)
         grid = (-(-width // 64), -(-height // 16))
@@ -413,7 +482,9 @@ def select_backend(device: torch.device | str, backend: str = "auto") -> tuple[O
         return ops, ops.reason
     try:
         if device.type != "cuda":
-            raise GpuError(f"the device is {device.type}; PTX kernels run on NVIDIA GPUs", "use --backend torch, or --device cuda")
+            raise GpuError(
+                f"the device is {device.type}; PTX kernels run on NVIDIA GPUs", "use --backend torch, or --device cuda"
+            )
         if not torch.cuda.is_available():
             raise GpuError("torch sees no CUDA device", "use --backend torch; mirage doctor says what is missing")
         device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
@@ -425,5 +496,7 @@ def select_backend(device: torch.device | str, backend: str = "auto") -> tuple[O
         return ops, ops.reason
     name = torch.cuda.get_device_name(device)
     how = "asked for" if backend == "ptx" else "chosen"
-    ops = PtxOps(device, f"ptx: {how}; {len(kernels.entries)} kernels loaded on {name}", kernels, strict=backend == "ptx")
+    ops = PtxOps(
+        device, f"ptx: {how}; {len(kernels.entries)} kernels loaded on {name}", kernels, strict=backend == "ptx"
+    )
     return ops, ops.reason

@@ -36,22 +36,42 @@ class ConvParams(ctypes.Structure):
     """kernels/conv.cuh."""
 
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("in0", "in1", "weights", "bias", "film_in", "film_out", "residual", "out",
-                                               "flags", "rows", "null_row")),
-        *((name, ctypes.c_int) for name in ("film_past_less", "height", "width", "tiles_x", "tiles", "extra", "masked0", "masked1")),
-    ]  # fmt: skip
+        *(
+            (name, ctypes.c_void_p)
+            for name in (
+                "in0",
+                "in1",
+                "weights",
+                "bias",
+                "film_in",
+                "film_out",
+                "residual",
+                "out",
+                "flags",
+                "rows",
+                "null_row",
+            )
+        ),
+        *(
+            (name, ctypes.c_int)
+            for name in ("film_past_less", "height", "width", "tiles_x", "tiles", "extra", "masked0", "masked1")
+        ),
+    ]
 
 
 class ComposeParams(ctypes.Structure):
     """kernels/compose.cuh."""
 
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("rgb", "out", "moved_last", "last", "valid", "flags", "x_t", "next_x_t", "next_x_t_cells")),
+        *(
+            (name, ctypes.c_void_p)
+            for name in ("rgb", "out", "moved_last", "last", "valid", "flags", "x_t", "next_x_t", "next_x_t_cells")
+        ),
         ("rgb_height", ctypes.c_int),
         ("rgb_width", ctypes.c_int),
         ("keep_limit", ctypes.c_float),
         ("coefficient", ctypes.c_float),
-    ]  # fmt: skip
+    ]
 
 
 @dataclass(frozen=True)
@@ -207,7 +227,9 @@ class FrameProgram:
         self.x_t_cells = [self._empty(pixels[0], 48) for _ in range(min(steps, 2))]
         weights = self.network.weights
         stem, screen = weights["stem.weight"], self.stream.screen
-        constant = torch.nn.functional.conv2d(screen.float(), stem[:, -screen.shape[1] :].float(), weights["stem.bias"].float())
+        constant = torch.nn.functional.conv2d(
+            screen.float(), stem[:, -screen.shape[1] :].float(), weights["stem.bias"].float()
+        )
         self.screen_part = constant[0].permute(1, 2, 0).reshape(-1, WIDTHS[0]).to(self.dtype).contiguous()
         self.null_row = weights["memory_null"].reshape(-1).to(self.dtype).contiguous()
         # what follows one another along K, in the order of the kernels' inputs
@@ -287,11 +309,17 @@ class FrameProgram:
         previous, following = self.previous_pyramid, self.pyramid
         tiles = (-(-width // 64), height // 16)
         self._rgb = ctypes.c_void_p(0)  # set by run
-        self._launch("mirage_ingest", tiles, (self._rgb, p(self.cells), p(following), p(self.flags), *i(s.height, s.width, height, width)))
         self._launch(
-            "mirage_block_match", (-(-coarse[1] // 4), -(-coarse[0] // 4)),
-            (p(previous, at_coarse), p(following, at_coarse), p(self.matched), *i(*coarse)), block=1024,
-        )  # fmt: skip
+            "mirage_ingest",
+            tiles,
+            (self._rgb, p(self.cells), p(following), p(self.flags), *i(s.height, s.width, height, width)),
+        )
+        self._launch(
+            "mirage_block_match",
+            (-(-coarse[1] // 4), -(-coarse[0] // 4)),
+            (p(previous, at_coarse), p(following, at_coarse), p(self.matched), *i(*coarse)),
+            block=1024,
+        )
         flow, fields = self.matched, iter(zip(self.weighted, self.flows))
         for level, steps in zip((3, 2, 1, 0), self.network.motion_steps):
             size, at = sizes[level], places[level]
@@ -304,19 +332,43 @@ class FrameProgram:
                 flow = refined
         self._launch("mirage_moves", grid, (p(previous), p(following), p(flow), p(self.flow), *i(*half)))
         self._launch(
-            "mirage_warp_past", tiles,
-            (p(s.last), p(s.input_luma), p(s.older), p(self.flow), p(self.cells), p(self.older_cells), p(self.moved_last),
-             p(self.moved_older), p(self.moved_coarse), p(following, at_coarse), p(s.valid), p(self.flags),
-             ctypes.c_float(self.network.cut_threshold), *i(height, width)),
-        )  # fmt: skip
+            "mirage_warp_past",
+            tiles,
+            (
+                p(s.last),
+                p(s.input_luma),
+                p(s.older),
+                p(self.flow),
+                p(self.cells),
+                p(self.older_cells),
+                p(self.moved_last),
+                p(self.moved_older),
+                p(self.moved_coarse),
+                p(following, at_coarse),
+                p(s.valid),
+                p(self.flags),
+                ctypes.c_float(self.network.cut_threshold),
+                *i(height, width),
+            ),
+        )
 
         cells = quarter[0] * quarter[1]
         self._launch(
-            "mirage_carry", (-(-cells // 64),),
-            (self._rgb, p(self.moved_last), p(self.moved_older), p(following), p(s.older), p(s.input_luma), p(previous),
-             p(self.flags), *i(s.height, s.width, height, width)),
+            "mirage_carry",
+            (-(-cells // 64),),
+            (
+                self._rgb,
+                p(self.moved_last),
+                p(self.moved_older),
+                p(following),
+                p(s.older),
+                p(s.input_luma),
+                p(previous),
+                p(self.flags),
+                *i(s.height, s.width, height, width),
+            ),
             beside=True,
-        )  # fmt: skip
+        )
 
     # --- the network -----------------------------------------------------------------------------------
 
@@ -356,13 +408,26 @@ class FrameProgram:
             return None if element is None else self._keep(modulations) + element * modulations.element_size()
 
         params = ConvParams(
-            in0=self._keep(in0), in1=self._keep(in1) if in1 is not None else None, weights=self._keep(self._packed_weights[key]),
-            bias=self._keep(bias), film_in=film(film_in), film_out=film(film_out),
-            residual=self._keep(residual) if residual is not None else None, out=self._keep(out) if out is not None else None,
-            flags=self._keep(self.flags), rows=self._keep(self.stream.memory), null_row=self._keep(self.null_row),
-            film_past_less=self.stream.modulations.stride(0), height=height, width=width, tiles_x=tiles_x, tiles=tiles,
-            extra=extra, masked0=masked0, masked1=masked1,
-        )  # fmt: skip
+            in0=self._keep(in0),
+            in1=self._keep(in1) if in1 is not None else None,
+            weights=self._keep(self._packed_weights[key]),
+            bias=self._keep(bias),
+            film_in=film(film_in),
+            film_out=film(film_out),
+            residual=self._keep(residual) if residual is not None else None,
+            out=self._keep(out) if out is not None else None,
+            flags=self._keep(self.flags),
+            rows=self._keep(self.stream.memory),
+            null_row=self._keep(self.null_row),
+            film_past_less=self.stream.modulations.stride(0),
+            height=height,
+            width=width,
+            tiles_x=tiles_x,
+            tiles=tiles,
+            extra=extra,
+            masked0=masked0,
+            masked1=masked1,
+        )
         grid = (tiles + -(-extra // (rows * columns)), channels // shape.block_channels)
         arguments = (params,) if compose is None else (params, compose)
         self.layers[len(self.launches)] = LayerCall(
@@ -390,7 +455,15 @@ class FrameProgram:
             for number in numbers:
                 second_film = film + 2 * channels
                 name = f"{stage}.{number}"
-                self._layer(f"block{channels}_first", level, x, self.hidden[level], *conv(f"{name}.conv1"), film_in=film, film_out=second_film)
+                self._layer(
+                    f"block{channels}_first",
+                    level,
+                    x,
+                    self.hidden[level],
+                    *conv(f"{name}.conv1"),
+                    film_in=film,
+                    film_out=second_film,
+                )
                 self._layer(f"block{channels}_second", level, self.hidden[level], x, *conv(f"{name}.conv2"), residual=x)
                 film = second_film + 2 * channels
 
@@ -398,9 +471,15 @@ class FrameProgram:
         self._layer("stem", 0, self.cells, x0, self._stem, None, in1=x_t_cells, residual=self.screen_part, masked0=48)
         blocks("encoder0", range(network.encoder[0]), 0, x0)
         self._layer(
-            "down0", 1, x0, x1, (w["down0.weight"], w["older.weight"]), w["down0.bias"].float() + w["older.bias"].float(),
-            in1=self.older_cells, masked1=1,
-        )  # fmt: skip
+            "down0",
+            1,
+            x0,
+            x1,
+            (w["down0.weight"], w["older.weight"]),
+            w["down0.bias"].float() + w["older.bias"].float(),
+            in1=self.older_cells,
+            masked1=1,
+        )
         blocks("encoder1", range(network.encoder[1]), 1, x1)
         self._layer("down1", 2, x1, x2, *conv("down1"))
         blocks("middle", range(network.middle // 2), 2, x2)
@@ -409,7 +488,12 @@ class FrameProgram:
         if last:
             rows, columns = network.memory_grid
             height, width = self.sizes[2]
-            arguments = (ctypes.c_void_p(x2.data_ptr()), ctypes.c_void_p(self.tokens.data_ptr()), ctypes.c_int(height), ctypes.c_int(width))
+            arguments = (
+                ctypes.c_void_p(x2.data_ptr()),
+                ctypes.c_void_p(self.tokens.data_ptr()),
+                ctypes.c_int(height),
+                ctypes.c_int(width),
+            )
             self._launch("mirage_pool_tokens", (columns, rows), arguments, block=WIDTHS[2] // 2, beside=True)
         self._layer("up1", 1, x2, d1, self._ups[0], w["up1.bias"], in1=x1)
         blocks("decoder1", range(network.decoder[1]), 1, d1)
@@ -427,18 +511,29 @@ class FrameProgram:
         pointers = (ctypes.c_void_p(self.packed.data_ptr()), ctypes.c_void_p(self.mixed.data_ptr()))
         queries = self.attention_queries
         self._launch(
-            f"mirage_attention{queries}", (-(-pixels // queries), channels // 64), (*pointers, *numbers),
+            f"mirage_attention{queries}",
+            (-(-pixels // queries), channels // 64),
+            (*pointers, *numbers),
             shared=ATTENTION_BYTES + 128 * queries,
-        )  # fmt: skip
-        self._layer("attention_out", 2, self.mixed, x, (w["attention.out.weight"],), w["attention.out.bias"], residual=x)
+        )
+        self._layer(
+            "attention_out", 2, self.mixed, x, (w["attention.out.weight"],), w["attention.out.bias"], residual=x
+        )
 
     def _composition(self, step: int, coefficient: float, last: bool) -> ComposeParams:
         s = self.stream
         params = ComposeParams(
-            rgb=None, out=self.out.data_ptr(), moved_last=self.moved_last.data_ptr(), last=s.last.data_ptr(),
-            valid=s.valid.data_ptr(), flags=self.flags.data_ptr(),
-            rgb_height=s.height, rgb_width=s.width, keep_limit=self.network.keep_limit, coefficient=coefficient,
-        )  # fmt: skip
+            rgb=None,
+            out=self.out.data_ptr(),
+            moved_last=self.moved_last.data_ptr(),
+            last=s.last.data_ptr(),
+            valid=s.valid.data_ptr(),
+            flags=self.flags.data_ptr(),
+            rgb_height=s.height,
+            rgb_width=s.width,
+            keep_limit=self.network.keep_limit,
+            coefficient=coefficient,
+        )
         if not last:
             x_t = s.noise if step == 0 else self.x_t[(step - 1) % 2]
             params.x_t, params.next_x_t = x_t.data_ptr(), self.x_t[step % 2].data_ptr()
@@ -453,8 +548,15 @@ class FrameProgram:
 
         The results are static buffers; the next frame overwrites them.
         """
-        if rgb.shape != self.out.shape or rgb.dtype != torch.uint8 or not rgb.is_contiguous() or rgb.device != self.device:
-            raise ValueError(f"a frame of {rgb.dtype} {tuple(rgb.shape)} on {rgb.device}; the program takes uint8 {tuple(self.out.shape)}")
+        if (
+            rgb.shape != self.out.shape
+            or rgb.dtype != torch.uint8
+            or not rgb.is_contiguous()
+            or rgb.device != self.device
+        ):
+            raise ValueError(
+                f"a frame of {rgb.dtype} {tuple(rgb.shape)} on {rgb.device}; the program takes uint8 {tuple(self.out.shape)}"
+            )
         self._rgb.value = rgb.data_ptr()
         for params in self._compositions:
             params.rgb = rgb.data_ptr()

@@ -70,10 +70,22 @@ def run_row(
     looks_file = out / "looks.json"
     looks_file.write_text(json.dumps({"looks": [{"id": look} for look in LOOKS]}), encoding="utf-8")
     settings = [
-        f"data={data}", f"run={out / name}", f"looks_file={looks_file}", f"minutes={minutes}", "streams=96",
-        "banks=[[376,520,1.0]]", "film=0", "game_each=0", "learning_rate=8e-4", "warmup_steps=100", "mean_decay=0.99",
-        "loss.features=0.3", "validate=false", *row.overrides, *overrides,
-    ]  # fmt: skip
+        f"data={data}",
+        f"run={out / name}",
+        f"looks_file={looks_file}",
+        f"minutes={minutes}",
+        "streams=96",
+        "banks=[[376,520,1.0]]",
+        "film=0",
+        "game_each=0",
+        "learning_rate=8e-4",
+        "warmup_steps=100",
+        "mean_decay=0.99",
+        "loss.features=0.3",
+        "validate=false",
+        *row.overrides,
+        *overrides,
+    ]
     trainer = Trainer(load_config(None, settings), lambda line: print(f"{name}: {line}", file=sys.stderr, flush=True))
     trainer.train()
     trainer.net.load_state_dict(trainer.mean.values)

@@ -106,9 +106,13 @@ def loop_of(clip: Clip, frames: int) -> int:
 
 
 def measure_drift(
-    session, clip: Clip, frames: int, history: bool = True, deadline: float = float("inf"),
+    session,
+    clip: Clip,
+    frames: int,
+    history: bool = True,
+    deadline: float = float("inf"),
     clock: Callable[[], float] = time.monotonic,
-) -> Iterator[dict]:  # fmt: skip
+) -> Iterator[dict]:
     """Run a stream over a clip and yield what it shows so far every few seconds, at last the whole.
 
     Args:

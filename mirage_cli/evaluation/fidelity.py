@@ -78,7 +78,9 @@ def open_teachers(looks: Iterable[str], data: str | None, model: str, device: to
         if look in by_filter:
             known.append(look)
         else:
-            skipped[look] = "painted by a style network; --data names the training data" if root is None else "no teacher"
+            skipped[look] = (
+                "painted by a style network; --data names the training data" if root is None else "no teacher"
+            )
     return TeacherSet(Teachers(root, known, preferred, device), known, skipped)
 
 
@@ -88,8 +90,10 @@ def choose_stills(data: str | None, clips: list[Clip], count: int) -> list[np.nd
         stills = shuffled(load_stills(Path(data), "val", True, 0, 0), 5)
         if stills:
             return stills[:count]
-    places = [(clip, len(clip.frames) * (1 + k // len(clips)) // (2 + count // len(clips)))
-              for k, clip in enumerate((clips * count)[:count])]  # fmt: skip
+    places = [
+        (clip, len(clip.frames) * (1 + k // len(clips)) // (2 + count // len(clips)))
+        for k, clip in enumerate((clips * count)[:count])
+    ]
     return [clip.frames[place] for clip, place in places]
 
 
@@ -103,9 +107,14 @@ class KnownWarps:
     """
 
     def __init__(
-        self, bundle: ModelBundle, teachers: TeacherSet, stills: list[np.ndarray],
-        perceptual: PerceptualDistance | None, period: int = PERIOD, seed: int = 0,
-    ) -> None:  # fmt: skip
+        self,
+        bundle: ModelBundle,
+        teachers: TeacherSet,
+        stills: list[np.ndarray],
+        perceptual: PerceptualDistance | None,
+        period: int = PERIOD,
+        seed: int = 0,
+    ) -> None:
         self.bundle, self.teachers, self.stills, self.perceptual = bundle, teachers, stills, perceptual
         self.period = period
         generator = torch.Generator().manual_seed(seed)
@@ -122,14 +131,21 @@ class KnownWarps:
         return self._video[1:]
 
     def _roll(self, frames: Iterable[Tensor], look: str, steps: int, history: bool) -> Iterable[Tensor]:
-        mixture = torch.zeros(len(self.stills), len(self.bundle.looks), device=self.bundle.device, dtype=self.bundle.dtype)
+        mixture = torch.zeros(
+            len(self.stills), len(self.bundle.looks), device=self.bundle.device, dtype=self.bundle.dtype
+        )
         mixture[:, self.bundle.looks.index(look)] = 1.0
         return rolling(self.bundle.net, frames, mixture, self.noise, steps, history, **self.parts)
 
     def measure(
-        self, look: str, returns: int, steps: int = 1, history: bool = True, deadline: float = float("inf"),
+        self,
+        look: str,
+        returns: int,
+        steps: int = 1,
+        history: bool = True,
+        deadline: float = float("inf"),
         clock: Callable[[], float] = time.monotonic,
-    ) -> dict:  # fmt: skip
+    ) -> dict:
         """L1 and perceptual distance to the teacher, at the start and at returns, with and without history.
 
         Errors are mean absolute differences of values in [-1, 1].
@@ -175,8 +191,10 @@ class KnownWarps:
             result["perceptual_history_off"] = self._distance(alone, targets, places)
         if all(i in kept for i in (WARP_PAIRS[0], WARP_PAIRS[-1] + 1)):
             numbers = range(WARP_PAIRS[0], WARP_PAIRS[-1] + 2)
-            pictures = {name: {i: levels(video[i]) for i in numbers}
-                        for name, video in (("model", kept), ("off", alone), ("teacher", targets))}  # fmt: skip
+            pictures = {
+                name: {i: levels(video[i]) for i in numbers}
+                for name, video in (("model", kept), ("off", alone), ("teacher", targets))
+            }
             if not self.motions:
                 inputs, warper = {i: levels(frames[i]) for i in numbers}, FlowWarper()
                 self.motions = [
@@ -201,8 +219,9 @@ class KnownWarps:
     def _warped_error(self, pictures: dict[int, np.ndarray]) -> float:
         gaps = [
             moved_gap(pictures[i][s], pictures[i + 1][s], *self.motions[i - WARP_PAIRS[0]][s])
-            for i in WARP_PAIRS for s in range(len(self.stills))
-        ]  # fmt: skip
+            for i in WARP_PAIRS
+            for s in range(len(self.stills))
+        ]
         return float(np.nanmean(gaps))
 
     def measure_steps(self, look: str, against: int = 4) -> dict:

@@ -71,9 +71,7 @@ def _stripes(light: np.ndarray) -> float:
     """Share of blocks with one direction: float32 [H, W] -> 0..1."""
     gx, gy = (cv2.Sobel(light, cv2.CV_32F, *order, scale=0.125) for order in ((1, 0), (0, 1)))
     blocks = tuple(max(1, side // STRIPE_BLOCK) for side in light.shape[::-1])
-    xx, yy, xy = (
-        cv2.resize(product, blocks, interpolation=cv2.INTER_AREA) for product in (gx * gx, gy * gy, gx * gy)
-    )
+    xx, yy, xy = (cv2.resize(product, blocks, interpolation=cv2.INTER_AREA) for product in (gx * gx, gy * gy, gx * gy))
     energy = xx + yy
     along = np.hypot(xx - yy, 2 * xy)
     return float(((energy > STRIPE_ENERGY) & (along > STRIPE_COHERENCE * energy)).mean())
@@ -142,16 +140,13 @@ class FlowWarper:
         gap = ((back + forth_there) ** 2).sum(axis=-1)
         size = (back**2).sum(axis=-1) + (forth_there**2).sum(axis=-1)
         inside = (
-            (where[..., 0] >= 0) & (where[..., 0] <= width - 1)
-            & (where[..., 1] >= 0) & (where[..., 1] <= height - 1)
-        )  # fmt: skip
+            (where[..., 0] >= 0) & (where[..., 0] <= width - 1) & (where[..., 1] >= 0) & (where[..., 1] <= height - 1)
+        )
         return where, inside & (gap <= 0.01 * size + 0.5)
 
 
 def warped_error(
-    inputs: tuple[np.ndarray, np.ndarray],
-    outputs: tuple[np.ndarray, np.ndarray],
-    warper: FlowWarper | None = None,
+    inputs: tuple[np.ndarray, np.ndarray], outputs: tuple[np.ndarray, np.ndarray], warper: FlowWarper | None = None
 ) -> float:
     """How much the look flickers: RMS difference of an output to its predecessor, motion undone.
 

@@ -100,8 +100,10 @@ class PerceptualDistance(nn.Module):
                 layer.bias.data.copy_(stored[key.replace("weight", "bias")])
             for number, layer in enumerate(self.weighting):
                 layer.weight.data.copy_(stored[f"lin{number}.model.1.weight"])
-        except Exception as error:  # noqa: BLE001  whatever pickle, zip or a shape says
-            raise ModelError(f"{file} holds no weights of shift-tolerant LPIPS: {error}".splitlines()[0], REMEDY) from error
+        except Exception as error:
+            raise ModelError(
+                f"{file} holds no weights of shift-tolerant LPIPS: {error}".splitlines()[0], REMEDY
+            ) from error
 
     def _features(self, pictures: Tensor) -> list[Tensor]:
         x, result = (pictures - self.shift) / self.scale, []

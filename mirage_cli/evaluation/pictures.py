@@ -28,7 +28,9 @@ def draw_sheet(path: str, pictures: dict[str, dict[int, tuple[np.ndarray, np.nda
     numbers = [n for n in KEPT_FRAMES if any(n in shown for shown in pictures.values())]
     first = next(iter(next(iter(pictures.values())).values()))[0]
     width, height = CELL_WIDTH, round(CELL_WIDTH * first.shape[0] / first.shape[1])
-    sheet = np.full((TITLE + len(pictures) * (height + TITLE), MARGIN + len(numbers) * (2 * width + MARGIN), 3), 255, np.uint8)
+    sheet = np.full(
+        (TITLE + len(pictures) * (height + TITLE), MARGIN + len(numbers) * (2 * width + MARGIN), 3), 255, np.uint8
+    )
     for column, number in enumerate(numbers):
         left = MARGIN + column * (2 * width + MARGIN)
         _write(sheet, f"frame {number}: input, output", left, TITLE - 6)
@@ -51,13 +53,21 @@ def draw_plot(path: str, looks: dict[str, dict]) -> None:
     Raises:
         MediaError: the picture cannot be written.
     """
-    runs = [(look, one) for look, found in looks.items() for one in found.get("drift", []) if "drift" in one and "loop_frames" in one]
+    runs = [
+        (look, one)
+        for look, found in looks.items()
+        for one in found.get("drift", [])
+        if "drift" in one and "loop_frames" in one
+    ]
     if not runs:
         return
     panel, left, right = (680, 230), 64, 190
     picture = np.full((len(JUDGED) * (panel[1] + 50) + 40, left + panel[0] + right, 3), 255, np.uint8)
     last = max(one["frames"] for _, one in runs)
-    colours = [tuple(int(255 * v) for v in colorsys.hsv_to_rgb(k / len(runs), 0.85, 0.45 + 0.4 * (k % 2))) for k in range(len(runs))]
+    colours = [
+        tuple(int(255 * v) for v in colorsys.hsv_to_rgb(k / len(runs), 0.85, 0.45 + 0.4 * (k % 2)))
+        for k in range(len(runs))
+    ]
     for row, name in enumerate(JUDGED):
         lines = []
         for _, one in runs:
@@ -96,6 +106,8 @@ def _save(path: str, rgb: np.ndarray) -> None:
     try:
         written = cv2.imwrite(str(Path(path)), cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
     except cv2.error as error:
-        raise MediaError(f"cannot write the picture {path!r}: {error.err}", "Give a name ending in .png or .jpg.") from error
+        raise MediaError(
+            f"cannot write the picture {path!r}: {error.err}", "Give a name ending in .png or .jpg."
+        ) from error
     if not written:
         raise MediaError(f"cannot write the picture {path!r}", "Is its folder there, and may you write to it?")

@@ -77,7 +77,9 @@ class PictureJudge:
         return sorted(zip(self.looks, gaps.tolist()), key=lambda item: item[1])
 
 
-def teacher_pictures(teachers: TeacherSet, frames: list[np.ndarray], device: torch.device) -> dict[str, list[np.ndarray]]:
+def teacher_pictures(
+    teachers: TeacherSet, frames: list[np.ndarray], device: torch.device
+) -> dict[str, list[np.ndarray]]:
     """Every look's teacher on every frame; frames uint8 [H, W, 3], sides multiples of 8."""
     rgb = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).to(device).float() / 255
     result = {}
@@ -88,9 +90,11 @@ def teacher_pictures(teachers: TeacherSet, frames: list[np.ndarray], device: tor
 
 
 def measure_prompts(
-    judge: PictureJudge, paint: Callable[[dict[str, float]], list[np.ndarray]], match: Callable[[str], dict[str, float]],
+    judge: PictureJudge,
+    paint: Callable[[dict[str, float]], list[np.ndarray]],
+    match: Callable[[str], dict[str, float]],
     paraphrases: list[tuple[str, str]],
-) -> dict:  # fmt: skip
+) -> dict:
     """How often paraphrases give the picture of their look.
 
     Args:

@@ -24,7 +24,12 @@ BARS = (
     ("last return above history off, levels, worst look", "fidelity", f"worst_{ABOVE_OFF}", 0.5),
     ("warped error over history off, mean of looks that can move along", "temporal", "free_over_history_off", STEADY),
     ("warped error over the teacher's, mean of looks", "fidelity", "warped_error_over_teacher", 1.2),
-    ("strokes of the first frame, likeness to the teacher's, mean of looks", "fidelity", "strokes_first_likeness", -0.9),
+    (
+        "strokes of the first frame, likeness to the teacher's, mean of looks",
+        "fidelity",
+        "strokes_first_likeness",
+        -0.9,
+    ),
     ("strokes later on, likeness to the teacher's, mean of looks", "fidelity", "strokes_likeness", -0.9),
     ("weave of 4x4 cells in the first frame, levels, mean of looks", "fidelity", "weave_levels_first", 1.0),
     ("flicker on a still, levels, worst look", "temporal", "worst_still_flicker_levels", 1.0),
@@ -34,12 +39,14 @@ BARS = (
 
 
 def summary(document: dict[str, Any]) -> dict[str, Any]:
-    """"summary" (part -> numbers over all looks) and "bars" of a document, from what it holds so far."""
+    """ "summary" (part -> numbers over all looks) and "bars" of a document, from what it holds so far."""
     looks = document["looks"]
     parts = {
         "drift": _drift(looks),
         "temporal": _means(looks, "temporal", worst=("still_flicker_levels",)),
-        "fidelity": _means(looks, "fidelity", worst=("last_over_first_return", "last_return_over_history_off", ABOVE_OFF)),
+        "fidelity": _means(
+            looks, "fidelity", worst=("last_over_first_return", "last_return_over_history_off", ABOVE_OFF)
+        ),
         "steps": _means(looks, "steps"),
     }
     if parts["temporal"]:
@@ -140,11 +147,16 @@ def rows(document: dict[str, Any]) -> list[dict[str, Any]]:
             row["guard"] = sum(one["guard_events"] for one in runs)
         temporal, fidelity, steps = (found.get(part, {}) for part in ("temporal", "fidelity", "steps"))
         for heading, part, key in (
-            ("warp/off", temporal, "warped_error_over_history_off"), ("flicker", temporal, "still_flicker_levels"),
-            ("edges", temporal, "edges_kept"), ("first 5", fidelity, "first_5"),
-            ("return", fidelity, "last_over_first_return"), ("perceptual", fidelity, "perceptual"),
-            ("strokes", fidelity, "strokes_first"), ("weave", fidelity, "weave_levels_first"), ("1/4 steps", steps, "perceptual_1_over_4"),
-        ):  # fmt: skip
+            ("warp/off", temporal, "warped_error_over_history_off"),
+            ("flicker", temporal, "still_flicker_levels"),
+            ("edges", temporal, "edges_kept"),
+            ("first 5", fidelity, "first_5"),
+            ("return", fidelity, "last_over_first_return"),
+            ("perceptual", fidelity, "perceptual"),
+            ("strokes", fidelity, "strokes_first"),
+            ("weave", fidelity, "weave_levels_first"),
+            ("1/4 steps", steps, "perceptual_1_over_4"),
+        ):
             if isinstance(part.get(key), (int, float)):
                 row[heading] = part[key]
         result.append(row)

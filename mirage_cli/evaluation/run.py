@@ -110,8 +110,10 @@ def check_files(config: EvalConfig) -> None:
         MediaError: no such folder; no training data in ``data``.
     """
     for option, path, endings in (
-        ("-o", config.output, (".json",)), ("--sheet", config.sheet, SUFFIXES), ("--plot", config.plot, SUFFIXES),
-    ):  # fmt: skip
+        ("-o", config.output, (".json",)),
+        ("--sheet", config.sheet, SUFFIXES),
+        ("--plot", config.plot, SUFFIXES),
+    ):
         if path is None:
             continue
         if Path(path).suffix.lower() not in endings:
@@ -119,7 +121,9 @@ def check_files(config: EvalConfig) -> None:
             raise UsageProblem(f"{option} {path!r}; {allowed}", f"As in: {option} eval{endings[0]}")
         check_target(path, config.clips, lambda: True)
     if config.data is not None and not (Path(config.data) / "MANIFEST.csv").is_file():
-        raise MediaError(f"no training data: {Path(config.data) / 'MANIFEST.csv'} is missing", "give the data folder: --data DIR")
+        raise MediaError(
+            f"no training data: {Path(config.data) / 'MANIFEST.csv'} is missing", "give the data folder: --data DIR"
+        )
 
 
 def fill_in(config: EvalConfig, known: list[str], gpu: bool) -> EvalConfig:
@@ -136,7 +140,9 @@ def fill_in(config: EvalConfig, known: list[str], gpu: bool) -> EvalConfig:
         raise UsageProblem(f"no part {unknown[0]!r}; allowed: {', '.join(EVAL_PARTS)}", "leave --parts away for all")
     frames = config.frames or (10_000 if gpu else 300)
     if frames < FEWEST_FRAMES:
-        raise UsageProblem(f"{frames} frames are too few to show drift; allowed: {FEWEST_FRAMES} and more", "Try --frames 300.")
+        raise UsageProblem(
+            f"{frames} frames are too few to show drift; allowed: {FEWEST_FRAMES} and more", "Try --frames 300."
+        )
     cores, gpus = os.cpu_count() or 1, torch.cuda.device_count() if gpu else 0
     if config.model.device.startswith("cuda:"):
         gpus = 1
@@ -253,7 +259,9 @@ def not_finite(found: Any, name: str = "") -> str | None:
 class Keeper:
     """Puts what comes back into the document, and the document into its file."""
 
-    def __init__(self, document: dict, config: EvalConfig, tasks: list[Task], begun: float, note: Say, warn: Say) -> None:
+    def __init__(
+        self, document: dict, config: EvalConfig, tasks: list[Task], begun: float, note: Say, warn: Say
+    ) -> None:
         self.document, self.config, self.tasks, self.begun = document, config, tasks, begun
         self.note, self.warn = note, warn
         self.done: set[Task] = set()

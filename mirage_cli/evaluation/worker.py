@@ -81,10 +81,17 @@ class Worker:
     def session(self) -> Session:
         options = self.config.model
         return Session(
-            self.bundle, width=self.config.size[0], height=self.config.size[1], steps=options.steps,
-            strength=options.strength, seed=options.seed, device=self.spec.device, dtype=options.dtype,
-            backend=options.backend, guard=options.guard,
-        )  # fmt: skip
+            self.bundle,
+            width=self.config.size[0],
+            height=self.config.size[1],
+            steps=options.steps,
+            strength=options.strength,
+            seed=options.seed,
+            device=self.spec.device,
+            dtype=options.dtype,
+            backend=options.backend,
+            guard=options.guard,
+        )
 
     @cached_property
     def teachers(self) -> TeacherSet:
@@ -165,7 +172,9 @@ class Worker:
             result = []
             for frame in frames:
                 session.reset()
-                padded = np.pad(frame, ((0, self.config.size[1] - frame.shape[0]), (0, width - frame.shape[1]), (0, 0)), "edge")
+                padded = np.pad(
+                    frame, ((0, self.config.size[1] - frame.shape[0]), (0, width - frame.shape[1]), (0, 0)), "edge"
+                )
                 for _ in range(prompts.PAINTED):
                     out = session.step(padded)
                 result.append(out[: frame.shape[0], : frame.shape[1]])

@@ -40,8 +40,13 @@ class CameraSource:
     live = True
 
     def __init__(
-        self, wanted: int | str, size: tuple[int, int] | None = None, fps: float | None = None, *,
-        timeout_seconds: float = 0.0, tell: Callable[[str], None] = lambda text: None,
+        self,
+        wanted: int | str,
+        size: tuple[int, int] | None = None,
+        fps: float | None = None,
+        *,
+        timeout_seconds: float = 0.0,
+        tell: Callable[[str], None] = lambda text: None,
         clock: Clock = time.perf_counter,
     ) -> None:
         self.warnings: list[str] = []
@@ -63,9 +68,12 @@ class CameraSource:
         self._size = size or (first.shape[1], first.shape[0])
         rate = float(self._camera.get(cv2.CAP_PROP_FPS) or 0.0)
         self.info = StreamInfo(
-            width=self._size[0], height=self._size[1], fps=rate if 1.0 <= rate <= 1000.0 else 30.0,
-            variable_rate=True, name=f"camera {index}",
-        )  # fmt: skip
+            width=self._size[0],
+            height=self._size[1],
+            fps=rate if 1.0 <= rate <= 1000.0 else 30.0,
+            variable_rate=True,
+            name=f"camera {index}",
+        )
 
     def __iter__(self) -> Iterator[Frame]:
         begin: float | None = None

@@ -1,6 +1,6 @@
 """What this machine can watch and feed: cameras, virtual cameras and the screen.
 
-    find_camera("0"), find_camera("Logitech"), find_camera("/dev/video2")   -> 0, 4, 2
+find_camera("0"), find_camera("Logitech"), find_camera("/dev/video2")   -> 0, 4, 2
 """
 
 from __future__ import annotations
@@ -44,8 +44,7 @@ class Camera:
 
 
 def list_cameras(
-    dev: Path = DEV, sys_class: Path = SYS,
-    capabilities: Callable[[str], int | None] | None = None,
+    dev: Path = DEV, sys_class: Path = SYS, capabilities: Callable[[str], int | None] | None = None
 ) -> list[Camera]:
     """All video devices the system names, by number (Linux; empty elsewhere).
 
@@ -64,10 +63,12 @@ def list_cameras(
         caps = ask(str(path))
         found.append(
             Camera(
-                int(match[1]), str(path), name,
+                int(match[1]),
+                str(path),
+                name,
                 None if caps is None else bool(caps & CAP_CAPTURE),
                 None if caps is None else bool(caps & CAP_OUTPUT),
-            )  # fmt: skip
+            )
         )
     return sorted(found, key=lambda camera: camera.index)
 
@@ -139,9 +140,7 @@ def screen_size(display: str | None = None) -> tuple[int, int]:
             "there is no screen to watch: DISPLAY is not set",
             "Run it in a graphical session; on Wayland, in one with Xwayland.",
         )
-    probe = probe_media(
-        find_ffmpeg(), display, name=f"screen {display}", input_options=["-f", "x11grab"]
-    )
+    probe = probe_media(find_ffmpeg(), display, name=f"screen {display}", input_options=["-f", "x11grab"])
     if probe.video is None:
         raise MediaError(f"screen {display} gives no picture", "Check DISPLAY: xdpyinfo")
     return probe.video.width, probe.video.height

@@ -197,8 +197,7 @@ class FileSource:
             )
         if status != 0:
             self.warnings.append(
-                f"{name}: decoding stopped after {frames} frames ({self._process.failure()}); "
-                "what was decoded is used"
+                f"{name}: decoding stopped after {frames} frames ({self._process.failure()}); what was decoded is used"
             )
         elif damaged and expected and expected - end_seconds > max(0.5, 0.02 * expected):
             # Without an error the sound is just longer than the picture.
@@ -263,10 +262,21 @@ def open_file(
         path = check_local_file(name)
         alias = NameAlias(path) if NameAlias.needed(path) else None
         url, shown = file_url(alias.path if alias else path), plain_text(Path(name).name or name)
+
     def attempt(with_line: bool) -> FileSource:
         return _open(
-            tool, url, shown, path, feed, size, start_seconds, duration_seconds, fps,
-            threads or default_threads(), keep_sound, with_line,
+            tool,
+            url,
+            shown,
+            path,
+            feed,
+            size,
+            start_seconds,
+            duration_seconds,
+            fps,
+            threads or default_threads(),
+            keep_sound,
+            with_line,
         )
 
     try:
@@ -309,20 +319,14 @@ def check_local_file(name: str) -> str:
             if path.is_file() and not file.read(1):
                 raise MediaError(f"input {name!r} is empty (0 bytes)", READABLE_REMEDY)
     except FileNotFoundError:
-        raise MediaError(
-            f"input {name!r} does not exist", "check the name and the folder you are in"
-        ) from None
+        raise MediaError(f"input {name!r} does not exist", "check the name and the folder you are in") from None
     except (OSError, ValueError) as problem:
         reason = getattr(problem, "strerror", None) or str(problem)
-        raise MediaError(
-            f"input {name!r} cannot be read: {reason}", "check its name and permissions"
-        ) from None
+        raise MediaError(f"input {name!r} cannot be read: {reason}", "check its name and permissions") from None
     return name
 
 
-def _check_request(
-    size: tuple[int, int] | None, start: float, duration: float | None, fps: float | None
-) -> None:
+def _check_request(size: tuple[int, int] | None, start: float, duration: float | None, fps: float | None) -> None:
     if size is not None and not all(1 <= side <= MAX_SIDE for side in size):
         raise UsageProblem(
             f"size {size[0]}x{size[1]} is not allowed: each side is 1 to {MAX_SIDE} pixels",
@@ -337,9 +341,18 @@ def _check_request(
 
 
 def _open(
-    tool: FfmpegTool, url: str, name: str, path: str | None, feed: StdinFeed | None,
-    size: tuple[int, int] | None, start: float, duration: float | None, fps: float | None,
-    threads: int, keep_sound: bool, with_line: bool,
+    tool: FfmpegTool,
+    url: str,
+    name: str,
+    path: str | None,
+    feed: StdinFeed | None,
+    size: tuple[int, int] | None,
+    start: float,
+    duration: float | None,
+    fps: float | None,
+    threads: int,
+    keep_sound: bool,
+    with_line: bool,
 ) -> FileSource:
     piped = url == "pipe:0"
     probe = probe_media(tool, url, name=name, feed=feed.head if feed and piped else None)
@@ -355,14 +368,22 @@ def _open(
         sound_url = file_url(Path(sound_folder.name) / "sound.nut")
     warnings: list[str] = []
     arguments = decode_arguments(
-        tool, probe, video, url, size=size, start_seconds=start, duration_seconds=duration,
-        fps=fps, threads=threads, warnings=warnings,
+        tool,
+        probe,
+        video,
+        url,
+        size=size,
+        start_seconds=start,
+        duration_seconds=duration,
+        fps=fps,
+        threads=threads,
+        warnings=warnings,
         sound_to=sound_url if sound_folder else None,
-        probe_bytes=max(len(feed.head), 1 << 20) if feed else 0, with_line=with_line,
+        probe_bytes=max(len(feed.head), 1 << 20) if feed else 0,
+        with_line=with_line,
     )
     process = FfmpegProcess(
-        tool, arguments, stdin=subprocess.PIPE if piped else subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
+        tool, arguments, stdin=subprocess.PIPE if piped else subprocess.DEVNULL, stdout=subprocess.PIPE
     )
     try:
         if piped and feed is not None:
@@ -379,9 +400,17 @@ def _open(
         process.forget_errors()  # pictures before the range lacked what they refer to
     info = _describe(name, probe, video, scan, reader, size, start, duration, fps)
     source = FileSource(
-        process, reader, info, probe, packet, start_seconds=start,
+        process,
+        reader,
+        info,
+        probe,
+        packet,
+        start_seconds=start,
         duration_seconds=duration,
-        path=path, sound_url=sound_url, feed=feed, sound_folder=sound_folder,
+        path=path,
+        sound_url=sound_url,
+        feed=feed,
+        sound_folder=sound_folder,
         read_sound=read_sound if reader.sound_rate else None,
     )
     source.warnings += warnings
@@ -396,15 +425,14 @@ def require_video(probe: MediaProbe, name: str) -> VideoTrack:
     """
     video = probe.video
     if video is None and probe.audio_codecs:
-        raise MediaError(
-            f"{name} holds sound ({', '.join(probe.audio_codecs)}) but no video", READABLE_REMEDY
-        )
+        raise MediaError(f"{name} holds sound ({', '.join(probe.audio_codecs)}) but no video", READABLE_REMEDY)
     if video is None:
         raise MediaError(f"{name} holds no video that ffmpeg can decode", READABLE_REMEDY)
     if video.width * video.height > MAX_PIXELS or max(video.width, video.height) > MAX_SIDE:
         raise MediaError(
             f"{name} has frames of {video.width}x{video.height}; allowed: {MAX_SIDE} a side and "
-            f"{MAX_PIXELS / 1e6:.0f} million pixels", "scale it down first, e.g. with ffmpeg",
+            f"{MAX_PIXELS / 1e6:.0f} million pixels",
+            "scale it down first, e.g. with ffmpeg",
         )
     if video.codec in ("ansi", "bintext", "xbin", "idf"):
         raise MediaError(f"{name} is text, not video", READABLE_REMEDY)
@@ -425,17 +453,22 @@ def _first_picture(
         process.wait()
         reason = process.first_error or (process.failure() if process.error_count else "")
         if start > 0 and not reason:
-            raise MediaError(
-                f"{name} has no frame after {start:g} s", "give a --start inside the clip"
-            )
+            raise MediaError(f"{name} has no frame after {start:g} s", "give a --start inside the clip")
         detail = f" ({reason})" if reason else " (it holds none)"
         raise MediaError(f"no frame of {name} could be decoded{detail}", READABLE_REMEDY)
     return reader, packet
 
 
 def _describe(
-    name: str, probe: MediaProbe, video: VideoTrack, scan: PacketScan | None, reader: NutReader,
-    size: tuple[int, int] | None, start: float, duration: float | None, fps: float | None,
+    name: str,
+    probe: MediaProbe,
+    video: VideoTrack,
+    scan: PacketScan | None,
+    reader: NutReader,
+    size: tuple[int, int] | None,
+    start: float,
+    duration: float | None,
+    fps: float | None,
 ) -> StreamInfo:
     rate = rational_rate(fps) if fps else reader.frame_rate or video.fps or Fraction(25)
     if not fps and video.fps and (rate > 1000 or scan is None or scan.variable_rate):
@@ -457,9 +490,14 @@ def _describe(
     else:
         variable = bool(video.fps and video.base_rate and _differ(video.fps, video.base_rate))
     return StreamInfo(
-        width=reader.width, height=reader.height, fps=float(rate) or 25.0, frame_count=count,
-        duration_seconds=length, variable_rate=variable and not fps,
-        has_audio=bool(probe.sound_tracks), name=name,
+        width=reader.width,
+        height=reader.height,
+        fps=float(rate) or 25.0,
+        frame_count=count,
+        duration_seconds=length,
+        variable_rate=variable and not fps,
+        has_audio=bool(probe.sound_tracks),
+        name=name,
         pixel_aspect=_aspect(reader, video, size),
     )
 
@@ -468,9 +506,7 @@ def _differ(fps: Fraction, base: Fraction) -> bool:
     return base < 1000 and abs(fps / base - 1) > 0.005
 
 
-def _aspect(
-    reader: NutReader, video: VideoTrack, size: tuple[int, int] | None
-) -> tuple[int, int]:
+def _aspect(reader: NutReader, video: VideoTrack, size: tuple[int, int] | None) -> tuple[int, int]:
     """The shape of a pixel; the rounding of a size to whole pixels is no change of shape."""
     num, den = reader.sample_aspect
     if size is None:
@@ -482,8 +518,6 @@ def _aspect(
         if abs(float(own / plain) - 1) > 1e-3:
             continue
         exact_height = size[0] * height * plain / width / plain
-        if abs(exact_height - size[1]) <= 1 or abs(
-            Fraction(size[1] * width, height) - size[0]
-        ) <= 1:
+        if abs(exact_height - size[1]) <= 1 or abs(Fraction(size[1] * width, height) - size[0]) <= 1:
             return plain.numerator, plain.denominator
     return num, den

@@ -41,9 +41,7 @@ class TestPicture:
     ) -> None:
         self.live = self.pausing = paced
         self.warnings: list[str] = []
-        self.info = StreamInfo(
-            width=width, height=height, fps=fps, frame_count=frames, name="test picture"
-        )
+        self.info = StreamInfo(width=width, height=height, fps=fps, frame_count=frames, name="test picture")
         self._frames, self._clock = frames, clock
         self._closed = threading.Event()
         self._layers = _landscape(width, height, np.random.default_rng(seed))
@@ -85,18 +83,14 @@ class TestPicture:
             clock = f"{time_seconds:7.2f} s"
             for shift, tone in ((thick, (20, 20, 20)), (0, (250, 250, 250))):
                 place = (int(0.02 * width) + shift, int(0.96 * height) + shift)
-                cv2.putText(
-                    rgb, clock, place, cv2.FONT_HERSHEY_SIMPLEX, scale, tone, thick, cv2.LINE_AA
-                )
+                cv2.putText(rgb, clock, place, cv2.FONT_HERSHEY_SIMPLEX, scale, tone, thick, cv2.LINE_AA)
         return rgb
 
     def close(self) -> None:
         self._closed.set()
 
 
-def _landscape(
-    width: int, height: int, random: np.random.Generator
-) -> list[tuple[np.ndarray, np.ndarray, float]]:
+def _landscape(width: int, height: int, random: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray, float]]:
     """Sky, and panoramas (rgb, mask, screens a second) of hills and of a meadow with trees."""
     rows = np.linspace(0.0, 1.0, height)[:, None, None]
     sky = (1 - rows) * np.array([70, 130, 215.0]) + rows * np.array([235, 215, 190.0])
@@ -127,9 +121,7 @@ def _landscape(
     return layers
 
 
-def _plant_trees(
-    picture: np.ndarray, mask: np.ndarray, edge: np.ndarray, random: np.random.Generator
-) -> None:
+def _plant_trees(picture: np.ndarray, mask: np.ndarray, edge: np.ndarray, random: np.random.Generator) -> None:
     height, span = mask.shape
     for place in random.uniform(0.05, 0.95, 14):
         x = int(place * span)

@@ -13,10 +13,7 @@ from mirage_cli.errors import MediaError
 from mirage_cli.frames import PIPE, FrameSource, Ui
 from mirage_cli.inputs.camera import CameraSource
 from mirage_cli.inputs.landscape import TestPicture
-from mirage_cli.inputs.pictures import (
-    ImageSource,
-    find_images,
-)
+from mirage_cli.inputs.pictures import ImageSource, find_images
 from mirage_cli.inputs.size import fit_source
 from mirage_cli.inputs.stream import StreamSource
 from mirage_cli.inputs.wrappers import PacedSource
@@ -60,9 +57,13 @@ def open_source(
         return TestPicture(*size, fps=config.fps or 30.0, clock=clock), size
     if config.camera is not None:
         camera = CameraSource(
-            config.camera, wanted, config.fps, tell=ui.note, clock=clock,
+            config.camera,
+            wanted,
+            config.fps,
+            tell=ui.note,
+            clock=clock,
             timeout_seconds=config.timeout_seconds if config.reconnect else 0.0,
-        )  # fmt: skip
+        )
         return fit_source(camera, config.size, cpu, LIVE_CPU_LIMIT, ui, None)
     if is_screen(name) or is_broadcast(name) or is_playlist(name):
         return _open_stream(config, name, cpu, ui, clock)
@@ -70,17 +71,19 @@ def open_source(
         return _open_stream(config, name, cpu, ui, clock, content_type)
     images = find_images(name)
     if images:
-        return _open_paced(
-            config, cpu, ui, clock, lambda at: ImageSource(images, size=at, fps=config.fps), True
-        )
+        return _open_paced(config, cpu, ui, clock, lambda at: ImageSource(images, size=at, fps=config.fps), True)
     if name == PIPE:
         _wait_for_data(config.timeout_seconds)
     from mirage_cli.inputs.file import open_file
 
     return _open_paced(
-        config, cpu, ui, clock,
-        lambda at: open_file(name, size=at, fps=config.fps, with_line=config.sound), name != PIPE,
-    )  # fmt: skip
+        config,
+        cpu,
+        ui,
+        clock,
+        lambda at: open_file(name, size=at, fps=config.fps, with_line=config.sound),
+        name != PIPE,
+    )
 
 
 def _open_stream(
@@ -108,15 +111,12 @@ def _open_stream(
 
 
 def _open_paced(
-    config: LiveConfig, cpu: bool, ui: Ui, clock: Clock,
-    open_at: Callable[[Size | None], FrameSource], reopens: bool,
+    config: LiveConfig, cpu: bool, ui: Ui, clock: Clock, open_at: Callable[[Size | None], FrameSource], reopens: bool
 ) -> tuple[FrameSource, Size]:
     """A file, played at its own pace."""
     opened = open_at(config.size if isinstance(config.size, tuple) else None)
     reopens = reopens and getattr(opened, "reopens", True)
-    source, size = fit_source(
-        opened, config.size, cpu, LIVE_CPU_LIMIT, ui, open_at if reopens else None
-    )
+    source, size = fit_source(opened, config.size, cpu, LIVE_CPU_LIMIT, ui, open_at if reopens else None)
     if config.loop and not reopens:
         ui.warn("--loop has no effect: what comes through a pipe can be read only once")
     reopen = (lambda: open_at(size)) if config.loop and reopens else None
@@ -125,7 +125,7 @@ def _open_paced(
 
 def _wait_for_data(timeout_seconds: float) -> None:
     """Raises:
-        MediaError: nothing comes through standard input.
+    MediaError: nothing comes through standard input.
     """
     descriptor = sys.stdin.fileno()
     if os.isatty(descriptor) or os.name == "nt":
@@ -137,9 +137,7 @@ def _wait_for_data(timeout_seconds: float) -> None:
         )
 
 
-def open_input(
-    config: TransformConfig, engine: Engine, ui: Ui
-) -> tuple[FrameSource, Size, Size]:
+def open_input(config: TransformConfig, engine: Engine, ui: Ui) -> tuple[FrameSource, Size, Size]:
     """The source at the size the model will run at, that size, and the input's own.
 
     Raises:
@@ -151,11 +149,15 @@ def open_input(
     wanted = config.size if isinstance(config.size, tuple) else None
     images = find_images(config.input)
     if images:
+
         def open_images(size: Size | None) -> ImageSource:
             return ImageSource(
-                images, size=size, fps=config.fps, start_seconds=config.start_seconds,
+                images,
+                size=size,
+                fps=config.fps,
+                start_seconds=config.start_seconds,
                 duration_seconds=config.duration_seconds,
-            )  # fmt: skip
+            )
 
         pictures = open_images(wanted)
         source, size = fit_source(pictures, config.size, cpu, TRANSFORM_CPU_LIMIT, ui, open_images)

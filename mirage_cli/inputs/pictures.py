@@ -36,8 +36,7 @@ def is_pattern(name: str) -> bool:
 
 def natural(path: str | os.PathLike[str]) -> list[object]:
     """A key that sorts ``9.png`` before ``10.png``."""
-    return [(1, int(part)) if part.isdecimal() else (0, part.lower())
-            for part in re.split(r"(\d+)", os.fspath(path))]  # fmt: skip
+    return [(1, int(part)) if part.isdecimal() else (0, part.lower()) for part in re.split(r"(\d+)", os.fspath(path))]
 
 
 def find_images(name: str) -> list[str]:
@@ -94,8 +93,12 @@ class ImageSource:
     live = False
 
     def __init__(
-        self, paths: Sequence[str], *, size: tuple[int, int] | None = None,
-        fps: float | None = None, start_seconds: float = 0.0,
+        self,
+        paths: Sequence[str],
+        *,
+        size: tuple[int, int] | None = None,
+        fps: float | None = None,
+        start_seconds: float = 0.0,
         duration_seconds: float | None = None,
     ) -> None:
         self.warnings: list[str] = []
@@ -105,9 +108,9 @@ class ImageSource:
         self.paths = list(paths)[begin:end]
         if not self.paths:
             raise MediaError(
-                f"no picture is left after {start_seconds:g} s: there are {len(paths)} "
-                f"at {self.fps:g} a second", "Give a smaller --start.",
-            )  # fmt: skip
+                f"no picture is left after {start_seconds:g} s: there are {len(paths)} at {self.fps:g} a second",
+                "Give a smaller --start.",
+            )
         first = read_image(self.paths[0])
         self.own_size = (first.shape[1], first.shape[0])
         self.size = size or self.own_size
@@ -116,9 +119,13 @@ class ImageSource:
         if len(self.paths) > 1:
             name += f" and {len(self.paths) - 1} more"
         self.info = StreamInfo(
-            width=self.size[0], height=self.size[1], fps=self.fps, frame_count=len(self.paths),
-            duration_seconds=len(self.paths) / self.fps, name=name,
-        )  # fmt: skip
+            width=self.size[0],
+            height=self.size[1],
+            fps=self.fps,
+            frame_count=len(self.paths),
+            duration_seconds=len(self.paths) / self.fps,
+            name=name,
+        )
 
     def __iter__(self) -> Iterator[Frame]:
         for index, path in enumerate(self.paths):
@@ -129,8 +136,9 @@ class ImageSource:
             if have != self.own_size:
                 raise MediaError(
                     f"{plain_text(path)} is {have[0]}x{have[1]}, and the first picture is "
-                    f"{self.own_size[0]}x{self.own_size[1]}", "All pictures need the same size.",
-                )  # fmt: skip
+                    f"{self.own_size[0]}x{self.own_size[1]}",
+                    "All pictures need the same size.",
+                )
             if have != self.size:
                 rgb = cv2.resize(rgb, self.size, interpolation=cv2.INTER_AREA)
             yield Frame(rgb, index / self.fps, index)

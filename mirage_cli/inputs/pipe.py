@@ -53,9 +53,7 @@ class StdinFeed:
 
     def start(self, pipe: IO[bytes]) -> None:
         """Sends everything to ``pipe`` from a thread of its own, and closes it at the end."""
-        self._thread = threading.Thread(
-            target=self._send, args=(pipe,), name="stdin-feed", daemon=True
-        )
+        self._thread = threading.Thread(target=self._send, args=(pipe,), name="stdin-feed", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
@@ -96,8 +94,7 @@ class StdinFeed:
         except OSError as problem:
             _remove(path)
             raise MediaError(
-                f"cannot keep the MP4 from standard input in {tempfile.gettempdir()}: "
-                f"{problem.strerror}",
+                f"cannot keep the MP4 from standard input in {tempfile.gettempdir()}: {problem.strerror}",
                 "set TMPDIR to a folder with room, or give the file by its name",
             ) from None
         except BaseException:

@@ -29,8 +29,7 @@ def choose_size(have: Size, wanted: Size | str | None, cpu: bool, limit: Size) -
     side = [min(MAX_SIDE, max(MIN_SIDE, 2 * round(value * scale / 2))) for value in have]
     why = "large for a CPU" if scale < 1.0 else f"and the model needs {MIN_SIDE} pixels a side"
     return (side[0], side[1]), (
-        f"size {side[0]}x{side[1]}: the input is {width}x{height}, {why} "
-        "(--size native keeps it, --size WxH sets it)"
+        f"size {side[0]}x{side[1]}: the input is {width}x{height}, {why} (--size native keeps it, --size WxH sets it)"
     )
 
 

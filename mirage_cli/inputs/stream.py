@@ -45,8 +45,14 @@ class _Connection:
     """
 
     def __init__(
-        self, tool: FfmpegTool, address: Address, size: tuple[int, int] | None,
-        fps: float | None, timeout_seconds: float, with_line: bool, closed: threading.Event,
+        self,
+        tool: FfmpegTool,
+        address: Address,
+        size: tuple[int, int] | None,
+        fps: float | None,
+        timeout_seconds: float,
+        with_line: bool,
+        closed: threading.Event,
     ) -> None:
         self.address = address
         self.sound = SoundLine()  # in the times of the pipe
@@ -65,15 +71,23 @@ class _Connection:
         if with_line:
             tracks, sound = [*tracks, source["a:0?"]], line_options(most_wait_seconds=0.0)
         command = ffmpeg.output(
-            *tracks, "pipe:1", f="nut", vf=",".join(filters), fps_mode="passthrough",
-            output_ts_offset=NUT_SHIFT_SECONDS, avoid_negative_ts="disabled", write_index=0,
-            flush_packets=1, syncpoints="none", strict="experimental",  # see decode_command
+            *tracks,
+            "pipe:1",
+            f="nut",
+            vf=",".join(filters),
+            fps_mode="passthrough",
+            output_ts_offset=NUT_SHIFT_SECONDS,
+            avoid_negative_ts="disabled",
+            write_index=0,
+            flush_packets=1,
+            syncpoints="none",
+            strict="experimental",  # see decode_command
             threads=1,  # in threads the rawvideo encoder holds a frame back
-            **{"c:v": "rawvideo", "enc_time_base:v": f"1/{TICKS_PER_SECOND}"}, **sound,
-        ).get_args()  # fmt: skip
+            **{"c:v": "rawvideo", "enc_time_base:v": f"1/{TICKS_PER_SECOND}"},
+            **sound,
+        ).get_args()
         self.process = FfmpegProcess(
-            tool, command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, level="info",
-            kept_lines=500,
+            tool, command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, level="info", kept_lines=500
         )
         try:
             threading.Thread(target=self._read, name="stream-read", daemon=True).start()
@@ -213,10 +227,17 @@ class StreamSource:
     pausing = True  # it keeps its own watch
 
     def __init__(
-        self, address: Address, *, size: tuple[int, int] | None = None, fps: float | None = None,
-        timeout_seconds: float = 10.0, attempts: int = 10,
-        tell: Callable[[str], None] = lambda text: None, with_line: bool = False,
-        clock: Callable[[], float] = time.perf_counter, tool: FfmpegTool | None = None,
+        self,
+        address: Address,
+        *,
+        size: tuple[int, int] | None = None,
+        fps: float | None = None,
+        timeout_seconds: float = 10.0,
+        attempts: int = 10,
+        tell: Callable[[str], None] = lambda text: None,
+        with_line: bool = False,
+        clock: Callable[[], float] = time.perf_counter,
+        tool: FfmpegTool | None = None,
     ) -> None:
         self.warnings: list[str] = []
         self.state, self.reconnects = "connecting", 0
@@ -250,11 +271,14 @@ class StreamSource:
         video = probe.video
         rate = fps or (float(video.fps) if video and video.fps else 0.0)
         self.info = StreamInfo(
-            width=reader.width, height=reader.height,
-            fps=rate if 1.0 <= rate <= 1000.0 else 30.0, variable_rate=True,
-            has_audio=bool(probe.sound_tracks), name=address.name,
+            width=reader.width,
+            height=reader.height,
+            fps=rate if 1.0 <= rate <= 1000.0 else 30.0,
+            variable_rate=True,
+            has_audio=bool(probe.sound_tracks),
+            name=address.name,
             pixel_aspect=reader.sample_aspect if size is None else (1, 1),
-        )  # fmt: skip
+        )
         self.sound = SoundLine() if reader.sound_rate else None
         self.state = "connected"
 
@@ -347,7 +371,6 @@ def _untagged_hd(probe: MediaProbe, height: int) -> np.ndarray | None:
 
     def to_yuv(red: float, blue: float) -> np.ndarray:
         luma = np.array([red, 1 - red - blue, blue])
-        return np.stack([luma, (np.eye(3)[2] - luma) / (2 * (1 - blue)),
-                         (np.eye(3)[0] - luma) / (2 * (1 - red))])  # fmt: skip
+        return np.stack([luma, (np.eye(3)[2] - luma) / (2 * (1 - blue)), (np.eye(3)[0] - luma) / (2 * (1 - red))])
 
     return np.linalg.inv(to_yuv(0.2126, 0.0722)) @ to_yuv(0.299, 0.114)

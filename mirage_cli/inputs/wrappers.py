@@ -41,11 +41,7 @@ class PacedSource(Wrapper):
     live = True
 
     def __init__(
-        self,
-        source: FrameSource,
-        *,
-        reopen: Callable[[], FrameSource] | None = None,
-        clock: Clock = time.perf_counter,
+        self, source: FrameSource, *, reopen: Callable[[], FrameSource] | None = None, clock: Clock = time.perf_counter
     ) -> None:
         self.inner, self._reopen, self._clock = source, reopen, clock
         self._closed = threading.Event()

@@ -52,14 +52,20 @@ def choose_device(wanted: str) -> torch.device:
     try:
         device = torch.device(wanted)
     except RuntimeError:
-        raise UsageProblem(f"--device {wanted!r} is unknown; allowed: auto, cpu, cuda, cuda:N", "use --device auto") from None
+        raise UsageProblem(
+            f"--device {wanted!r} is unknown; allowed: auto, cpu, cuda, cuda:N", "use --device auto"
+        ) from None
     if device.type == "cpu":
         return device
     if device.type != "cuda":
-        raise UsageProblem(f"--device {wanted!r} is not supported; allowed: auto, cpu, cuda, cuda:N", "use --device auto")
+        raise UsageProblem(
+            f"--device {wanted!r} is not supported; allowed: auto, cpu, cuda, cuda:N", "use --device auto"
+        )
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if (device.index or 0) >= count:
-        raise GpuError(f"--device {wanted}: torch sees {count} CUDA devices", "use --device cpu; mirage doctor says more")
+        raise GpuError(
+            f"--device {wanted}: torch sees {count} CUDA devices", "use --device cpu; mirage doctor says more"
+        )
     return device
 
 
@@ -102,10 +108,16 @@ def read_config(path: Path) -> LSDConfig:
 
 # Fields of LSDConfig: (how many numbers, the least, the most). A damaged file must not take all memory.
 _SIZES = {
-    "widths": (3, 1, 2048), "encoder_blocks": (2, 0, 64), "middle_blocks": (1, 0, 64), "decoder_blocks": (2, 0, 64),
-    "look_width": (1, 1, 4096), "condition_width": (1, 1, 4096), "memory_slots": (1, 1, 256), "memory_anchors": (1, 0, 256),
+    "widths": (3, 1, 2048),
+    "encoder_blocks": (2, 0, 64),
+    "middle_blocks": (1, 0, 64),
+    "decoder_blocks": (2, 0, 64),
+    "look_width": (1, 1, 4096),
+    "condition_width": (1, 1, 4096),
+    "memory_slots": (1, 1, 256),
+    "memory_anchors": (1, 0, 256),
     "memory_grid": (2, 1, 64),
-}  # fmt: skip
+}
 _SHARES = {"keep_limit": (1, 0, 1), "history_levels": (3, 0, 1)}  # likewise; these need not be whole
 
 
@@ -153,7 +165,9 @@ def read_weights(file: Path, net: LSDNet) -> dict[str, Tensor]:
     return {key: value.float() for key, value in weights.items()}
 
 
-def load_bundle(name_or_path: str | Path = catalog.DEFAULT_MODEL, device: str = "auto", dtype: str = "auto") -> ModelBundle:
+def load_bundle(
+    name_or_path: str | Path = catalog.DEFAULT_MODEL, device: str = "auto", dtype: str = "auto"
+) -> ModelBundle:
     """Load a model of the catalogue, or of a folder of one's own.
 
     Raises:
@@ -167,7 +181,9 @@ def load_bundle(name_or_path: str | Path = catalog.DEFAULT_MODEL, device: str = 
         net = LSDNet(config)
     except (RuntimeError, ValueError, ZeroDivisionError) as error:  # sizes that do not go together
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(f"{path / catalog.CONFIG} describes no network: {text}", "reinstall mirage-cli, or name another --model") from error
+        raise ModelError(
+            f"{path / catalog.CONFIG} describes no network: {text}", "reinstall mirage-cli, or name another --model"
+        ) from error
     net.load_state_dict(read_weights(path / catalog.WEIGHTS, net))
     try:
         net = net.eval().requires_grad_(False).to(device=where, dtype=kind, memory_format=torch.channels_last)

@@ -46,9 +46,7 @@ class History:
         """Where the things of the incoming frame [B, 3, H, W] were in the last one: flow [B, 2, H/2, W/2]."""
         return estimate_motion(self.input_luma, luma(frame))
 
-    def moved_to(
-        self, frame: Tensor, memory: Tensor, null: Tensor, flow: Tensor | None = None
-    ) -> tuple[Past, Tensor]:
+    def moved_to(self, frame: Tensor, memory: Tensor, null: Tensor, flow: Tensor | None = None) -> tuple[Past, Tensor]:
         """The past where its things are in the incoming frame, and whether that frame cuts.
 
         Args:

@@ -77,7 +77,9 @@ class LSDConfig:
             raise ValueError(f"unknown keys {sorted(unknown)}")
         config = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
         if config.memory_slots <= config.memory_anchors:
-            raise ValueError(f"memory_slots {config.memory_slots}; allowed: more than memory_anchors, {config.memory_anchors}")
+            raise ValueError(
+                f"memory_slots {config.memory_slots}; allowed: more than memory_anchors, {config.memory_anchors}"
+            )
         return config
 
     @property

@@ -31,7 +31,9 @@ class PackedConv:
         size: (height, width) of the input, by which oneDNN chooses the layout.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, size: tuple[int, int], stride: int = 1, padding: int = 0) -> None:
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None, size: tuple[int, int], stride: int = 1, padding: int = 0
+    ) -> None:
         self.stride, self.padding, self.bias = [stride] * 2, [padding] * 2, bias
         shape = [1, weight.shape[1], *size]
         self.weight = torch._C._nn.mkldnn_reorder_conv2d_weight(
@@ -90,7 +92,9 @@ class PackedNet:
         self.down0, self.down1, self.out = conv(net.down0, 0), conv(net.down1, 1), conv(net.out, 0)
         self.up1, self.up0 = beside(net.up1, 1), beside(net.up0, 0)
         stages = ((net.encoder0, 0), (net.encoder1, 1), (net.middle, 2), (net.decoder1, 1), (net.decoder0, 0))
-        self.blocks: list[tuple[ResBlock, tuple[int, int]]] = [(b, sizes[level]) for stage, level in stages for b in stage]
+        self.blocks: list[tuple[ResBlock, tuple[int, int]]] = [
+            (b, sizes[level]) for stage, level in stages for b in stage
+        ]
         self.conv2 = [PackedConv(b.conv2.weight, b.conv2.bias, size, padding=1) for b, size in self.blocks]
 
     def fold(self, modulation: Tensor) -> list[FoldedBlock]:

@@ -61,9 +61,7 @@ def shown_url(url: str) -> str:
     return urlunsplit((parts.scheme, host, parts.path, "", ""))
 
 
-BROADCAST_SCHEMES = (
-    "rtsp", "rtsps", "rtmp", "rtmps", "rtmpt", "srt", "udp", "rtp", "tcp", "unix", "mms", "rist",
-)  # fmt: skip
+BROADCAST_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "rtmpt", "srt", "udp", "rtp", "tcp", "unix", "mms", "rist")
 
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 8.0
@@ -148,8 +146,7 @@ def stream_address(url: str, content_type: str = "") -> Address:
     plain = _waits_for_sender(url)
     listens = plain is not None
     if scheme in ("rtsp", "rtsps"):
-        options.update({"rtsp_flags": "listen", "listen_timeout": "86400"} if listens
-                       else {"rtsp_transport": "tcp"})  # fmt: skip
+        options.update({"rtsp_flags": "listen", "listen_timeout": "86400"} if listens else {"rtsp_transport": "tcp"})
     elif scheme == "udp":
         options.update(overrun_nonfatal="1", fifo_size="200000")
     elif scheme == "rtmp" and not listens:
@@ -182,8 +179,7 @@ def screen_address(name: str, fps: float | None) -> Address:
     match = _SCREEN.fullmatch(name)
     if not match:
         raise UsageProblem(
-            f"input {name!r} is no part of a screen",
-            "Write screen, screen:640x360 or screen:640x360+100+50.",
+            f"input {name!r} is no part of a screen", "Write screen, screen:640x360 or screen:640x360+100+50."
         )
     display = os.environ.get("DISPLAY", "")
     if not sys.platform.startswith("linux") or not display:

@@ -21,10 +21,20 @@ TONE_MAP = (
 
 
 def decode_arguments(
-    tool: FfmpegTool, probe: MediaProbe, video: VideoTrack, url: str, *,
-    size: tuple[int, int] | None, start_seconds: float, duration_seconds: float | None,
-    fps: float | None, threads: int, warnings: list[str], sound_to: str | None,
-    probe_bytes: int = 0, with_line: bool = False,
+    tool: FfmpegTool,
+    probe: MediaProbe,
+    video: VideoTrack,
+    url: str,
+    *,
+    size: tuple[int, int] | None,
+    start_seconds: float,
+    duration_seconds: float | None,
+    fps: float | None,
+    threads: int,
+    warnings: list[str],
+    sound_to: str | None,
+    probe_bytes: int = 0,
+    with_line: bool = False,
 ) -> list[str]:
     """The command that decodes ``url`` to RGB24 in NUT on standard output.
 
@@ -32,9 +42,7 @@ def decode_arguments(
         sound_to: a file to copy all sound to.
         with_line: decode the first track of sound as well, into the same NUT.
     """
-    options, filters = seek_plan(
-        probe, start_seconds, duration_seconds, seekable=url != "pipe:0"
-    )
+    options, filters = seek_plan(probe, start_seconds, duration_seconds, seekable=url != "pipe:0")
     if video.interlaced and min(video.width, video.height) >= 4:
         # One picture a frame, its own time kept; frames that are not marked pass as they are.
         filters.append("bwdif=mode=send_frame:deint=interlaced")
@@ -47,9 +55,7 @@ def decode_arguments(
         hd = is_hd(video.width, video.height)
         scale.append(f"in_color_matrix={'bt709' if hd else 'bt601'}")
     if video.is_hdr and {"zscale", "tonemap"} <= filter_names(tool):
-        warnings.append(
-            f"the input is HDR ({video.transfer}); it is tone-mapped to standard range (BT.709)"
-        )
+        warnings.append(f"the input is HDR ({video.transfer}); it is tone-mapped to standard range (BT.709)")
         if size:
             filters.append(f"scale=w={size[0]}:h={size[1]}:flags={SCALER}")
         filters.append(TONE_MAP)
@@ -66,19 +72,37 @@ def decode_arguments(
         cuts = ["a" + cut for cut in filters if cut.startswith("trim=")]
         sound_options = {**line_options(), **({"af": ",".join(cuts)} if cuts else {})}
     picture = ffmpeg.output(
-        *tracks, "pipe:1", f="nut", vf=",".join(filters), pix_fmt="rgb24", fps_mode="passthrough",
-        output_ts_offset=NUT_SHIFT_SECONDS, avoid_negative_ts="disabled", write_index=0,
-        syncpoints="none", strict="experimental",  # of a sync point it would remember each one
-        flush_packets=1, map_metadata=-1, map_chapters=-1,
+        *tracks,
+        "pipe:1",
+        f="nut",
+        vf=",".join(filters),
+        pix_fmt="rgb24",
+        fps_mode="passthrough",
+        output_ts_offset=NUT_SHIFT_SECONDS,
+        avoid_negative_ts="disabled",
+        write_index=0,
+        syncpoints="none",
+        strict="experimental",  # of a sync point it would remember each one
+        flush_packets=1,
+        map_metadata=-1,
+        map_chapters=-1,
         threads=1,  # in threads the rawvideo encoder holds a frame back
-        **{"c:v": "rawvideo", "enc_time_base:v": f"1/{TICKS_PER_SECOND}"}, **sound_options,
+        **{"c:v": "rawvideo", "enc_time_base:v": f"1/{TICKS_PER_SECOND}"},
+        **sound_options,
     )
     if sound_to is None:
         return picture.get_args()
     tracks = [source[f"a:{index}"] for index, _ in probe.sound_tracks]
     sound = ffmpeg.output(
-        *tracks, sound_to, f="nut", c="copy", copypriorss=0, write_index=0,
-        output_ts_offset=NUT_SHIFT_SECONDS, avoid_negative_ts="disabled", flush_packets=1,
+        *tracks,
+        sound_to,
+        f="nut",
+        c="copy",
+        copypriorss=0,
+        write_index=0,
+        output_ts_offset=NUT_SHIFT_SECONDS,
+        avoid_negative_ts="disabled",
+        flush_packets=1,
     )
     return ffmpeg.merge_outputs(picture, sound).get_args()
 
@@ -90,7 +114,9 @@ def line_options(most_wait_seconds: float = 0.5) -> dict[str, object]:
         most_wait_seconds: a picture waits no longer for the sound that belongs before it.
     """
     return {
-        "c:a": "pcm_s16le", "ar": RATE, "ac": CHANNELS,
+        "c:a": "pcm_s16le",
+        "ar": RATE,
+        "ac": CHANNELS,
         "max_interleave_delta": max(1, round(most_wait_seconds * 1e6)),
     }
 

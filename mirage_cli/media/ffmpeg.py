@@ -26,9 +26,7 @@ MIN_VERSION = (5, 1)  # -fps_mode appeared in 5.1
 PROBE_TIMEOUT_S = 60.0
 SLICE_S = 0.2  # of a wait that looks whether anything goes on
 PIPE_BYTES = 1 << 20  # Linux's limit for users; a whole small frame fits, which halves the wake-ups
-INSTALL_REMEDY = (
-    "pip install imageio-ffmpeg, or install ffmpeg 5.1 or newer and name it in MIRAGE_FFMPEG"
-)
+INSTALL_REMEDY = "pip install imageio-ffmpeg, or install ffmpeg 5.1 or newer and name it in MIRAGE_FFMPEG"
 
 # Lines with which ffmpeg only repeats that something else failed.
 _ECHOES = re.compile(
@@ -123,8 +121,7 @@ def _bundled_path() -> str | None:
 def _version_of(path: str) -> str | None:
     try:
         done = subprocess.run(
-            [path, "-hide_banner", "-version"], capture_output=True, stdin=subprocess.DEVNULL,
-            timeout=20, check=False,
+            [path, "-hide_banner", "-version"], capture_output=True, stdin=subprocess.DEVNULL, timeout=20, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
@@ -154,8 +151,7 @@ def _child_options() -> dict[str, Any]:
 
 
 def run_ffmpeg(
-    tool: FfmpegTool, arguments: list[str], *, feed: bytes | None = None,
-    timeout_s: float | None = PROBE_TIMEOUT_S,
+    tool: FfmpegTool, arguments: list[str], *, feed: bytes | None = None, timeout_s: float | None = PROBE_TIMEOUT_S
 ) -> subprocess.CompletedProcess[bytes]:
     """Runs ffmpeg to its end and gives what it printed; does not raise for its exit status.
 
@@ -166,8 +162,7 @@ def run_ffmpeg(
     source: dict[str, Any] = {"input": feed} if feed is not None else {"stdin": subprocess.DEVNULL}
     try:
         return subprocess.run(
-            command, capture_output=True, timeout=timeout_s, check=False, **source,
-            **_child_options(),
+            command, capture_output=True, timeout=timeout_s, check=False, **source, **_child_options()
         )
     except subprocess.TimeoutExpired:
         raise MediaError(
@@ -202,8 +197,14 @@ class FfmpegProcess:
     KEPT_LINES = 60
 
     def __init__(
-        self, tool: FfmpegTool, arguments: list[str], *, stdin: int | IO[bytes] | None,
-        stdout: int | IO[bytes] | None, level: str = "warning", kept_lines: int = KEPT_LINES,
+        self,
+        tool: FfmpegTool,
+        arguments: list[str],
+        *,
+        stdin: int | IO[bytes] | None,
+        stdout: int | IO[bytes] | None,
+        level: str = "warning",
+        kept_lines: int = KEPT_LINES,
     ) -> None:
         self.error_count = 0
         self.first_error = ""
@@ -214,8 +215,7 @@ class FfmpegProcess:
         command += arguments
         try:
             self._process = subprocess.Popen(
-                command, stdin=stdin, stdout=stdout, stderr=subprocess.PIPE,
-                bufsize=0, **_child_options(),
+                command, stdin=stdin, stdout=stdout, stderr=subprocess.PIPE, bufsize=0, **_child_options()
             )
         except OSError as problem:
             raise MediaError(f"ffmpeg did not start: {problem}", INSTALL_REMEDY) from None

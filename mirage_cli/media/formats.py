@@ -23,9 +23,7 @@ TO_GIF = (
     # One palette a frame: a palette for the whole clip would hold the whole clip in memory.
     "split[a][b];[a]palettegen=stats_mode=single[p];[b][p]paletteuse=new=1:dither=bayer"
 )
-X26X_PRESETS = (
-    "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow",
-)
+X26X_PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,16 +67,29 @@ _PCM = frozenset({"pcm_s16le", "pcm_s24le", "pcm_s32le", "pcm_f32le", "pcm_u8", 
 _TS_SOUND = frozenset({"aac", "mp3", "mp2", "ac3", "eac3"})
 _WEBM_CODECS = frozenset({"libvpx-vp9", "libvpx", "libsvtav1", "libaom-av1"})
 # ffmpeg writes others without a word, and nobody can read them.
-_TS_CODECS = frozenset(
-    {"libx264", "libx265", "h264_nvenc", "hevc_nvenc", "mpeg2video", "mpeg1video", "mpeg4"}
-)
+_TS_CODECS = frozenset({"libx264", "libx265", "h264_nvenc", "hevc_nvenc", "mpeg2video", "mpeg1video", "mpeg4"})
 _FAST_START = {"movflags": "+faststart"}
-_MOV_TEXT = {
-    "subtitles_copied": frozenset({"mov_text"}), "subtitle_encoder": "mov_text", "keeps_tags": True,
-}
+_MOV_TEXT = {"subtitles_copied": frozenset({"mov_text"}), "subtitle_encoder": "mov_text", "keeps_tags": True}
 TEXT_SUBTITLES = frozenset(
-    {"subrip", "ass", "ssa", "webvtt", "mov_text", "text", "sami", "microdvd", "subviewer", "stl",
-     "mpl2", "jacosub", "realtext", "ttml", "vplayer", "pjs", "subviewer1"}
+    {
+        "subrip",
+        "ass",
+        "ssa",
+        "webvtt",
+        "mov_text",
+        "text",
+        "sami",
+        "microdvd",
+        "subviewer",
+        "stl",
+        "mpl2",
+        "jacosub",
+        "realtext",
+        "ttml",
+        "vplayer",
+        "pjs",
+        "subviewer1",
+    }
 )
 
 # A playlist of the last six pieces of two seconds; older ones are deleted.
@@ -87,27 +98,33 @@ _HLS = {"hls_time": "2", "hls_list_size": "6", "hls_flags": "delete_segments"}
 CONTAINERS: dict[str, Container] = {
     ".mp4": Container("mp4", "libx264", _MP4_SOUND, "aac", _FAST_START, **_MOV_TEXT),
     ".m4v": Container("mp4", "libx264", _MP4_SOUND, "aac", _FAST_START, **_MOV_TEXT),
-    ".mov": Container(
-        "mov", "libx264", _MP4_SOUND - {"opus", "flac"} | _PCM, "aac", _FAST_START, **_MOV_TEXT
-    ),
+    ".mov": Container("mov", "libx264", _MP4_SOUND - {"opus", "flac"} | _PCM, "aac", _FAST_START, **_MOV_TEXT),
     ".mkv": Container(
-        "matroska", "libx264", None, "aac",
-        subtitles_copied=frozenset({"subrip", "ass", "webvtt", "hdmv_pgs_subtitle", "dvd_subtitle",
-                                    "dvb_subtitle"}),
-        subtitle_encoder="subrip", keeps_tags=True, keeps_fonts=True,
+        "matroska",
+        "libx264",
+        None,
+        "aac",
+        subtitles_copied=frozenset({"subrip", "ass", "webvtt", "hdmv_pgs_subtitle", "dvd_subtitle", "dvb_subtitle"}),
+        subtitle_encoder="subrip",
+        keeps_tags=True,
+        keeps_fonts=True,
     ),
     ".webm": Container(
-        "webm", "libvpx-vp9", frozenset({"opus", "vorbis"}), "libopus", {}, _WEBM_CODECS,
-        subtitles_copied=frozenset({"webvtt"}), subtitle_encoder="webvtt", keeps_tags=True,
+        "webm",
+        "libvpx-vp9",
+        frozenset({"opus", "vorbis"}),
+        "libopus",
+        {},
+        _WEBM_CODECS,
+        subtitles_copied=frozenset({"webvtt"}),
+        subtitle_encoder="webvtt",
+        keeps_tags=True,
     ),
     ".gif": Container("gif", "gif", frozenset(), "", {}, frozenset({"gif"})),
     ".avi": Container(
-        "avi", "mpeg4", frozenset({"mp3", "ac3", "mp2"}) | _PCM, "libmp3lame", {}, None, True,
-        keeps_tags=True,
+        "avi", "mpeg4", frozenset({"mp3", "ac3", "mp2"}) | _PCM, "libmp3lame", {}, None, True, keeps_tags=True
     ),
-    ".ts": Container(
-        "mpegts", "libx264", _TS_SOUND, "aac", {}, _TS_CODECS, picture_muxer="mp4"
-    ),
+    ".ts": Container("mpegts", "libx264", _TS_SOUND, "aac", {}, _TS_CODECS, picture_muxer="mp4"),
     ".m3u8": Container("hls", "libx264", _TS_SOUND, "aac", _HLS, in_place=True),
 }
 PIPE_CONTAINER = Container("matroska", "libx264", None, "aac")
@@ -157,18 +174,16 @@ CODECS: dict[str, Codec] = {
     "libx264": Codec(odd_pixels="yuv444p", options={"preset": "veryfast"}),
     "libx264rgb": Codec("bgr0", "bgr0", "crf", (0, 51, 0), {"preset": "veryfast"}),
     "libx265": Codec(
-        "yuv420p", "yuv444p", "crf", (0, 51, 20),
+        "yuv420p",
+        "yuv444p",
+        "crf",
+        (0, 51, 20),
         {"preset": "veryfast", "tag:v": "hvc1", "x265-params": "log-level=error"},
     ),
     "libvpx-vp9": Codec("yuv420p", "yuv420p", "crf", (0, 63, 24), _VP9),
-    "libvpx": Codec(
-        "yuv420p", "yuv420p", "crf", (4, 63, 10),
-        {"b:v": "8M", "deadline": "realtime", "cpu-used": "6"},
-    ),
+    "libvpx": Codec("yuv420p", "yuv420p", "crf", (4, 63, 10), {"b:v": "8M", "deadline": "realtime", "cpu-used": "6"}),
     "libsvtav1": Codec("yuv420p", "yuv420p", "crf", (0, 63, 28), {"preset": "10"}),
-    "libaom-av1": Codec(
-        "yuv420p", "yuv420p", "crf", (0, 63, 26), {"b:v": "0", "cpu-used": "8", "row-mt": "1"}
-    ),
+    "libaom-av1": Codec("yuv420p", "yuv420p", "crf", (0, 63, 26), {"b:v": "0", "cpu-used": "8", "row-mt": "1"}),
     "h264_nvenc": Codec("yuv420p", "yuv444p", "cq", (0, 51, 19), _NVENC),
     "hevc_nvenc": Codec("yuv420p", "yuv444p", "cq", (0, 51, 21), {**_NVENC, "tag:v": "hvc1"}),
     "mpeg4": Codec("yuv420p", "yuv420p", "q:v", (1, 31, 2), {}, 65535),
@@ -180,8 +195,15 @@ CODECS: dict[str, Codec] = {
     "rawvideo": Codec("rgb24", "rgb24", ""),
 }
 ALIASES = {
-    "h264": "libx264", "avc": "libx264", "x264": "libx264", "h265": "libx265", "hevc": "libx265",
-    "x265": "libx265", "vp9": "libvpx-vp9", "vp8": "libvpx", "av1": "libsvtav1",
+    "h264": "libx264",
+    "avc": "libx264",
+    "x264": "libx264",
+    "h265": "libx265",
+    "hevc": "libx265",
+    "x265": "libx265",
+    "vp9": "libvpx-vp9",
+    "vp8": "libvpx",
+    "av1": "libsvtav1",
     "prores": "prores_ks",
 }
 
@@ -242,13 +264,10 @@ def choose_codec(tool: FfmpegTool, container: Container, wanted: str | None) -> 
             f"use one of: {', '.join(sorted({*ALIASES} | {'ffv1', 'mpeg4'}))}",
         )
     if name == "gif" and container.muxer != "gif":  # in another file it comes out empty
-        raise UsageProblem(
-            f"a {container.muxer} file does not hold gif", "write to .gif, or leave --codec out"
-        )
+        raise UsageProblem(f"a {container.muxer} file does not hold gif", "write to .gif, or leave --codec out")
     if container.only_codecs is not None and name not in container.only_codecs:
         raise UsageProblem(
-            f"a {container.muxer} file does not hold {name}; "
-            f"allowed: {', '.join(sorted(container.only_codecs))}",
+            f"a {container.muxer} file does not hold {name}; allowed: {', '.join(sorted(container.only_codecs))}",
             "leave --codec out, or write to .mkv",
         )
     return name
@@ -269,8 +288,7 @@ def encoder_options(
     if preset is not None:
         if name not in ("libx264", "libx264rgb", "libx265") or preset not in X26X_PRESETS:
             raise UsageProblem(
-                f"preset {preset!r} is not one of {name}'s",
-                f"presets of h264 and h265: {', '.join(X26X_PRESETS)}",
+                f"preset {preset!r} is not one of {name}'s", f"presets of h264 and h265: {', '.join(X26X_PRESETS)}"
             )
         options["preset"] = preset
     low, high, default = codec.quality
@@ -291,9 +309,7 @@ def encoder_options(
         options.update(colorspace="smpte170m", color_range="tv")
     else:
         options["vf"] = TO_YUV.format(pixels)
-        options.update(
-            colorspace="bt709", color_primaries="bt709", color_trc="bt709", color_range="tv"
-        )
+        options.update(colorspace="bt709", color_primaries="bt709", color_trc="bt709", color_range="tv")
     return options
 
 

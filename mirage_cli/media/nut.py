@@ -146,7 +146,9 @@ class NutReader:
             self._cursor.bytes(4)  # checksum of the packet header
         body = cursor_over(self._cursor.bytes(size)[:-4])
         take = {
-            MAIN: self._take_main, STREAM: self._take_stream, SYNCPOINT: self._take_syncpoint,
+            MAIN: self._take_main,
+            STREAM: self._take_stream,
+            SYNCPOINT: self._take_syncpoint,
             INFO: self._take_info,
         }.get(startcode)
         try:
@@ -191,9 +193,7 @@ class NutReader:
                 if len(codes) == 0x4E:  # 'N' starts a packet and is never a frame code
                     codes.append(invalid)
                     continue
-                codes.append(
-                    FrameCode(flags, size_mul, size + step, pts_delta, reserved, header_idx, stream)
-                )
+                codes.append(FrameCode(flags, size_mul, size + step, pts_delta, reserved, header_idx, stream))
                 step += 1
         self._codes = codes
         self._elided = [b""] + [body.vb() for _ in range(body.v())]
@@ -296,9 +296,7 @@ class NutReader:
             self._give_sound(track, pts, prefix, size)
             return None
         if size != self.width * self.height * 3:
-            raise NutError(
-                f"a picture of {size} bytes in a {self.width}x{self.height} RGB24 stream"
-            )
+            raise NutError(f"a picture of {size} bytes in a {self.width}x{self.height} RGB24 stream")
         rgb = np.empty((self.height, self.width, 3), np.uint8)
         flat = memoryview(rgb).cast("B")
         flat[: len(prefix)] = prefix

@@ -75,9 +75,12 @@ class NutWriter:
         rate = f"{frame_rate.numerator}/{frame_rate.denominator}".encode()
         info = put_v(1) + put_s(0) + put_v(0) + put_v(0) + put_v(1) + put_vb(b"r_frame_rate") + put_s(-1) + put_vb(rate)
         self._head = (
-            FILE_ID + self._packet(MAIN, main) + self._packet(STREAM, stream)
+            FILE_ID
+            + self._packet(MAIN, main)
+            + self._packet(STREAM, stream)
             + (self._packet(STREAM, self._sound_header(*sound)) if sound else b"")
-            + self._packet(INFO, info) + self._packet(SYNCPOINT, put_v(0) + put_v(0))
+            + self._packet(INFO, info)
+            + self._packet(SYNCPOINT, put_v(0) + put_v(0))
         )
 
     def write(self, ticks: int, rgb: np.ndarray) -> None:

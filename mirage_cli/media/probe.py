@@ -125,8 +125,7 @@ def make_timeline(probe: MediaProbe, first_seconds: float, start_seconds: float)
 
 
 def probe_media(
-    tool: FfmpegTool, url: str, *, name: str, feed: bytes | None = None,
-    input_options: list[str] | None = None,
+    tool: FfmpegTool, url: str, *, name: str, feed: bytes | None = None, input_options: list[str] | None = None
 ) -> MediaProbe:
     """Asks ffmpeg what ``url`` holds.
 
@@ -190,9 +189,7 @@ def parse_probe(text: str) -> MediaProbe:
             rotation = -float(match.group(1))
     if video is not None and rotation:
         video = replace(video, rotation_degrees=rotation % 360.0)
-    return MediaProbe(
-        container, duration, start_seconds, video, tuple(audio), tuple(subtitles), fonts
-    )
+    return MediaProbe(container, duration, start_seconds, video, tuple(audio), tuple(subtitles), fonts)
 
 
 def _clock_seconds(text: str) -> float | None:
@@ -218,8 +215,16 @@ def _parse_video(text: str) -> VideoTrack | None:
                 matrix = tags[0] if tags[0] in MATRICES else ""
                 transfer = tags[2] if len(tags) == 3 else tags[0]
     return VideoTrack(
-        codec, pixel.group(1) if pixel else "", int(size.group(1)), int(size.group(2)), 0.0,
-        _rate(text, "fps"), _rate(text, "tbr"), matrix, transfer, fields is not None,
+        codec,
+        pixel.group(1) if pixel else "",
+        int(size.group(1)),
+        int(size.group(2)),
+        0.0,
+        _rate(text, "fps"),
+        _rate(text, "tbr"),
+        matrix,
+        transfer,
+        fields is not None,
     )
 
 
@@ -232,7 +237,11 @@ def _rate(text: str, unit: str) -> Fraction | None:
 
 
 def scan_packets(
-    tool: FfmpegTool, url: str, *, start_seconds: float = 0.0, end_seconds: float | None = None,
+    tool: FfmpegTool,
+    url: str,
+    *,
+    start_seconds: float = 0.0,
+    end_seconds: float | None = None,
     limit_s: float = SCAN_LIMIT_S,
 ) -> PacketScan | None:
     """Lists the picture packets of a file without decoding them.
@@ -246,9 +255,7 @@ def scan_packets(
         None where the list is not complete: too long a file, packets without times, an error.
     """
     arguments = ["-copyts", "-i", url, "-map", "0:V:0", "-c", "copy", "-f", "framecrc", "pipe:1"]
-    child = FfmpegProcess(
-        tool, arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, level="error"
-    )
+    child = FfmpegProcess(tool, arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, level="error")
     timer = threading.Timer(limit_s, child.stop)
     timer.daemon = True
     timer.start()
@@ -271,9 +278,9 @@ def scan_packets(
     times = sorted((int(pts) * tick, max(int(span), 0) * tick) for _, pts, span in rows)
     first = times[0][0]
     inside = [
-        time for time in times
-        if time[0] - first >= start_seconds - 1e-4
-        and (end_seconds is None or time[0] - first < end_seconds - 1e-4)
+        time
+        for time in times
+        if time[0] - first >= start_seconds - 1e-4 and (end_seconds is None or time[0] - first < end_seconds - 1e-4)
     ]
     if not inside:
         return PacketScan(0, first, first, False)
@@ -314,15 +321,18 @@ def seek_plan(
     return options, [f"trim={':'.join(cuts)}"] if cuts else []
 
 
-def first_frame_seconds(
-    tool: FfmpegTool, url: str, probe: MediaProbe, start_seconds: float
-) -> float | None:
+def first_frame_seconds(tool: FfmpegTool, url: str, probe: MediaProbe, start_seconds: float) -> float | None:
     """Time stamp of the first picture at or after ``start_seconds``; None where there is none."""
     options, cuts = seek_plan(probe, start_seconds, None, seekable=True)
     source = ffmpeg.input(url, threads=1, **options)
     command = ffmpeg.output(
-        source["V:0"], "pipe:1", f="framecrc", vf=",".join([*cuts, "scale=16:16"]),
-        fps_mode="passthrough", enc_time_base="1/1000000", **{"frames:v": 1},
+        source["V:0"],
+        "pipe:1",
+        f="framecrc",
+        vf=",".join([*cuts, "scale=16:16"]),
+        fps_mode="passthrough",
+        enc_time_base="1/1000000",
+        **{"frames:v": 1},
     ).get_args()
     text = run_ffmpeg(tool, command).stdout.decode("ascii", "replace")
     match = re.search(r"^0, +-?\d+, +(-?\d+),", text, re.MULTILINE)

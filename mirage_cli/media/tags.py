@@ -13,9 +13,7 @@ from fractions import Fraction
 from mirage_cli.media.ffmpeg import FfmpegTool, run_ffmpeg
 
 # What describes the input's container and not its content.
-CONTAINER_KEYS = frozenset(
-    {"major_brand", "minor_version", "compatible_brands", "encoder", "duration", "encoded_by"}
-)
+CONTAINER_KEYS = frozenset({"major_brand", "minor_version", "compatible_brands", "encoder", "duration", "encoded_by"})
 MAX_TEXT_BYTES = 1 << 20
 
 

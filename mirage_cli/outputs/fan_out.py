@@ -29,7 +29,9 @@ class FanOut:
     """
 
     def __init__(
-        self, sinks: list[tuple[str, FrameSink]], tell: Callable[[str], None] = lambda text: None,
+        self,
+        sinks: list[tuple[str, FrameSink]],
+        tell: Callable[[str], None] = lambda text: None,
         goes_on: Callable[[], bool] = lambda: False,
     ) -> None:
         self.sinks, self._tell, self._goes_on = sinks, tell, goes_on
@@ -105,7 +107,7 @@ class FanOut:
                 sink.close(commit and item is not stuck)
                 if commit and item is not stuck:
                     self.whole.append(name)
-            except Exception as error:  # noqa: BLE001  the other sinks are closed all the same
+            except Exception as error:
                 first = first or error
         if first is not None and commit:
             if isinstance(first, MirageError) and self.whole:

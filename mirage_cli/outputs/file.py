@@ -36,14 +36,7 @@ from mirage_cli.media.formats import (
 from mirage_cli.media.nut_writer import NutWriter
 from mirage_cli.media.sound_line import CHANNELS, RATE, SoundFeed
 from mirage_cli.outputs.names import check_target, is_plain_file
-from mirage_cli.outputs.sound_copy import (
-    SOUND_BITRATE,
-    SoundPlan,
-    add_sound,
-    picture_offset,
-    plan_sound,
-    with_sound,
-)
+from mirage_cli.outputs.sound_copy import SOUND_BITRATE, SoundPlan, add_sound, picture_offset, plan_sound, with_sound
 
 MAX_SIDE = 16384
 # Times nearer to the frame rate's grid than this are put on it: Matroska rounds to 1 ms.
@@ -94,12 +87,16 @@ class FileSink:
         arguments, stdout = self._encode_command(encoder)
         try:
             self._process = FfmpegProcess(
-                tool, arguments, stdin=subprocess.PIPE, stdout=stdout,
-                level="info" if is_url(target) else "warning",
+                tool, arguments, stdin=subprocess.PIPE, stdout=stdout, level="info" if is_url(target) else "warning"
             )
             self._pipe = NutWriter(
-                self._process.stdin.fileno(), info.width, info.height, self.ticks_per_second, self._rate,
-                info.pixel_aspect, (RATE, CHANNELS) if with_line else None,
+                self._process.stdin.fileno(),
+                info.width,
+                info.height,
+                self.ticks_per_second,
+                self._rate,
+                info.pixel_aspect,
+                (RATE, CHANNELS) if with_line else None,
             )
         except BaseException:
             self._remove_parts()
@@ -312,9 +309,7 @@ class FileSink:
             self._source.close()  # completes the file that the sound is kept in
         whole = self._add_part(".sound.part")
         pictures_input: tuple[str, dict[str, Any]] = (file_url(pictures), {})
-        added = add_sound(
-            self._tool, plan, pictures_input, whole, self._container, self.warnings, self._explain
-        )
+        added = add_sound(self._tool, plan, pictures_input, whole, self._container, self.warnings, self._explain)
         return whole if added else pictures
 
     # Ends
@@ -334,8 +329,7 @@ class FileSink:
             if "No space left on device" in line:
                 where = f"in {self._final.parent}" if self._final else "there"
                 return MediaError(
-                    f"the disk is full: {self._shown} could not be written "
-                    "(No space left on device)",
+                    f"the disk is full: {self._shown} could not be written (No space left on device)",
                     f"free some space {where}, or write elsewhere with -o",
                 )
         if self.target == "-" and ("Broken pipe" in message or "EPIPE" in message):
@@ -421,9 +415,20 @@ def open_output(
             there or not writable.
     """
     plan = plan_output(
-        path_or_dash, info, codec=codec, crf=crf, audio_from=audio_from, overwrite=overwrite,
-        start_seconds=start_seconds, duration_seconds=duration_seconds, preset=preset,
-        threads=threads, tool=tool, form=form, low_delay=low_delay, with_line=with_line,
+        path_or_dash,
+        info,
+        codec=codec,
+        crf=crf,
+        audio_from=audio_from,
+        overwrite=overwrite,
+        start_seconds=start_seconds,
+        duration_seconds=duration_seconds,
+        preset=preset,
+        threads=threads,
+        tool=tool,
+        form=form,
+        low_delay=low_delay,
+        with_line=with_line,
         again=again,
     )
     return FileSink(*plan)
@@ -444,25 +449,31 @@ class OutputPlan(NamedTuple):
 
 
 def plan_output(
-    path_or_dash: str | os.PathLike[str], info: StreamInfo, *, codec: str | None = None,
-    crf: float | None = None, audio_from: str | os.PathLike[str] | FileSource | None = None,
-    overwrite: bool = False, start_seconds: float = 0.0, duration_seconds: float | None = None,
-    preset: str | None = None, threads: int | None = None, tool: FfmpegTool | None = None,
-    form: str | None = None, low_delay: bool = False, with_line: bool = False,
+    path_or_dash: str | os.PathLike[str],
+    info: StreamInfo,
+    *,
+    codec: str | None = None,
+    crf: float | None = None,
+    audio_from: str | os.PathLike[str] | FileSource | None = None,
+    overwrite: bool = False,
+    start_seconds: float = 0.0,
+    duration_seconds: float | None = None,
+    preset: str | None = None,
+    threads: int | None = None,
+    tool: FfmpegTool | None = None,
+    form: str | None = None,
+    low_delay: bool = False,
+    with_line: bool = False,
     again: bool = False,
 ) -> OutputPlan:
     """Decides how an output is written; arguments and errors as of ``open_output``."""
     target = os.fspath(path_or_dash)
     tool = tool or find_ffmpeg()
     if not (1 <= info.width <= MAX_SIDE and 1 <= info.height <= MAX_SIDE):
-        raise UsageProblem(
-            f"output size {info.width}x{info.height} is not allowed: 1 to {MAX_SIDE} a side", ""
-        )
+        raise UsageProblem(f"output size {info.width}x{info.height} is not allowed: 1 to {MAX_SIDE} a side", "")
     container = choose_container(target, form)
     name = choose_codec(tool, container, codec)
-    encoder = encoder_options(
-        name, info.width, info.height, crf, preset, threads or default_threads()
-    )
+    encoder = encoder_options(name, info.width, info.height, crf, preset, threads or default_threads())
     if container.muxer == "hls" and not low_delay:  # a film, of which all pieces are kept
         film = {**container.options, "hls_list_size": "0", "hls_flags": "independent_segments"}
         container = replace(container, options=film)
@@ -491,8 +502,12 @@ def plan_output(
     sound = None
     if audio_from is not None:
         sound = plan_sound(
-            tool, source or str(read_from), container, start_seconds=start_seconds,
-            duration_seconds=duration_seconds, warnings=warnings,
+            tool,
+            source or str(read_from),
+            container,
+            start_seconds=start_seconds,
+            duration_seconds=duration_seconds,
+            warnings=warnings,
         )
     with_line = with_line and bool(container.sound_encoder)
     return OutputPlan(tool, target, info, container, encoder, sound, source, warnings, with_line)

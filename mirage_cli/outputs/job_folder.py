@@ -84,10 +84,7 @@ class JobFolder:
 
         arrays, facts = state
         name = f"state-{progress.frames + piece.frames:06d}.safetensors"
-        data = save(
-            {key: np.ascontiguousarray(array) for key, array in arrays.items()},
-            {"facts": json.dumps(facts)},
-        )
+        data = save({key: np.ascontiguousarray(array) for key, array in arrays.items()}, {"facts": json.dumps(facts)})
         _write(self.path / name, data)
         _sync(self.path / piece.name)
         progress.pieces = [*progress.pieces, piece]
@@ -179,9 +176,7 @@ def open_job(target: str, request: dict[str, Any], resume: bool) -> JobFolder:
             "choose a folder that exists and that you may write to",
         ) from None
     if lock is None:
-        raise MediaError(
-            f"another mirage is writing {target!r}", "Wait for it, or give -o another name."
-        )
+        raise MediaError(f"another mirage is writing {target!r}", "Wait for it, or give -o another name.")
     folder = JobFolder(path, Progress(), lock)
     try:
         if resume and (path / "progress.json").exists():
@@ -234,8 +229,9 @@ def _check_same(began: dict[str, Any], now: dict[str, Any], target: str) -> None
         if began.get(key) != now.get(key):
             raise UsageProblem(
                 f"the unfinished job of {target} was begun with another {key.replace('_', ' ')}: "
-                f"{_short(began.get(key))}, and now it is {_short(now.get(key))}", BEGIN_ANEW,
-            )  # fmt: skip
+                f"{_short(began.get(key))}, and now it is {_short(now.get(key))}",
+                BEGIN_ANEW,
+            )
 
 
 def _short(value: Any) -> str:

@@ -49,25 +49,15 @@ def check_target(target: str, read_from: str | None, may_replace: Callable[[], b
             raise MediaError(f"output {target!r} is a folder", f"name a file: {path / 'out.mp4'}")
         if read_from and path.exists() and os.path.exists(read_from):
             if os.path.samefile(path, read_from):
-                raise MediaError(
-                    f"output {target!r} is the input itself", "give the output another name"
-                )
+                raise MediaError(f"output {target!r} is the input itself", "give the output another name")
         folder = Path(os.path.realpath(target)).parent
         if not folder.is_dir():
-            raise MediaError(
-                f"the folder of output {target!r} does not exist", f"mkdir -p {folder}"
-            )
+            raise MediaError(f"the folder of output {target!r} does not exist", f"mkdir -p {folder}")
         if path.is_file() and not may_replace():
-            raise MediaError(
-                f"output {target!r} exists", "add -y to replace it, or give -o another name"
-            )
+            raise MediaError(f"output {target!r} exists", "add -y to replace it, or give -o another name")
     except (OSError, ValueError) as problem:
         reason = getattr(problem, "strerror", None) or str(problem)
-        raise MediaError(
-            f"output {target!r} cannot be written: {reason}", "give a shorter or plainer name"
-        ) from None
-
-
+        raise MediaError(f"output {target!r} cannot be written: {reason}", "give a shorter or plainer name") from None
 
 
 def at_its_pace(target: str) -> bool:

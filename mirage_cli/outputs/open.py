@@ -50,17 +50,28 @@ def open_live_output(
         options["form"] = config.format
     if is_url(target):
         return push_output(
-            target, info, tell, timeout_seconds=config.timeout_seconds, attempts=config.reconnect,
-            low_delay=True, **options,
-        )  # fmt: skip
+            target,
+            info,
+            tell,
+            timeout_seconds=config.timeout_seconds,
+            attempts=config.reconnect,
+            low_delay=True,
+            **options,
+        )
     sink = open_output(target, info, low_delay=target.lower().endswith(".m3u8"), **options)
     sink.end_seconds = config.timeout_seconds
     return sink
 
 
 def push_output(
-    target: str, info: StreamInfo, tell: Callable[[str], None], *, timeout_seconds: float,
-    attempts: int, patient: Patient | None = None, **options: Any,
+    target: str,
+    info: StreamInfo,
+    tell: Callable[[str], None],
+    *,
+    timeout_seconds: float,
+    attempts: int,
+    patient: Patient | None = None,
+    **options: Any,
 ) -> PushSink:
     """An output to an address, made again when it breaks.
 
@@ -74,17 +85,26 @@ def push_output(
     from mirage_cli.outputs.file import open_output
 
     return PushSink(
-        shown_target(target), lambda again: open_output(target, info, again=again, **options),
-        timeout_seconds=timeout_seconds, attempts=attempts, tell=tell, patient=patient,
-    )  # fmt: skip
+        shown_target(target),
+        lambda again: open_output(target, info, again=again, **options),
+        timeout_seconds=timeout_seconds,
+        attempts=attempts,
+        tell=tell,
+        patient=patient,
+    )
 
 
 def live_info(info: StreamInfo, size: tuple[int, int]) -> StreamInfo:
     """What the frames of a live run are: of that size, with gaps where frames are dropped."""
     return replace(
-        info, width=size[0], height=size[1], frame_count=None, duration_seconds=None,
-        variable_rate=True, has_audio=False,
-    )  # fmt: skip
+        info,
+        width=size[0],
+        height=size[1],
+        frame_count=None,
+        duration_seconds=None,
+        variable_rate=True,
+        has_audio=False,
+    )
 
 
 MODEL_FILES = ("model.safetensors", "looks.json", "looks.safetensors")
@@ -108,9 +128,7 @@ def check_output(source: str, target: str, overwrite: bool | None, ui: Ui) -> No
             raise MediaError(
                 f"output {target!r} is the input itself: it would replace {own[0]!r}", "give the output another name"
             )
-    check_target(
-        target, read_from, lambda: ui.confirm_overwrite(target) if overwrite is None else overwrite
-    )
+    check_target(target, read_from, lambda: ui.confirm_overwrite(target) if overwrite is None else overwrite)
 
 
 def check_unfinished(config: TransformConfig, target: str) -> None:
@@ -139,8 +157,12 @@ def default_output(source: str, look: str) -> str:
 
 
 def open_sink(
-    config: TransformConfig, target: str, source: FrameSource, size: Size,
-    tell: Callable[[str], None] = lambda text: None, stop: threading.Event | None = None,
+    config: TransformConfig,
+    target: str,
+    source: FrameSource,
+    size: Size,
+    tell: Callable[[str], None] = lambda text: None,
+    stop: threading.Event | None = None,
 ) -> FrameSink:
     """The sink of all outputs; that of one file can be taken up again, see ``job_sink``.
 
@@ -172,29 +194,36 @@ def open_sink(
 
 
 def _open_push(
-    config: TransformConfig, target: str, source: FrameSource, size: Size,
-    tell: Callable[[str], None], stop: threading.Event,
+    config: TransformConfig,
+    target: str,
+    source: FrameSource,
+    size: Size,
+    tell: Callable[[str], None],
+    stop: threading.Event,
 ) -> PushSink:
     """An address: it is waited for when it breaks, and gets no frame before its time."""
     if config.resume:
-        raise UsageProblem(
-            f"--resume cannot hold: the output is {shown_target(target)}", "Leave --resume away."
-        )
+        raise UsageProblem(f"--resume cannot hold: the output is {shown_target(target)}", "Leave --resume away.")
     width = size[0] * (2 if config.compare else 1)
     info = replace(source.info, width=width, height=size[1])
     with_line = getattr(source, "sound", None) is not None
     if config.sound and not with_line and source.info.has_audio:
         tell(f"{source.info.name}: its sound cannot be sent to {shown_target(target)}")
     return push_output(
-        target, info, tell, timeout_seconds=config.timeout_seconds or PUSH_TIMEOUT_SECONDS,
-        attempts=config.reconnect, patient=Patient(at_its_pace(target), stop),
-        low_delay=at_its_pace(target), codec=config.codec, crf=config.crf, with_line=with_line,
-    )  # fmt: skip
+        target,
+        info,
+        tell,
+        timeout_seconds=config.timeout_seconds or PUSH_TIMEOUT_SECONDS,
+        attempts=config.reconnect,
+        patient=Patient(at_its_pace(target), stop),
+        low_delay=at_its_pace(target),
+        codec=config.codec,
+        crf=config.crf,
+        with_line=with_line,
+    )
 
 
-def _open_one(
-    config: TransformConfig, target: str, source: FrameSource, size: Size, resumable: bool
-) -> FrameSink:
+def _open_one(config: TransformConfig, target: str, source: FrameSource, size: Size, resumable: bool) -> FrameSink:
     from mirage_cli.inputs.file import FileSource
     from mirage_cli.outputs.file import FileSink, plan_output
     from mirage_cli.outputs.segments import JobSink, can_be_pieces

@@ -56,8 +56,7 @@ class ImageSink:
     def write(self, frame: Frame) -> None:
         if self._single and self.frames_written:
             raise UsageProblem(
-                f"{self.target!r} names one picture, and the input has more",
-                "Name a pattern: -o 'out/%05d.png'",
+                f"{self.target!r} names one picture, and the input has more", "Name a pattern: -o 'out/%05d.png'"
             )
         name = self._name(self.frames_written + 1)
         bgr = cv2.cvtColor(frame.rgb, cv2.COLOR_RGB2BGR)

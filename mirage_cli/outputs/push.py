@@ -84,8 +84,13 @@ class PushSink:
     waits = True
 
     def __init__(
-        self, name: str, connect: Callable[[bool], Connection], *, timeout_seconds: float = 10.0,
-        attempts: int = 10, tell: Callable[[str], None] = lambda text: None,
+        self,
+        name: str,
+        connect: Callable[[bool], Connection],
+        *,
+        timeout_seconds: float = 10.0,
+        attempts: int = 10,
+        tell: Callable[[str], None] = lambda text: None,
         patient: Patient | None = None,
     ) -> None:
         self.name, self.warnings = name, []
@@ -149,9 +154,7 @@ class PushSink:
             connection.kill()
             self._thread.join(LAST_SECONDS)
         if self.reconnects or self.missed:
-            self.warnings.append(
-                f"{self.name}: connected again {self.reconnects} times, {self.missed} frames not sent"
-            )
+            self.warnings.append(f"{self.name}: connected again {self.reconnects} times, {self.missed} frames not sent")
         if commit and self._problem is not None:
             raise self._problem
 
@@ -225,9 +228,7 @@ class PushSink:
         self._connection.close(commit=False)
         reason = _reason(error)
         if self._never_there() or not self._attempts:
-            raise MediaError(
-                f"cannot send to {self.name}: {reason}", "Check the address and the server."
-            ) from None
+            raise MediaError(f"cannot send to {self.name}: {reason}", "Check the address and the server.") from None
         held = [frame]
         for attempt in range(1, self._attempts + 1):
             self.state = f"{reason}; attempt {attempt} of {self._attempts}"

@@ -27,10 +27,19 @@ from mirage_cli.outputs.sound_copy import add_sound
 PIECE_FRAMES = 250
 # Codecs whose pieces can be joined, and the container of a piece; mp4 keeps times exactly.
 PIECE_MUXER = {
-    "libx264": "mp4", "libx264rgb": "mp4", "libx265": "mp4", "h264_nvenc": "mp4",
-    "hevc_nvenc": "mp4", "libvpx-vp9": "mp4", "libsvtav1": "mp4", "libaom-av1": "mp4",
-    "ffv1": "mp4", "mjpeg": "mp4", "mpeg4": "mp4", "prores_ks": "mov",
-}  # fmt: skip
+    "libx264": "mp4",
+    "libx264rgb": "mp4",
+    "libx265": "mp4",
+    "h264_nvenc": "mp4",
+    "hevc_nvenc": "mp4",
+    "libvpx-vp9": "mp4",
+    "libsvtav1": "mp4",
+    "libaom-av1": "mp4",
+    "ffv1": "mp4",
+    "mjpeg": "mp4",
+    "mpeg4": "mp4",
+    "prores_ks": "mov",
+}
 
 
 def can_be_pieces(container: Container, codec: str) -> bool:
@@ -51,9 +60,7 @@ class JobSink:
         frames_written: in all.
     """
 
-    def __init__(
-        self, folder: JobFolder, plan: OutputPlan, *, piece_frames: int = PIECE_FRAMES
-    ) -> None:
+    def __init__(self, folder: JobFolder, plan: OutputPlan, *, piece_frames: int = PIECE_FRAMES) -> None:
         self.folder, self.piece_frames, self._plan = folder, piece_frames, plan
         self.target, self.warnings = plan.target, plan.warnings
         self._tool, self._info, self._container = plan.tool, plan.info, plan.container
@@ -146,8 +153,7 @@ class JobSink:
     def _open_piece(self) -> None:
         name = str(self.folder.path / f"piece-{self._pieces:05d}{self._suffix}")
         self._piece = FileSink(
-            self._tool, name, self._info, self._piece_container, self._plan.encoder, None, None, [],
-            shown=self.target,
+            self._tool, name, self._info, self._piece_container, self._plan.encoder, None, None, [], shown=self.target
         )
         self._ticks = self._piece.ticks_per_second
 
@@ -210,19 +216,23 @@ class JobSink:
             if self._source is not None and plan.url.endswith("sound.nut"):
                 self._source.close()  # completes the file that the sound is kept in
         done = plan is not None and add_sound(
-            self._tool, plan, (file_url(listed), {"f": "concat", "safe": 0}), whole, self._container,
-            self.warnings, self._explain,
-        )  # fmt: skip
+            self._tool,
+            plan,
+            (file_url(listed), {"f": "concat", "safe": 0}),
+            whole,
+            self._container,
+            self.warnings,
+            self._explain,
+        )
         if not done:
             settings = {"c:v": "copy", "f": self._container.muxer, **self._container.options}
             arguments = ["-f", "concat", "-safe", "0", "-i", file_url(listed), "-map", "0:v:0"]
             arguments += [part for key, value in settings.items() for part in (f"-{key}", value)]
             result = run_ffmpeg(
                 self._tool,
-                ["-y", "-nostats", "-loglevel", "warning", *arguments, "-map_metadata", "-1",
-                 file_url(whole)],
+                ["-y", "-nostats", "-loglevel", "warning", *arguments, "-map_metadata", "-1", file_url(whole)],
                 timeout_s=None,
-            )  # fmt: skip
+            )
             if result.returncode != 0:
                 lines = result.stderr.decode("utf-8", "replace").splitlines()
                 raise self._explain(pick_message(lines))

@@ -70,10 +70,7 @@ class SoundPlan:
     def later(self, seconds: float) -> SoundPlan:
         """The same for pictures that begin ``seconds`` after the source's first."""
         line = self.timeline
-        moved = Timeline(
-            line.zero_seconds + (seconds if self.cut_start else 0.0),
-            line.first_frame_seconds + seconds,
-        )
+        moved = Timeline(line.zero_seconds + (seconds if self.cut_start else 0.0), line.first_frame_seconds + seconds)
         return replace(self, timeline=moved)
 
     def ending_at(self, pictures_seconds: float) -> SoundPlan:
@@ -83,8 +80,13 @@ class SoundPlan:
 
 
 def plan_sound(
-    tool: FfmpegTool, source: str | FileSource, container: Container, *,
-    start_seconds: float, duration_seconds: float | None, warnings: list[str],
+    tool: FfmpegTool,
+    source: str | FileSource,
+    container: Container,
+    *,
+    start_seconds: float,
+    duration_seconds: float | None,
+    warnings: list[str],
 ) -> SoundPlan | None:
     """Decides what is copied and what must be encoded; None where there is nothing to take over.
 
@@ -109,8 +111,7 @@ def plan_sound(
             tracks = [(number, codec) for number, (_, codec) in enumerate(tracks)]
             begin += NUT_SHIFT_SECONDS
             timeline = Timeline(
-                timeline.zero_seconds + NUT_SHIFT_SECONDS,
-                timeline.first_frame_seconds + NUT_SHIFT_SECONDS,
+                timeline.zero_seconds + NUT_SHIFT_SECONDS, timeline.first_frame_seconds + NUT_SHIFT_SECONDS
             )
     else:
         url = source if is_url(source) else file_url(source)
@@ -124,15 +125,13 @@ def plan_sound(
         tracks = []
     kept = container.sound_copied
     codecs = tuple(
-        (index, "copy" if kept is None or codec in kept else container.sound_encoder)
-        for index, codec in tracks
+        (index, "copy" if kept is None or codec in kept else container.sound_encoder) for index, codec in tracks
     )
     end = None if duration_seconds is None else begin + duration_seconds
     plan = SoundPlan(url, codecs, timeline, start_seconds > 0, end)
     if not url.endswith("sound.nut"):
         plan = replace(
-            plan, subtitles=_plan_subtitles(probe, container, warnings),
-            fonts=probe.has_fonts and container.keeps_fonts,
+            plan, subtitles=_plan_subtitles(probe, container, warnings), fonts=probe.has_fonts and container.keeps_fonts
         )
         if container.keeps_tags and not is_url(url):
             tags = read_tags(tool, url)
@@ -140,9 +139,7 @@ def plan_sound(
     return plan if plan.codecs or plan.extras else None
 
 
-def _plan_subtitles(
-    probe: MediaProbe, container: Container, warnings: list[str]
-) -> tuple[tuple[int, str], ...]:
+def _plan_subtitles(probe: MediaProbe, container: Container, warnings: list[str]) -> tuple[tuple[int, str], ...]:
     """(index, codec) of the subtitle tracks that the container can hold; tells of the others."""
     plan: list[tuple[int, str]] = []
     left_out = []
@@ -155,15 +152,12 @@ def _plan_subtitles(
             left_out.append(codec)
     if left_out:
         warnings.append(
-            f"subtitles were left out ({', '.join(left_out)}), which this output cannot hold; "
-            "a .mkv file can"
+            f"subtitles were left out ({', '.join(left_out)}), which this output cannot hold; a .mkv file can"
         )
     return tuple(plan)
 
 
-def with_sound(
-    pictures: Any, plan: SoundPlan, target: str, output_options: dict[str, Any]
-) -> list[str]:
+def with_sound(pictures: Any, plan: SoundPlan, target: str, output_options: dict[str, Any]) -> list[str]:
     """The command that writes pictures and all of the plan to ``target``.
 
     All times are those of the sound's file (-copyts) until the muxer takes the start off. Where the
@@ -210,8 +204,13 @@ def picture_offset(plan: SoundPlan) -> dict[str, str]:
 
 
 def add_sound(
-    tool: FfmpegTool, plan: SoundPlan, pictures: tuple[str, dict[str, Any]], whole: Path,
-    container: Container, warnings: list[str], explain: Callable[[str], MediaError],
+    tool: FfmpegTool,
+    plan: SoundPlan,
+    pictures: tuple[str, dict[str, Any]],
+    whole: Path,
+    container: Container,
+    warnings: list[str],
+    explain: Callable[[str], MediaError],
 ) -> bool:
     """Writes ``whole`` from finished pictures and all of the plan; without its extras, then with the
     sound encoded, where ffmpeg refuses more.
@@ -241,8 +240,7 @@ def add_sound(
         source = ffmpeg.input(pictures[0], **pictures[1], **picture_offset(attempt))
         command = with_sound(source["v:0"], attempt, file_url(whole), settings)
         done = run_ffmpeg(
-            tool, ["-y", "-nostats", "-loglevel", "warning", *command], timeout_s=None,
-            feed=attempt.tags_text(),
+            tool, ["-y", "-nostats", "-loglevel", "warning", *command], timeout_s=None, feed=attempt.tags_text()
         )
         if done.returncode == 0:
             if plan.extras and not attempt.extras:
@@ -252,7 +250,8 @@ def add_sound(
         if "No space left" in message or done.returncode < 0:
             raise explain(message)
     warnings.append(
-        f"the sound could not be written ({message}); the output is silent" if plan.codecs
+        f"the sound could not be written ({message}); the output is silent"
+        if plan.codecs
         else f"subtitles and tags could not be written ({message})"
     )
     return False

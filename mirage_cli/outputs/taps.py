@@ -173,8 +173,9 @@ class TapSink(Wrapper):
             with self._lock:
                 if self._asked is not None and self._asked[1] is done:
                     self._asked = None
-                    raise MediaError(f"no picture came within {wait_seconds:g} s",
-                                     "Check the source, then try again.") from None  # fmt: skip
+                    raise MediaError(
+                        f"no picture came within {wait_seconds:g} s", "Check the source, then try again."
+                    ) from None
             return done.result(0)  # it came at the last moment
 
     def snapshot(self, wait_seconds: float) -> tuple[int, str]:
@@ -191,8 +192,9 @@ class TapSink(Wrapper):
         try:
             number, rgb = shot.result(wait_seconds)
         except NotInTime:
-            raise MediaError(f"no picture came within {wait_seconds:g} s",
-                             "Check the source, then try again.") from None  # fmt: skip
+            raise MediaError(
+                f"no picture came within {wait_seconds:g} s", "Check the source, then try again."
+            ) from None
         path = self._free_name(".png")
         good, data = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
         part = path.with_name(path.name + ".part")
@@ -203,8 +205,10 @@ class TapSink(Wrapper):
             os.replace(part, path)
         except OSError as error:
             part.unlink(missing_ok=True)
-            raise MediaError(f"{str(path)!r} cannot be written: {error.strerror or error}",
-                             "Give a folder that can be written: --record-folder DIR") from error  # fmt: skip
+            raise MediaError(
+                f"{str(path)!r} cannot be written: {error.strerror or error}",
+                "Give a folder that can be written: --record-folder DIR",
+            ) from error
         self.files.append(str(path))
         return number, str(path)
 
@@ -221,8 +225,10 @@ class TapSink(Wrapper):
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise MediaError(f"folder {str(self._folder)!r} cannot be made: {error.strerror or error}",
-                             "Give another: --record-folder DIR") from error  # fmt: skip
+            raise MediaError(
+                f"folder {str(self._folder)!r} cannot be made: {error.strerror or error}",
+                "Give another: --record-folder DIR",
+            ) from error
         stem = time.strftime("mirage-%Y%m%d-%H%M%S")
         for count in range(1000):
             path = self._folder / f"{stem}{f'-{count}' if count else ''}{suffix}"
@@ -267,7 +273,5 @@ class NewestPicture:
             rgb, self._rgb = self._rgb, None
         if rgb is None:
             return None
-        good, data = cv2.imencode(
-            ".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
-        )
+        good, data = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
         return data.tobytes() if good else None

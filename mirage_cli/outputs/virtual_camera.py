@@ -44,7 +44,13 @@ class VirtualCameraSink:
     """
 
     def __init__(
-        self, target: str, width: int, height: int, fps: float, *, module: Any = None,
+        self,
+        target: str,
+        width: int,
+        height: int,
+        fps: float,
+        *,
+        module: Any = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.warnings: list[str] = []
@@ -54,14 +60,10 @@ class VirtualCameraSink:
             try:
                 import pyvirtualcam as module  # type: ignore[no-redef]
             except ImportError:
-                raise MediaError(
-                    "a virtual camera needs pyvirtualcam, which is not installed", REMEDY
-                ) from None
+                raise MediaError("a virtual camera needs pyvirtualcam, which is not installed", REMEDY) from None
         try:
-            self._camera = module.Camera(
-                width=width, height=height, fps=fps, fmt=module.PixelFormat.RGB, device=device
-            )
-        except Exception as error:  # noqa: BLE001  RuntimeError and OSError, by backend
+            self._camera = module.Camera(width=width, height=height, fps=fps, fmt=module.PixelFormat.RGB, device=device)
+        except Exception as error:
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise MediaError(f"no virtual camera can be opened: {first}", REMEDY) from None
         self.device = str(getattr(self._camera, "device", device or "virtual camera"))
@@ -106,7 +108,7 @@ class VirtualCameraSink:
                 rgb, fresh, self._fresh = self._newest, self._fresh, False
             try:
                 self._camera.send(np.ascontiguousarray(rgb))
-            except Exception as error:  # noqa: BLE001
+            except Exception as error:
                 self._problem = MediaError(f"the virtual camera {self.device} failed: {error}", REMEDY)
                 return
             self.sent += 1

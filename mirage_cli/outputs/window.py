@@ -52,7 +52,7 @@ class TeeSink:
         for sink in self.sinks:
             try:
                 sink.close(commit)
-            except Exception as problem:  # noqa: BLE001  the other sinks are closed all the same
+            except Exception as problem:
                 error = error or problem
         if error is not None:
             raise error
@@ -115,9 +115,7 @@ class _TkWindow:
         self._root.title(title)
         self._root.configure(background="black")
         self._picture = tkinter.PhotoImage(master=self._root, width=width, height=height)
-        self._label = tkinter.Label(
-            self._root, image=self._picture, borderwidth=0, background="black"
-        )
+        self._label = tkinter.Label(self._root, image=self._picture, borderwidth=0, background="black")
         self._label.pack()
         self._keys: list[str] = []
         self._gone = False
@@ -131,10 +129,7 @@ class _TkWindow:
     def show(self, rgb: np.ndarray) -> None:
         height, width = rgb.shape[:2]
         self._picture.configure(
-            width=width,
-            height=height,
-            format="PPM",
-            data=b"P6 %d %d 255\n" % (width, height) + rgb.tobytes(),
+            width=width, height=height, format="PPM", data=b"P6 %d %d 255\n" % (width, height) + rgb.tobytes()
         )
 
     def key(self) -> str:
@@ -177,9 +172,7 @@ def x_display_opens() -> bool:
 
 def _open_toolkit(title: str, width: int, height: int) -> _Toolkit:
     remedy = "Write to a file with -o out.mp4, or run without a picture: --no-window"
-    if sys.platform.startswith("linux") and not (
-        os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-    ):
+    if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         raise MediaError("no window can be shown: there is no display (DISPLAY is not set)", remedy)
     reasons = []
     try:
@@ -192,15 +185,14 @@ def _open_toolkit(title: str, width: int, height: int) -> _Toolkit:
         if gui.startswith("QT") and sys.platform.startswith("linux") and not x_display_opens():
             raise RuntimeError(f"display {os.environ.get('DISPLAY', '')!r} cannot be opened")
         return _OpenCvWindow(title, width, height)
-    except Exception as error:  # noqa: BLE001  any failure here means: try the next toolkit
+    except Exception as error:
         reasons.append(_first_line(error))
     try:
         return _TkWindow(title, width, height)
-    except Exception as error:  # noqa: BLE001  ImportError, TclError
+    except Exception as error:
         reasons.append(f"Tk: {_first_line(error)}")
     raise MediaError(
-        f"no window can be shown: {'; '.join(reasons)}",
-        f"Install opencv-python or Python's tkinter. {remedy}",
+        f"no window can be shown: {'; '.join(reasons)}", f"Install opencv-python or Python's tkinter. {remedy}"
     )
 
 

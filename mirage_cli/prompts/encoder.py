@@ -70,7 +70,9 @@ def expand_rows(codes: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     return (parts * scale.float()[..., None]).reshape(rows, columns)
 
 
-def forward(weights: dict[str, torch.Tensor], words: torch.Tensor, mask: torch.Tensor, heads: int, eps: float) -> torch.Tensor:
+def forward(
+    weights: dict[str, torch.Tensor], words: torch.Tensor, mask: torch.Tensor, heads: int, eps: float
+) -> torch.Tensor:
     """Sentence vectors of a padded batch.
 
     Args:
@@ -85,7 +87,10 @@ def forward(weights: dict[str, torch.Tensor], words: torch.Tensor, mask: torch.T
     dense = lambda x, name: F.linear(x, weights[f"{name}.weight"], weights[f"{name}.bias"])
     split = lambda x: x.view(batch, tokens, heads, -1).transpose(1, 2)  # [B, heads, T, C / heads]
 
-    place = weights["embeddings.position_embeddings.weight"][:tokens] + weights["embeddings.token_type_embeddings.weight"][0]
+    place = (
+        weights["embeddings.position_embeddings.weight"][:tokens]
+        + weights["embeddings.token_type_embeddings.weight"][0]
+    )
     x = norm(words + place, "embeddings.LayerNorm")
     layer = 0
     while f"encoder.layer.{layer}.output.dense.weight" in weights:
@@ -122,8 +127,9 @@ class SentenceEncoder:
         self._read_weights(config)
 
     def _fail(self, what: str) -> ModelError:
-        return ModelError(f"the text encoder in {self.folder} cannot be used: {what}",
-                          "reinstall mirage-cli, or run: mirage doctor")
+        return ModelError(
+            f"the text encoder in {self.folder} cannot be used: {what}", "reinstall mirage-cli, or run: mirage doctor"
+        )
 
     def _read_config(self) -> dict:
         try:
@@ -167,11 +173,14 @@ class SentenceEncoder:
             raise self._fail(f"model.safetensors does not hold this network: {error}") from error
         layers = sum(name.endswith("intermediate.dense.weight") for name in self._weights)
         if layers != self.layers or self._word_codes.shape[0] != config["vocab_size"]:
-            raise self._fail(f"model.safetensors has {layers} layers and {self._word_codes.shape[0]} words, "
-                             f"config.json says {self.layers} and {config['vocab_size']}")
+            raise self._fail(
+                f"model.safetensors has {layers} layers and {self._word_codes.shape[0]} words, "
+                f"config.json says {self.layers} and {config['vocab_size']}"
+            )
         if self._tokenizer.get_vocab_size() != config["vocab_size"]:
-            raise self._fail(f"tokenizer.json has {self._tokenizer.get_vocab_size()} words, "
-                             f"config.json says {config['vocab_size']}")
+            raise self._fail(
+                f"tokenizer.json has {self._tokenizer.get_vocab_size()} words, config.json says {config['vocab_size']}"
+            )
         if not torch.isfinite(probe).all() or not all(torch.isfinite(t).all() for t in self._weights.values()):
             raise self._fail("model.safetensors holds NaN or infinite values")
 

@@ -46,8 +46,10 @@ def clean(prompt: str) -> str:
     text = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in text)
     text = " ".join(text.split())[:MAX_CHARACTERS].strip()
     if not text:
-        raise UsageProblem("the prompt is empty; it must hold at least one visible character",
-                           'try: --prompt "oil painting", or mirage models for the list of looks')
+        raise UsageProblem(
+            "the prompt is empty; it must hold at least one visible character",
+            'try: --prompt "oil painting", or mirage models for the list of looks',
+        )
     return text
 
 
@@ -57,15 +59,27 @@ _THING = r"(?:it|this|that|everything|me|us|(?:my|the|this|our)(?: \w+)? (?:vide
 _ASK = re.compile(
     rf"^(?:(?:please|can you|could you|i want (?:you )?to|i would like to|i'd like to|let's|just) )*"
     rf"(?:make|turn|render|transform|convert|restyle|repaint|redraw|show|give|paint|draw|put) {_THING} "
-    r"(?:(?:to |that |which )?(?:look(?:s|ing)?|appear|seem) )?(?:(?:like|as if|as|into|in|to) )?(?:(?:a|an|the) )?(?=\S)", re.I)
+    r"(?:(?:to |that |which )?(?:look(?:s|ing)?|appear|seem) )?(?:(?:like|as if|as|into|in|to) )?(?:(?:a|an|the) )?(?=\S)",
+    re.I,
+)
 _LEAD = re.compile(
     r"^(?:(?:in|with|using|after) (?:a|an|the) (?:style|manner|look|spirit) (?:of|like) |in style of |in the |"
-    r"(?:looks?|looking|something) like |styled? (?:as|like) |as if |like |as |an? |the )(?=\S)", re.I)
-_TAIL = re.compile(r"[ ,]*\b(?:please|thanks|thank you|of (?:this|the|my) (?:scene|video|clip|picture)|version|styles?|look|effect|filter|aesthetic)[.! ]*$", re.I)
-_REFUSAL = re.compile(r"\b(?:no|not|none|never|without|any|off|remove|stop|same|original|zero|null|empty|natural|normal|don'?t|do nothing|leave|keep|disable|undo|bypass)\b", re.I)
+    r"(?:looks?|looking|something) like |styled? (?:as|like) |as if |like |as |an? |the )(?=\S)",
+    re.I,
+)
+_TAIL = re.compile(
+    r"[ ,]*\b(?:please|thanks|thank you|of (?:this|the|my) (?:scene|video|clip|picture)|version|styles?|look|effect|filter|aesthetic)[.! ]*$",
+    re.I,
+)
+_REFUSAL = re.compile(
+    r"\b(?:no|not|none|never|without|any|off|remove|stop|same|original|zero|null|empty|natural|normal|don'?t|do nothing|leave|keep|disable|undo|bypass)\b",
+    re.I,
+)
 
 
-_NEGATED = re.compile(r"\s*(?:(?:[,;]|\b(?:but|and)\b)\s*(?:but\s+|and\s+)?not|\b(?:instead of|rather than))\s+[^,;+]+", re.I)
+_NEGATED = re.compile(
+    r"\s*(?:(?:[,;]|\b(?:but|and)\b)\s*(?:but\s+|and\s+)?not|\b(?:instead of|rather than))\s+[^,;+]+", re.I
+)
 
 
 def drop_negated(text: str) -> str:
@@ -93,9 +107,21 @@ def bare_request(text: str) -> str:
 
 _NUMBER = r"(?:\d+(?:\.\d+)?|\.\d+)"
 _DECIMAL = r"(?:\d*\.\d+)"
-_FRACTIONS = {"half": 1 / 2, "one half": 1 / 2, "a half": 1 / 2, "third": 1 / 3, "a third": 1 / 3, "one third": 1 / 3,
-              "two thirds": 2 / 3, "quarter": 1 / 4, "a quarter": 1 / 4, "one quarter": 1 / 4, "three quarters": 3 / 4,
-              "a fifth": 1 / 5, "one fifth": 1 / 5}
+_FRACTIONS = {
+    "half": 1 / 2,
+    "one half": 1 / 2,
+    "a half": 1 / 2,
+    "third": 1 / 3,
+    "a third": 1 / 3,
+    "one third": 1 / 3,
+    "two thirds": 2 / 3,
+    "quarter": 1 / 4,
+    "a quarter": 1 / 4,
+    "one quarter": 1 / 4,
+    "three quarters": 3 / 4,
+    "a fifth": 1 / 5,
+    "one fifth": 1 / 5,
+}
 _WORDS = "|".join(sorted(_FRACTIONS, key=len, reverse=True))
 _TERMS = (
     re.compile(rf"^(?P<weight>-?{_NUMBER})\s*(?P<percent>%)\s*(?:of\s+)?(?P<phrase>.+)$"),
@@ -126,8 +152,10 @@ def _read_term(term: str) -> tuple[float | None, str]:
             return _FRACTIONS[groups["fraction"].lower()], found["phrase"].strip()
         weight = float(found["weight"]) / (100 if groups.get("percent") else 1)
         if weight < 0 or not math.isfinite(weight):
-            raise UsageProblem(f"weight {found['weight'][:20]} in the prompt is not allowed; weights are finite numbers from 0 up",
-                               'try: --prompt "0.3*night + 0.7*oil painting"')
+            raise UsageProblem(
+                f"weight {found['weight'][:20]} in the prompt is not allowed; weights are finite numbers from 0 up",
+                'try: --prompt "0.3*night + 0.7*oil painting"',
+            )
         return weight, found["phrase"].strip()
     return None, term
 
@@ -135,8 +163,10 @@ def _read_term(term: str) -> tuple[float | None, str]:
 def _normalised(parts: list[tuple[float, str]], kind: str) -> Split:
     total = sum(weight for weight, _ in parts)
     if total <= 0:
-        raise UsageProblem("all weights in the prompt are 0; at least one must be above 0",
-                           'try: --prompt "0.3*night + 0.7*oil painting"')
+        raise UsageProblem(
+            "all weights in the prompt are 0; at least one must be above 0",
+            'try: --prompt "0.3*night + 0.7*oil painting"',
+        )
     return Split(tuple((weight / total, phrase) for weight, phrase in parts if weight > 0), kind)
 
 
@@ -163,14 +193,24 @@ def _explicit(text: str) -> Split | None:
 # --- words that join -------------------------------------------------------------------------------
 
 _ACCENTS = (
-    re.compile(r"^(?:mostly|mainly|largely|primarily) (?P<main>.+?),?(?: and| with| but)? (?:a )?(?:bit|touch|hint|dash|little|pinch|some|slightly|slight)(?: of)? (?P<accent>.+)$", re.I),
-    re.compile(r"^(?P<main>.+?),?(?: and| with| plus)? (?:just )?a (?:little |tiny |small |slight )?(?:bit|touch|hint|dash|pinch|splash) of (?P<accent>.+)$", re.I),
+    re.compile(
+        r"^(?:mostly|mainly|largely|primarily) (?P<main>.+?),?(?: and| with| but)? (?:a )?(?:bit|touch|hint|dash|little|pinch|some|slightly|slight)(?: of)? (?P<accent>.+)$",
+        re.I,
+    ),
+    re.compile(
+        r"^(?P<main>.+?),?(?: and| with| plus)? (?:just )?a (?:little |tiny |small |slight )?(?:bit|touch|hint|dash|pinch|splash) of (?P<accent>.+)$",
+        re.I,
+    ),
 )
 _BETWEEN = re.compile(
-    r"^(?:an? )?(?:(?:50[/-]50 |equal )?(?:mix|mixture|blend|fusion|combination|cross|hybrid|mash-?up|marriage)(?: of| between)|(?:half-?way|half way|somewhere|something|in)? ?between) (?P<list>.+)$", re.I)
+    r"^(?:an? )?(?:(?:50[/-]50 |equal )?(?:mix|mixture|blend|fusion|combination|cross|hybrid|mash-?up|marriage)(?: of| between)|(?:half-?way|half way|somewhere|something|in)? ?between) (?P<list>.+)$",
+    re.I,
+)
 _LIST = re.compile(r"\s*,\s*(?:and\s)?\s*|\s+(?:and|&|with|plus)\s+|\s*\+\s*", re.I)
 _JOINS = re.compile(
-    r"\s+(?:(?:mixed|blended|combined|crossed|merged|fused|melted|morphed)(?: together)? (?:with|into|and)|meets?|plus|vs\.?|versus|x|×|/|\+)\s+|\s*\+\s*", re.I)
+    r"\s+(?:(?:mixed|blended|combined|crossed|merged|fused|melted|morphed)(?: together)? (?:with|into|and)|meets?|plus|vs\.?|versus|x|×|/|\+)\s+|\s*\+\s*",
+    re.I,
+)
 _WEAK = re.compile(r"\s*[,;&]\s*(?:and\s)?\s*|\s+(?:and|with|at|in|in the|during)\s+", re.I)
 
 

@@ -19,14 +19,7 @@ from safetensors import SafetensorError, safe_open
 
 from mirage_cli.errors import ModelError
 from mirage_cli.prompts.encoder import SentenceEncoder
-from mirage_cli.prompts.grammar import (
-    MAX_CHARACTERS,
-    bare_request,
-    clean,
-    drop_negated,
-    single_phrase,
-    split_prompt,
-)
+from mirage_cli.prompts.grammar import MAX_CHARACTERS, bare_request, clean, drop_negated, single_phrase, split_prompt
 
 IDENTITY = "identity"
 CLASSIFIER_FILE = "looks.safetensors"
@@ -79,7 +72,9 @@ def _read_json(path: Path) -> dict:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"cannot read the looks in {path}: {error}", "reinstall mirage-cli, or run: mirage doctor") from error
+        raise ModelError(
+            f"cannot read the looks in {path}: {error}", "reinstall mirage-cli, or run: mirage doctor"
+        ) from error
 
 
 def read_looks(path: str | Path) -> list[Look]:
@@ -96,10 +91,15 @@ def read_looks(path: str | Path) -> list[Look]:
     try:
         if document["format"] != 1:
             raise ValueError(f"format {document['format']!r} is not 1")
-        looks = [Look(**{key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()})
-                 for entry in document["looks"]]
+        looks = [
+            Look(**{key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()})
+            for entry in document["looks"]
+        ]
         for look in looks:
-            single, several = (look.id, look.title, look.description, look.prompt), (look.names, look.train, look.held_out)
+            single, several = (
+                (look.id, look.title, look.description, look.prompt),
+                (look.names, look.train, look.held_out),
+            )
             if not all(isinstance(text, str) for text in single) or not all(
                 isinstance(texts, tuple) and all(isinstance(text, str) for text in texts) for texts in several
             ):
@@ -107,7 +107,9 @@ def read_looks(path: str | Path) -> list[Look]:
         if len({look.id for look in looks}) != len(looks) or not looks:
             raise ValueError("look ids are missing or repeated")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ModelError(f"{path} is not a list of looks: {error}", "reinstall mirage-cli, or run: mirage doctor") from error
+        raise ModelError(
+            f"{path} is not a list of looks: {error}", "reinstall mirage-cli, or run: mirage doctor"
+        ) from error
     return looks
 
 
@@ -149,7 +151,9 @@ class PromptReader:
 
     def _read_classifier(self, path: Path) -> None:
         def fail(what: str) -> ModelError:
-            return ModelError(f"the prompt classifier {path} cannot be used: {what}", "reinstall mirage-cli, or run: mirage doctor")
+            return ModelError(
+                f"the prompt classifier {path} cannot be used: {what}", "reinstall mirage-cli, or run: mirage doctor"
+            )
 
         try:
             with safe_open(path, "np") as file:
@@ -164,7 +168,10 @@ class PromptReader:
         if looks != self.ids or digest != paraphrase_digest(self.looks):
             raise fail("it was built from other looks than looks.json lists")
         self._vectors = codes.astype(np.float32) * scale.astype(np.float32)  # [N, C], about unit length
-        if self._vectors.shape != (len(self._phrases), self.encoder.size) or self._alpha.shape != (len(self._phrases), len(looks)):
+        if self._vectors.shape != (len(self._phrases), self.encoder.size) or self._alpha.shape != (
+            len(self._phrases),
+            len(looks),
+        ):
             raise fail(f"its shapes are {self._vectors.shape} and {self._alpha.shape}")
         if not (np.isfinite(self._vectors).all() and np.isfinite(self._alpha).all()):
             raise fail("it holds NaN or infinite values")
@@ -218,8 +225,10 @@ class PromptReader:
         if known:
             message = f"{_quote(phrase)} is taken as the look {look} (similarity {similarity:.2f})"
         else:
-            message = (f"no look is known for {_quote(phrase)}; the nearest is {look} (similarity {similarity:.2f}, "
-                       f"{self.threshold:.2f} or more counts as known); mirage models lists the looks")
+            message = (
+                f"no look is known for {_quote(phrase)}; the nearest is {look} (similarity {similarity:.2f}, "
+                f"{self.threshold:.2f} or more counts as known); mirage models lists the looks"
+            )
         # The tokenizer stops at its limit, so a prompt that fills it may have been cut there.
         if len(text) >= MAX_CHARACTERS or len(self.encoder.tokens(phrase)) > self.encoder.max_tokens - 2:
             message += f"; only the first {self.encoder.max_tokens - 2} word pieces of the prompt were read"

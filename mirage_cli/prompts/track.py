@@ -48,9 +48,7 @@ def parse_prompts(texts: Sequence[str]) -> list[TimedPrompt]:
         UsageProblem: none at all, several without times, or two at the same time.
     """
     if not texts:
-        raise UsageProblem(
-            "no prompt was given", 'Add one, as in --prompt "van gogh starry night".'
-        )
+        raise UsageProblem("no prompt was given", 'Add one, as in --prompt "van gogh starry night".')
     prompts = [parse_prompt(text) for text in texts]
     if len(prompts) > 1 and any(prompt.time_seconds is None for prompt in prompts):
         bare = next(prompt.text for prompt in prompts if prompt.time_seconds is None)
@@ -64,8 +62,7 @@ def parse_prompts(texts: Sequence[str]) -> list[TimedPrompt]:
     for earlier, later in zip(placed, placed[1:]):
         if earlier.time_seconds == later.time_seconds:
             raise UsageProblem(
-                f"two prompts begin at {later.time_seconds:g} s: "
-                f"{earlier.text!r} and {later.text!r}",
+                f"two prompts begin at {later.time_seconds:g} s: {earlier.text!r} and {later.text!r}",
                 "Give each its own time, or mix them in one prompt.",
             )
     return placed

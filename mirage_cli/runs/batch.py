@@ -25,8 +25,27 @@ from mirage_cli.styling.stopping import StopSwitch
 from mirage_cli.styling.styler import Engine
 
 VIDEO_SUFFIXES = frozenset(
-    ".3gp .avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .vob .webm .wmv .y4m"
-    .split()
+    [
+        ".3gp",
+        ".avi",
+        ".flv",
+        ".gif",
+        ".m2ts",
+        ".m4v",
+        ".mkv",
+        ".mov",
+        ".mp4",
+        ".mpeg",
+        ".mpg",
+        ".mts",
+        ".mxf",
+        ".ogv",
+        ".ts",
+        ".vob",
+        ".webm",
+        ".wmv",
+        ".y4m",
+    ]
 )
 CUT_OFF = re.compile(r"\.cut-off(-\d+)?$")  # at the end of a name without its suffix; see ``_put_aside``
 
@@ -140,13 +159,9 @@ def run(
             entries.pop()
             break
         except MirageError as error:
-            entry.update(
-                status="failed", error=error.message, remedy=error.remedy,
-                exit_code=error.exit_code,
-            )  # fmt: skip
+            entry.update(status="failed", error=error.message, remedy=error.remedy, exit_code=error.exit_code)
             ui.warn(f"{name}: {error.message}")
-    counts = {state: sum(entry["status"] == state for entry in entries)
-              for state in ("done", "failed", "skipped")}  # fmt: skip
+    counts = {state: sum(entry["status"] == state for entry in entries) for state in ("done", "failed", "skipped")}
     return {
         "command": "transform",
         "batch": entries,
@@ -192,13 +207,15 @@ def rows(report: dict[str, Any]) -> list[dict[str, Any]]:
     table = []
     for entry in report["batch"]:
         document = entry.get("document", {})
-        table.append({
-            "input": entry["input"],
-            "status": entry["status"],
-            "frames": document.get("frames", ""),
-            "frames/s": document.get("fps", ""),
-            "output": entry.get("error") or entry["output"],
-        })  # fmt: skip
+        table.append(
+            {
+                "input": entry["input"],
+                "status": entry["status"],
+                "frames": document.get("frames", ""),
+                "frames/s": document.get("fps", ""),
+                "output": entry.get("error") or entry["output"],
+            }
+        )
     return table
 
 

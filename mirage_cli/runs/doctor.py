@@ -89,7 +89,7 @@ def run(
     for name, check in checks:
         try:
             findings.extend(check())
-        except Exception as error:  # noqa: BLE001  a check that breaks must not hide the others
+        except Exception as error:
             text = f"{type(error).__name__}: {error}"
             findings.append(finding(name, "warn", f"could not be checked: {text}", REINSTALL))
     return findings
@@ -114,8 +114,7 @@ def check_python(version: tuple[int, ...] = tuple(sys.version_info[:3])) -> list
 
 
 def check_packages(
-    imports: Mapping[str, str] = _IMPORTS,
-    load: Callable[[str], object] = importlib.import_module,
+    imports: Mapping[str, str] = _IMPORTS, load: Callable[[str], object] = importlib.import_module
 ) -> list[Finding]:
     """Every package of the main job but torch and OpenCV, which have checks of their own."""
     versions, broken = [], []
@@ -123,7 +122,7 @@ def check_packages(
         try:
             load(module)
             versions.append(f"{package} {_version(package)}")
-        except Exception as error:  # noqa: BLE001  a broken package can raise anything
+        except Exception as error:
             broken.append(f"{package}: {_first_line(error)}")
     if broken:
         return [finding("packages", "fail", "; ".join(broken), REINSTALL)]
@@ -139,7 +138,7 @@ def check_opencv(load: Callable[[str], object] = importlib.import_module) -> lis
         gui = opencv_gui(cv2)
         kind = f"windows by {gui}" if gui else "headless; Python's Tk opens windows instead"
         return [finding("opencv", "ok", f"{cv2.__version__}, {kind}")]  # type: ignore[attr-defined]
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         fix = REINSTALL
         if ".so" in str(error):
             fix = (
@@ -153,7 +152,7 @@ def check_torch(load: Callable[[str], object] = importlib.import_module) -> list
     """PyTorch, and the GPU it can use."""
     try:
         torch = load("torch")
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         return [finding("torch", "fail", _first_line(error), REINSTALL)]
     build = torch.version.cuda  # type: ignore[attr-defined]
     detail = f"{torch.__version__}, {f'CUDA {build}' if build else 'CPU build'}"  # type: ignore[attr-defined]
@@ -194,14 +193,12 @@ def check_cupy(load: Callable[[str], object] = importlib.import_module) -> list[
         if not has_gpu:
             return [finding("cupy", "ok", "not installed; of use with an NVIDIA GPU only")]
         return [finding("cupy", "warn", f"not usable: {_first_line(error)}", fix)]
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         return [finding("cupy", "warn", f"does not start: {_first_line(error)}", fix)]
     return [finding("cupy", "ok", f"{cupy.__version__}")]  # type: ignore[attr-defined]
 
 
-def check_kernels(
-    has_gpu: bool | None = None, states: Callable[[], Iterable[object]] | None = None
-) -> list[Finding]:
+def check_kernels(has_gpu: bool | None = None, states: Callable[[], Iterable[object]] | None = None) -> list[Finding]:
     """The PTX kernels that are shipped, and whether this GPU and its driver take them.
 
     Args:
@@ -223,7 +220,9 @@ def check_kernels(
         kind = f"{getattr(state, 'file', '')} ({getattr(state, 'origin', '')}, {getattr(state, 'target', '')}): "
         files.setdefault(kind + ("ready" if state.ready else "not loaded"), []).append(getattr(state, "entry", ""))
     text = f"{len(ready)} of {len(found)} PTX kernels load"
-    text += "".join(f"\n{kind}: {', '.join(e.removeprefix('mirage_') for e in entries)}" for kind, entries in files.items())
+    text += "".join(
+        f"\n{kind}: {', '.join(e.removeprefix('mirage_') for e in entries)}" for kind, entries in files.items()
+    )
     if len(ready) == len(found):
         return [finding("kernels", "ok", text)]
     reasons = dict.fromkeys(state.reason for state in found if not state.ready)  # type: ignore[attr-defined]
@@ -240,8 +239,12 @@ def check_ffmpeg() -> list[Finding]:
         tool = find_ffmpeg()
         listed = subprocess.run(
             [str(tool.path), "-hide_banner", "-encoders"],
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30, check=True,
-        ).stdout  # fmt: skip
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+        ).stdout
     except MirageError as error:
         return [finding("ffmpeg", "fail", error.message, error.remedy or fix)]
     except (OSError, subprocess.SubprocessError) as error:
@@ -374,7 +377,7 @@ def check_trial(model: Path, side: int = TRIAL_SIDE) -> list[Finding]:
         out = session.step(np.ascontiguousarray(np.broadcast_to(ramp[:, None], (side, side, 3))))
     except MirageError as error:
         return [finding("trial frame", "fail", error.message, error.remedy)]
-    except Exception as error:  # noqa: BLE001  whatever it is, the main job would meet it too
+    except Exception as error:
         text = f"{type(error).__name__}: {_first_line(error)}"
         return [finding("trial frame", "fail", text, "mirage transform --debug shows where.")]
     if out.shape != (side, side, 3) or out.dtype != np.uint8:

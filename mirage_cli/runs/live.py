@@ -62,14 +62,10 @@ def run(
     begun = clock() if begun_seconds is None else begun_seconds
     if (config.camera is None) == (config.input is None):
         raise UsageProblem(
-            "live needs one source: a camera or an input",
-            "Use --camera 0, --input FILE, --input URL or --input test.",
+            "live needs one source: a camera or an input", "Use --camera 0, --input FILE, --input URL or --input test."
         )
     prompts = parse_prompts(config.prompts)
-    check_targets(
-        targets_of(config),
-        lambda target: check_output(config.input or PIPE, target, config.overwrite, ui),
-    )
+    check_targets(targets_of(config), lambda target: check_output(config.input or PIPE, target, config.overwrite, ui))
     doors = check_doors(config)
     engine.check_model(config.model)
     source, size = open_source(config, engine, ui, clock)
@@ -109,7 +105,7 @@ def run(
                 try:
                     if item is not None:
                         item.close(commit=keep)
-                except Exception as problem:  # noqa: BLE001  what ended the run is told, and all is closed
+                except Exception as problem:
                     if problem is not failure:
                         ui.warn(str(problem))
             _tell_kept(config, sink, failure, ui)
@@ -300,9 +296,6 @@ class _Live:
             "files": list(self.sink.files),
             "ended_by": self.stop.reason or ("frames" if result.stopped else "source"),
             "fps_in": round(meter.frames_in / result.seconds, 2) if result.seconds else 0.0,
-            **account(
-                self.styler, self.config.model, self.source, self.sink, self.memory,
-                result.seconds, self.begun,
-            ),
+            **account(self.styler, self.config.model, self.source, self.sink, self.memory, result.seconds, self.begun),
             "interrupted": self.stop.by_signal,
         }

@@ -71,8 +71,12 @@ def commit(root: Path = _CLONE) -> str:
 def _git(root: Path, *words: str) -> str:
     done = subprocess.run(
         ["git", "-C", str(root), *words],
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20, check=True,
-    )  # fmt: skip
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=True,
+    )
     return done.stdout.strip()
 
 
@@ -114,8 +118,12 @@ def nvidia_driver() -> str | None:
     try:
         done = subprocess.run(
             [tool, "--query-gpu=driver_version", "--format=csv,noheader"],
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20, check=True,
-        )  # fmt: skip
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     lines = done.stdout.split()

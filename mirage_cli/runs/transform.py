@@ -116,17 +116,17 @@ def run(
 def _late_prompts(read: list[ReadPrompt], seconds: float | None) -> list[str]:
     """What a user should know of prompts whose time comes late, or never."""
     late = [item.prompt for item in read if seconds is not None and item.prompt.time_seconds >= seconds]
-    told = [f"the prompt {p.text!r} begins at {p.time_seconds:g} s, and the input lasts {seconds:.1f} s: it is never shown"
-            for p in late]  # fmt: skip
+    told = [
+        f"the prompt {p.text!r} begins at {p.time_seconds:g} s, and the input lasts {seconds:.1f} s: it is never shown"
+        for p in late
+    ]
     first = read[0].prompt
     if first.time_seconds > 0 and first not in late:
         told.append(f"the picture is unchanged until {first.time_seconds:g} s, when the prompt {first.text!r} begins")
     return told
 
 
-def _let_go(
-    sink: FrameSink, ui: Ui, keep: bool, error: BaseException | None = None
-) -> None:
+def _let_go(sink: FrameSink, ui: Ui, keep: bool, error: BaseException | None = None) -> None:
     """Take the folder of the job away, or keep what is whole in it and say how to go on."""
     if not isinstance(sink, JobSink):
         return
@@ -231,10 +231,7 @@ class _Job:
 
     def _stats(self) -> Stats:
         position = self.styler.meter.last_out_pts_seconds
-        prompt = next(
-            (r.prompt.text for r in reversed(self.read) if r.prompt.time_seconds <= position),
-            "(unchanged)",
-        )
+        prompt = next((r.prompt.text for r in reversed(self.read) if r.prompt.time_seconds <= position), "(unchanged)")
         return stats_of(
             "transform",
             "standard input" if self.config.input == PIPE else Path(self.config.input).name,
@@ -264,8 +261,13 @@ class _Job:
             "model_seconds": round(meter.stages["model"].total_ms / 1e3, 3),
             **meter.busy(self.pipeline_seconds, on_gpu=self.on_gpu),
             **account(
-                self.styler, self.config.model, self.source, self.sink, self.memory,
-                self.flow_end - self.flow_begin, self.begun,
+                self.styler,
+                self.config.model,
+                self.source,
+                self.sink,
+                self.memory,
+                self.flow_end - self.flow_begin,
+                self.begun,
             ),
             "interrupted": self.stop.event.is_set(),
         }

@@ -177,9 +177,16 @@ class Session:
         size = (self.height, self.width)
         try:
             program = compile_frame(
-                self.net, self.history, self.memory, self.conditioning.modulations, self.noise, self.screen,
-                schedule(self.steps), size, self.ops.device,
-            )  # fmt: skip
+                self.net,
+                self.history,
+                self.memory,
+                self.conditioning.modulations,
+                self.noise,
+                self.screen,
+                schedule(self.steps),
+                size,
+                self.ops.device,
+            )
         except GpuError as error:
             if self._strict:
                 raise
@@ -202,7 +209,9 @@ class Session:
             raise UsageProblem(f"no look {unknown[0]!r} in {self.bundle.name}", "mirage models lists the looks")
         total = sum(weights.values())
         if not weights or min(weights.values()) < 0 or not 0 < total < float("inf"):
-            raise UsageProblem(f"look weights {weights}; allowed: not negative, not all zero", "give one look the weight 1")
+            raise UsageProblem(
+                f"look weights {weights}; allowed: not negative, not all zero", "give one look the weight 1"
+            )
         new = {look: weight / total for look, weight in weights.items() if weight > 0}
         if new == self._weights:
             return

@@ -75,8 +75,7 @@ def put_state(session: Session, arrays: dict[str, np.ndarray], facts: dict[str, 
     session.memory.frames = int(facts["memory"]["frames"])
     session.memory.writes = int(facts["memory"]["writes"])
     session.guard.load_state(
-        {name.removeprefix("guard."): array for name, array in arrays.items() if name[:6] == "guard."},
-        facts["guard"],
+        {name.removeprefix("guard."): array for name, array in arrays.items() if name[:6] == "guard."}, facts["guard"]
     )
     session.counters.update(facts["counters"])
 

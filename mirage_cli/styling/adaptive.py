@@ -66,9 +66,7 @@ class PaceKeeper:
     DOWN_SECONDS, UP_SECONDS, LONGEST_UP_SECONDS = 1.0, 5.0, 80.0
     SPARE = 0.8
 
-    def __init__(
-        self, target_fps: float, rungs: list[Rung], clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, target_fps: float, rungs: list[Rung], clock: Callable[[], float] = time.monotonic) -> None:
         self.budget_ms = 1e3 / target_fps
         self.rungs, self.place, self._clock = rungs, 0, clock
         self._recent: deque[float] = deque(maxlen=48)
@@ -148,8 +146,14 @@ class AdaptiveSession:
     """
 
     def __init__(
-        self, make: Callable[[int, int, int], Any], width: int, height: int, steps: int,
-        keeper: PaceKeeper | None, similar: SimilarFrames | None, tell: Callable[[str], None],
+        self,
+        make: Callable[[int, int, int], Any],
+        width: int,
+        height: int,
+        steps: int,
+        keeper: PaceKeeper | None,
+        similar: SimilarFrames | None,
+        tell: Callable[[str], None],
     ) -> None:
         self._make, self._size, self._steps = make, (width, height), steps
         self.keeper, self.similar, self._tell = keeper, similar, tell
@@ -182,9 +186,7 @@ class AdaptiveSession:
     def step(self, rgb: np.ndarray) -> np.ndarray:
         """uint8 [H, W, 3] -> uint8 [H, W, 3]; errors as of the session."""
         if self.similar is not None and self.similar.like_the_last(rgb) and self._last is not None:
-            self.report = SimpleNamespace(
-                prepare_ms=0.0, denoise_ms=0.0, compose_ms=0.0, cut=False, guard_event=None
-            )
+            self.report = SimpleNamespace(prepare_ms=0.0, denoise_ms=0.0, compose_ms=0.0, cut=False, guard_event=None)
             return self._last
         size = self._inside()
         begin = time.perf_counter()
@@ -240,10 +242,7 @@ class LiveEngine:
         tell: gets a sentence at each change of quality.
     """
 
-    def __init__(
-        self, engine: Any, target_fps: float | None, skip_similar: float,
-        tell: Callable[[str], None],
-    ) -> None:
+    def __init__(self, engine: Any, target_fps: float | None, skip_similar: float, tell: Callable[[str], None]) -> None:
         self._engine, self._target, self._levels, self._tell = engine, target_fps, skip_similar, tell
 
     def __getattr__(self, name: str) -> Any:

@@ -47,9 +47,7 @@ class Engine:
 
         key = (options.model, options.device, options.dtype)
         if key not in self._bundles:
-            self._bundles[key] = load_bundle(
-                options.model, device=options.device, dtype=options.dtype
-            )
+            self._bundles[key] = load_bundle(options.model, device=options.device, dtype=options.dtype)
         return self._bundles[key]
 
     def session(self, options: ModelOptions, width: int, height: int) -> Any:
@@ -64,10 +62,11 @@ class Engine:
         bundle = self.bundle(options)
         on_gpu = bundle.device.type == "cuda"
         memory_check.check_memory(
-            (width, height), _DTYPES.get(str(bundle.dtype), "fp32"), on_gpu,
-            lambda: memory_check.free_gpu_bytes(bundle.device) if on_gpu
-            else memory_check.free_cpu_bytes(),
-        )  # fmt: skip
+            (width, height),
+            _DTYPES.get(str(bundle.dtype), "fp32"),
+            on_gpu,
+            lambda: memory_check.free_gpu_bytes(bundle.device) if on_gpu else memory_check.free_cpu_bytes(),
+        )
         return Session(
             bundle,
             width=width,
@@ -120,9 +119,7 @@ class ReadPrompt:
         }
 
 
-def read_prompts(
-    prompts: list[TimedPrompt], engine: Engine, options: ModelOptions, ui: Ui
-) -> list[ReadPrompt]:
+def read_prompts(prompts: list[TimedPrompt], engine: Engine, options: ModelOptions, ui: Ui) -> list[ReadPrompt]:
     """Find the looks of every prompt, and tell what each was taken for.
 
     Raises:

@@ -34,9 +34,7 @@ def largest_size(size: Size, free: int, dtype: str) -> Size | None:
     return (width, height) if min(width, height) >= MIN_SIDE else None
 
 
-def check_memory(
-    size: Size, dtype: str, on_gpu: bool, free: Callable[[], int | None]
-) -> None:
+def check_memory(size: Size, dtype: str, on_gpu: bool, free: Callable[[], int | None]) -> None:
     """Refuse what will not fit, with the size that would.
 
     Args:
@@ -74,7 +72,7 @@ def free_cpu_bytes() -> int | None:
     for most, used in (
         ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
         ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ):  # fmt: skip
+    ):
         try:
             with open(most, encoding="ascii") as top, open(used, encoding="ascii") as now:
                 limits.append(int(top.read()) - int(now.read()))

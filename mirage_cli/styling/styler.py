@@ -46,7 +46,7 @@ class Styler:
     """
 
     def __init__(
-        self, session: Any, track: LookTrack, meter: Meter, size: Size, prompts: Sequence[tuple[float, str]] = (),
+        self, session: Any, track: LookTrack, meter: Meter, size: Size, prompts: Sequence[tuple[float, str]] = ()
     ) -> None:
         self.session, self.track, self.meter, self.size = session, track, meter, size
         self.prompt = prompts[0][1] if prompts else ""

@@ -29,7 +29,9 @@ class Teachers:
         prefer_filters: looks that both kinds of teacher know and the filters paint better.
     """
 
-    def __init__(self, root: Path | None, looks: Iterable[str], prefer_filters: Iterable[str], device: torch.device) -> None:
+    def __init__(
+        self, root: Path | None, looks: Iterable[str], prefer_filters: Iterable[str], device: torch.device
+    ) -> None:
         self.looks = list(looks)
         self.by_filter = filter_looks(prefer_filters)
         missing = set(self.looks) - self.by_filter - {IDENTITY}

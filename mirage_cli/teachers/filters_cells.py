@@ -30,11 +30,12 @@ def _neighbour(cells: Tensor, di: int, dj: int) -> Tensor:
     """Value of the cell at (i + di, j + dj), edge repeated."""
     height, width = cells.shape[-2:]
     p = ops.pad_edge(cells, 1, 1, 1, 1)
-    return p[..., 1 + di:1 + di + height, 1 + dj:1 + dj + width]
+    return p[..., 1 + di : 1 + di + height, 1 + dj : 1 + dj + width]
 
 
-def superpixels(features: Tensor, size: int, compactness: float, rounds: int = 3,
-                square: bool = False) -> tuple[Tensor, Tensor]:
+def superpixels(
+    features: Tensor, size: int, compactness: float, rounds: int = 3, square: bool = False
+) -> tuple[Tensor, Tensor]:
     """SLIC (Achanta 2012) on a grid: labels and cell means.
 
     Args:
@@ -70,7 +71,7 @@ def superpixels(features: Tensor, size: int, compactness: float, rounds: int = 3
             there = _spread(_neighbour(cells, di, dj), size, tall)
             near = ((x - there[:, :channels]) ** 2).sum(1, keepdim=True)
             away = (position - there[:, channels:]) ** 2
-            far = (away ** 4).sum(1, keepdim=True) ** 0.25 if square else away.sum(1, keepdim=True)
+            far = (away**4).sum(1, keepdim=True) ** 0.25 if square else away.sum(1, keepdim=True)
             distance = near + compactness * compactness * far
             if best is None:
                 best, choice = distance, torch.zeros_like(distance)
@@ -84,7 +85,7 @@ def superpixels(features: Tensor, size: int, compactness: float, rounds: int = 3
             mask = (choice == k).to(x.dtype)
             part = F.avg_pool2d(torch.cat([full * mask, mask], 1), (tall, size))
             # pixels of grid cell (i, j) that chose (i + di, j + dj) are counted there
-            moved = F.pad(part, (1, 1, 1, 1))[..., 1 - di:1 - di + rows, 1 - dj:1 - dj + columns]
+            moved = F.pad(part, (1, 1, 1, 1))[..., 1 - di : 1 - di + rows, 1 - dj : 1 - dj + columns]
             total, count = total + moved[:, :-1], count + moved[:, -1:]
         cells = torch.where(count > 0, total / count.clamp(min=1e-6), cells)
     number = torch.arange(rows * columns, device=x.device).to(x.dtype).view(1, 1, rows, columns)
@@ -173,9 +174,9 @@ def _rasterise(corners: Tensor, size: int, height: int, width: int, lean: bool) 
         table = torch.cat([*triangle, 2 * number + half], 1)  # [B,7,rows-1,columns-1]
         for di in (-1, 0, 1):
             for dj in (-1, 0, 1):
-                part = table[..., 1 + di:1 + di + grid_h, 1 + dj:1 + dj + grid_w]
+                part = table[..., 1 + di : 1 + di + grid_h, 1 + dj : 1 + dj + grid_w]
                 t = _spread(part, size)
-                x0, y0, x1, y1, x2, y2 = (t[:, k:k + 1] for k in range(6))
+                x0, y0, x1, y1, x2, y2 = (t[:, k : k + 1] for k in range(6))
                 s0 = (x1 - x0) * (py - y0) - (y1 - y0) * (px - x0)
                 s1 = (x2 - x1) * (py - y1) - (y2 - y1) * (px - x1)
                 s2 = (x0 - x2) * (py - y2) - (y0 - y2) * (px - x2)
@@ -298,8 +299,10 @@ def pixel_art_screen(scene: Tensor, size: int = 8) -> Tensor:
     around = ops.blur(lab, 1.0)
     lab = lab + 0.6 * (lab - around)
     rows, columns = lab.shape[-2:]
-    checker = (torch.arange(rows, device=lab.device).view(1, 1, rows, 1)
-               + torch.arange(columns, device=lab.device).view(1, 1, 1, columns)) % 2
+    checker = (
+        torch.arange(rows, device=lab.device).view(1, 1, rows, 1)
+        + torch.arange(columns, device=lab.device).view(1, 1, 1, columns)
+    ) % 2
     dither = (checker.to(lab.dtype) - 0.5) * 0.30
     light = (((lab[:, :1] - 0.5) * 1.1 + 0.5) * 10 + dither).round() / 10
     chroma = (lab[:, 1:] * 1.2 * 25).round() / 25

@@ -99,13 +99,14 @@ def ink_wash_scene(rgb: Tensor) -> Tensor:
     # pigment gathers where a wash ends
     rim = ops.smoothstep(ops.edge_strength(ops.blur(tones, 1.2)), 0.02, 0.10)
     tones = ops.mix(tones, ops.blur(tones, 5.0), 0.35)
-    tones = 0.10 + 0.90 * tones ** 0.9 - 0.12 * rim
+    tones = 0.10 + 0.90 * tones**0.9 - 0.12 * rim
     bold = ops.ink_lines(ops.kuwahara(rgb, 4), 2.2, 42.0, 0.010, steps=10)
     fine = ops.ink_lines(rgb, 1.1, 34.0, 0.012, steps=7)
     ink = torch.maximum(bold, 0.6 * fine)
     grey = (tones.clamp(0, 1) * (1 - 0.92 * ink)).clamp(0, 1)
-    return ops.palette_map(grey, [(0.06, 0.06, 0.08), (0.30, 0.31, 0.34), (0.58, 0.59, 0.61),
-                                  (0.82, 0.82, 0.81), (0.965, 0.955, 0.93)])
+    return ops.palette_map(
+        grey, [(0.06, 0.06, 0.08), (0.30, 0.31, 0.34), (0.58, 0.59, 0.61), (0.82, 0.82, 0.81), (0.965, 0.955, 0.93)]
+    )
 
 
 def charcoal_scene(rgb: Tensor) -> Tensor:
@@ -177,7 +178,7 @@ def watercolour_scene(rgb: Tensor) -> Tensor:
     lab = ops.to_oklab(ops.mix(wide, near, 0.30))
     # transparent paint on white paper: nothing is black, lights run into the paper
     tone = ops.soft_levels((ops.lift_dark(lab[:, :1], 0.35) + 0.04).clamp(0, 1), 6, 3.6)
-    wash = 0.26 + 0.735 * tone ** 0.85
+    wash = 0.26 + 0.735 * tone**0.85
     # pigment gathers at the rim of a wash and leaves a paler line inside
     layers = torch.cat([wash, lab[:, 1:]], 1)
     edges = ops.edge_strength(ops.blur(layers, 1.1))

@@ -8,9 +8,17 @@ from torch import Tensor
 
 from . import filters_ops as ops
 
-INFERNO = [(0.0, 0.0, 0.04), (0.10, 0.02, 0.30), (0.30, 0.03, 0.46), (0.52, 0.09, 0.46),
-           (0.74, 0.18, 0.33), (0.91, 0.33, 0.16), (0.98, 0.55, 0.06), (0.99, 0.79, 0.20),
-           (1.0, 1.0, 0.78)]
+INFERNO = [
+    (0.0, 0.0, 0.04),
+    (0.10, 0.02, 0.30),
+    (0.30, 0.03, 0.46),
+    (0.52, 0.09, 0.46),
+    (0.74, 0.18, 0.33),
+    (0.91, 0.33, 0.16),
+    (0.98, 0.55, 0.06),
+    (0.99, 0.79, 0.20),
+    (1.0, 1.0, 0.78),
+]
 
 
 def _sky(lab: Tensor) -> Tensor:
@@ -31,7 +39,7 @@ def night_scene(rgb: Tensor) -> Tensor:
     detail = light - base
     sky = _sky(lab)
     ground = ops.lift_dark(base, 0.35)
-    dark = 0.08 + 0.43 * ground ** 1.5
+    dark = 0.08 + 0.43 * ground**1.5
     dark = ops.mix(dark, 0.15 + 0.10 * base, sky) + detail * (0.85 - 0.4 * sky)
     # moonlight: blue, little colour
     chroma_a = lab[:, 1:2] * 0.22 - 0.006
@@ -67,8 +75,9 @@ def golden_sunset_scene(rgb: Tensor) -> Tensor:
     b = lab[:, 2:] * 0.65 + ops.mix(0.105, -0.012, shade)
     ground = ops.from_oklab(torch.cat([low.clamp(0, 1), a, b], 1))
     tone = ops.smoothstep(base, 0.45, 1.0) + detail * 1.2
-    heaven = ops.palette_map(tone, [(0.42, 0.20, 0.36), (0.80, 0.34, 0.30), (0.97, 0.54, 0.24),
-                                    (1.0, 0.74, 0.38), (1.0, 0.90, 0.62)])
+    heaven = ops.palette_map(
+        tone, [(0.42, 0.20, 0.36), (0.80, 0.34, 0.30), (0.97, 0.54, 0.24), (1.0, 0.74, 0.38), (1.0, 0.90, 0.62)]
+    )
     out = ops.mix(ground, heaven, sky)
     glow = ops.blur(sky * ops.smoothstep(light, 0.5, 0.95), 24.0)
     out = 1 - (1 - out) * (1 - 0.30 * glow * ops.colour((1.0, 0.62, 0.25), rgb))
@@ -125,7 +134,7 @@ def neon_cyberpunk_scene(rgb: Tensor) -> Tensor:
     lab = ops.to_oklab(rgb)
     light = lab[:, :1]
     flat = ops.lift_dark(ops.kuwahara(light.expand(-1, 3, -1, -1), 3)[:, :1], 0.45)
-    dark = 0.05 + 0.46 * flat ** 1.5
+    dark = 0.05 + 0.46 * flat**1.5
     # shadows violet, lights teal to pink by the hue of the picture
     warm = ops.smoothstep(ops.blur(lab[:, 1:2] + 0.6 * lab[:, 2:], 3.0), -0.05, 0.09)
     violet = ops.colour((0.30, 0.07, 0.48), rgb)
@@ -169,8 +178,9 @@ def old_photograph_scene(rgb: Tensor) -> Tensor:
     grey = 0.25 * red + 0.45 * green + 0.30 * blue  # early plates see little red
     soft = 0.35 * ops.blur(grey, 2.2) + 0.65 * ops.blur(grey, 0.7)
     tone = ops.mix(soft, ops.smoothstep(soft, 0.0, 0.95), 0.7)
-    out = ops.palette_map(tone, [(0.20, 0.135, 0.085), (0.40, 0.28, 0.18), (0.62, 0.47, 0.32),
-                                 (0.80, 0.67, 0.49), (0.93, 0.85, 0.69)])
+    out = ops.palette_map(
+        tone, [(0.20, 0.135, 0.085), (0.40, 0.28, 0.18), (0.62, 0.47, 0.32), (0.80, 0.67, 0.49), (0.93, 0.85, 0.69)]
+    )
     return ops.bloom(out, 0.7, 10.0, 0.15)
 
 

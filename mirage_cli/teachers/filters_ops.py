@@ -35,12 +35,16 @@ def to_srgb(linear: Tensor) -> Tensor:
     return torch.where(x <= 0.0031308, x * 12.92, 1.055 * x.clamp(min=1e-8) ** (1 / 2.4) - 0.055)
 
 
-_RGB_TO_LMS = ((0.4122214708, 0.5363325363, 0.0514459929),
-               (0.2119034982, 0.6806995451, 0.1073969566),
-               (0.0883024619, 0.2817188376, 0.6299787005))
-_LMS_TO_LAB = ((0.2104542553, 0.7936177850, -0.0040720468),
-               (1.9779984951, -2.4285922050, 0.4505937099),
-               (0.0259040371, 0.7827717662, -0.8086757660))
+_RGB_TO_LMS = (
+    (0.4122214708, 0.5363325363, 0.0514459929),
+    (0.2119034982, 0.6806995451, 0.1073969566),
+    (0.0883024619, 0.2817188376, 0.6299787005),
+)
+_LMS_TO_LAB = (
+    (0.2104542553, 0.7936177850, -0.0040720468),
+    (1.9779984951, -2.4285922050, 0.4505937099),
+    (0.0259040371, 0.7827717662, -0.8086757660),
+)
 
 
 def _mix_channels(x: Tensor, rows: tuple[tuple[float, ...], ...], inverse: bool = False) -> Tensor:
@@ -199,8 +203,9 @@ def edge_strength(x: Tensor) -> Tensor:
 def structure_tensor(x: Tensor, sigma: float) -> Tensor:
     """Smoothed structure tensor [B,3,H,W] = (xx, xy, yy), summed over channels."""
     gx, gy = gradients(x)
-    tensor = torch.cat([(gx * gx).sum(1, keepdim=True), (gx * gy).sum(1, keepdim=True),
-                        (gy * gy).sum(1, keepdim=True)], 1)
+    tensor = torch.cat(
+        [(gx * gx).sum(1, keepdim=True), (gx * gy).sum(1, keepdim=True), (gy * gy).sum(1, keepdim=True)], 1
+    )
     return blur(tensor, sigma)
 
 
@@ -236,8 +241,9 @@ def along_flow(x: Tensor, tensor: Tensor, steps: int, step: float = 1.0) -> Tens
     return total / weight
 
 
-def kuwahara(rgb: Tensor, radius: float, tensor_sigma: float = 2.5, sharpness: float = 8.0,
-             stretch: float = 1.0) -> Tensor:
+def kuwahara(
+    rgb: Tensor, radius: float, tensor_sigma: float = 2.5, sharpness: float = 8.0, stretch: float = 1.0
+) -> Tensor:
     """Anisotropic Kuwahara filter (Kyprianidis 2009) with polar sampling: 8 sectors of 6 taps.
 
     Flattens texture into strokes along the structure and keeps edges crisp.
@@ -266,15 +272,21 @@ def kuwahara(rgb: Tensor, radius: float, tensor_sigma: float = 2.5, sharpness: f
 
 
 # ---------------------------------------------------------------- lines
-def flow_dog(x: Tensor, sigma: float, tensor: Tensor, steps: int = 5, tau: float = 0.99,
-             ratio: float = 1.6) -> Tensor:
+def flow_dog(x: Tensor, sigma: float, tensor: Tensor, steps: int = 5, tau: float = 0.99, ratio: float = 1.6) -> Tensor:
     """Difference of Gaussians smoothed along the flow (Kang 2007): below 0 on dark lines."""
     response = blur(x, sigma) - tau * blur(x, sigma * ratio)
     return along_flow(response, tensor, steps)
 
 
-def ink_lines(rgb: Tensor, sigma: float = 1.0, gain: float = 60.0, floor: float = 0.008,
-              tensor_sigma: float = 2.5, steps: int = 6, adapt: float = 0.0) -> Tensor:
+def ink_lines(
+    rgb: Tensor,
+    sigma: float = 1.0,
+    gain: float = 60.0,
+    floor: float = 0.008,
+    tensor_sigma: float = 2.5,
+    steps: int = 6,
+    adapt: float = 0.0,
+) -> Tensor:
     """Darkness of drawn lines at edges, 0 paper to 1 ink, [B,1,H,W].
 
     Lines lie on the dark side of an edge, so outlines stay thin and closed. ``adapt`` 0..1
@@ -291,13 +303,13 @@ def ink_lines(rgb: Tensor, sigma: float = 1.0, gain: float = 60.0, floor: float 
     return torch.tanh(((-response - floor) * gain).clamp(min=0))
 
 
-def xdog(x: Tensor, sigma: float, sharp: float, threshold: float, phi: float, tensor: Tensor,
-         steps: int = 5) -> Tensor:
+def xdog(x: Tensor, sigma: float, sharp: float, threshold: float, phi: float, tensor: Tensor, steps: int = 5) -> Tensor:
     """Flow-based XDoG (Winnemoeller 2012): tone and line in one, 0 ink to 1 paper."""
     fine, coarse = blur(x, sigma), blur(x, sigma * 1.6)
     sharpened = along_flow((1 + sharp) * fine - sharp * coarse, tensor, steps)
-    return torch.where(sharpened >= threshold, torch.ones_like(sharpened),
-                       1 + torch.tanh(phi * (sharpened - threshold))).clamp(0, 1)
+    return torch.where(
+        sharpened >= threshold, torch.ones_like(sharpened), 1 + torch.tanh(phi * (sharpened - threshold))
+    ).clamp(0, 1)
 
 
 # ---------------------------------------------------------------- bound to the screen

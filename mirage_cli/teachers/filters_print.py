@@ -40,8 +40,9 @@ def engraving_scene(rgb: Tensor) -> Tensor:
     flat = ops.lift_dark(ops.kuwahara(light.expand(-1, 3, -1, -1), 3)[:, :1], 0.35)
     base = ops.blur(flat, 16.0)
     tone = 0.50 + 0.85 * (base - 0.55) + 1.35 * (flat - base)
-    line = torch.maximum(ops.ink_lines(rgb, 0.9, 70.0, 0.006, adapt=0.4),
-                         0.8 * ops.ink_lines(ops.kuwahara(rgb, 3), 1.5, 60.0, 0.008))
+    line = torch.maximum(
+        ops.ink_lines(rgb, 0.9, 70.0, 0.006, adapt=0.4), 0.8 * ops.ink_lines(ops.kuwahara(rgb, 3), 1.5, 60.0, 0.008)
+    )
     return torch.cat([line, tone.clamp(0, 1), ops.blur(flat, 6.0)], 1)
 
 

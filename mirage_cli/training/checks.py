@@ -71,7 +71,9 @@ def check_config(config: TrainConfig) -> None:
     """
     new_network(look_names(config), config)
     if config.device not in ("auto", "cpu", "cuda"):
-        raise UsageProblem(f"device={config.device}; it must be auto, cpu or cuda", "CUDA_VISIBLE_DEVICES=1 chooses a GPU")
+        raise UsageProblem(
+            f"device={config.device}; it must be auto, cpu or cuda", "CUDA_VISIBLE_DEVICES=1 chooses a GPU"
+        )
     choose_device(config.device)
     if config.size % FRAME_MULTIPLE or config.size <= 0:
         raise UsageProblem(f"size={config.size}; it must be a multiple of {FRAME_MULTIPLE}", "as in: size=256")

@@ -84,7 +84,14 @@ class TrainConfig:
     loss: LossConfig = field(default_factory=LossConfig)
 
 
-_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", tuple: "a list", dict: "a table"}
+_WORDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    tuple: "a list",
+    dict: "a table",
+}
 
 
 def _of_kind(value: object, present: object) -> bool:
@@ -130,7 +137,9 @@ def load_config(path: str | Path | None, overrides: list[str] = ()) -> TrainConf
         try:
             data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise UsageProblem(f"cannot read training config {path}: {error}", "see models/lsd-small/train.toml") from error
+            raise UsageProblem(
+                f"cannot read training config {path}: {error}", "see models/lsd-small/train.toml"
+            ) from error
     for override in overrides:
         key, sign, text = override.partition("=")
         if not sign:

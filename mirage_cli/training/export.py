@@ -33,8 +33,12 @@ def to_toml(config: TrainConfig) -> str:
     def lines(table: dict[str, Any], name: str) -> list[str]:
         # JSON's numbers, texts, lists and booleans are TOML's as well
         plain = [f"{key} = {json.dumps(value)}" for key, value in table.items() if not isinstance(value, dict)]
-        inner = [line for key, value in table.items() if isinstance(value, dict)
-                 for line in lines(value, f"{name}.{key}".lstrip("."))]  # fmt: skip
+        inner = [
+            line
+            for key, value in table.items()
+            if isinstance(value, dict)
+            for line in lines(value, f"{name}.{key}".lstrip("."))
+        ]
         return [*([f"\n[{name}]"] if name else []), *plain, *inner]
 
     return "\n".join(lines(asdict(config), "")) + "\n"
@@ -69,10 +73,15 @@ def export_model(config: TrainConfig, network: dict[str, Any], weights: Path, pr
     PromptReader(folder)  # raises where classifier and looks do not belong together
     (folder / RECIPE).write_text(to_toml(config), encoding="utf-8")
     card = CARD.format(
-        name=weights.parent.resolve().name, version=__version__, step=progress["step"], recipe=RECIPE, note=note,
-        parameters=int(catalog.weight_summary(folder)["parameters"]) / 1e6, count=len(looks),
+        name=weights.parent.resolve().name,
+        version=__version__,
+        step=progress["step"],
+        recipe=RECIPE,
+        note=note,
+        parameters=int(catalog.weight_summary(folder)["parameters"]) / 1e6,
+        count=len(looks),
         looks=", ".join(look.id for look in looks),
-    )  # fmt: skip
+    )
     (folder / "MODEL_CARD.md").write_text(card, encoding="utf-8")
     catalog.write_manifest(folder)
     return folder

@@ -28,9 +28,16 @@ PATH_SEED = 3  # of the walk's object and flips; the path itself has no chance i
 
 @torch.inference_mode()
 def rolling(
-    net: LSDNet, frames: Iterable[Tensor], look: Tensor, noise: Tensor, steps: int, use_past: bool = True,
-    strength: float = 1.0, memory: bool = True, motion: bool = True,
-) -> Iterator[Tensor]:  # fmt: skip
+    net: LSDNet,
+    frames: Iterable[Tensor],
+    look: Tensor,
+    noise: Tensor,
+    steps: int,
+    use_past: bool = True,
+    strength: float = 1.0,
+    memory: bool = True,
+    motion: bool = True,
+) -> Iterator[Tensor]:
     """Generate a video from a given one, a frame at a time: each [B, 3, H, W] in [-1, 1] -> the same shape.
 
     Args:
@@ -76,9 +83,14 @@ def closed_path(walk: CameraWalk, frame: int, period: int) -> None:
 
 @torch.inference_mode()
 def known_warp(
-    teachers: Teachers, look: str, stills: Sequence[np.ndarray], still_size: tuple[int, int], window: int, period: int,
+    teachers: Teachers,
+    look: str,
+    stills: Sequence[np.ndarray],
+    still_size: tuple[int, int],
+    window: int,
+    period: int,
     device: torch.device,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor]:
     """One round along the closed path over every still, and its target in a look, exactly coherent.
 
     Args:

@@ -101,7 +101,9 @@ class Trainer:
         try:
             given = {k: v.float() for k, v in load_file(path).items()}
         except (OSError, SafetensorError) as error:
-            raise ModelError(f"init={path} cannot be read: {error}".splitlines()[0], "give a model.safetensors") from error
+            raise ModelError(
+                f"init={path} cannot be read: {error}".splitlines()[0], "give a model.safetensors"
+            ) from error
         table = self.net.look_table.weight.detach().clone().cpu()
         known = given.get("look_table.weight", table)
         if len(known) < len(table):  # the identity look stays last
@@ -148,13 +150,24 @@ class Trainer:
             runs = load_clips(root, "train", c.shippable_only, *c.clips)
             if not runs:
                 raise MediaError(f"no film and no game clips in {root}", "train on stills alone: clips=[0,0,0]")
-            videos = (render_clips(runs, names, self.teachers.scene, c.size + 32, 2 * c.size, self.device), c.clip_share)
+            videos = (
+                render_clips(runs, names, self.teachers.scene, c.size + 32, 2 * c.size, self.device),
+                c.clip_share,
+            )
             self.say(f"{len(runs)} clips of {c.clips[2]} frames: {time.perf_counter() - began:.0f} s")
         seed = c.seed + 31 * self.rank + self.progress["step"]
         self.pool = StreamPool(
-            banks, self.own, self.net, c.streams, c.size, c.stream,
-            self.teachers.screen, self.teachers.screen_bound, seed, videos,
-        )  # fmt: skip
+            banks,
+            self.own,
+            self.net,
+            c.streams,
+            c.size,
+            c.stream,
+            self.teachers.screen,
+            self.teachers.screen_bound,
+            seed,
+            videos,
+        )
         self.say(f"{len(stills)} stills in {len(names)} looks here: {time.perf_counter() - began:.0f} s")
 
     def step(self) -> dict[str, Tensor]:
@@ -253,9 +266,11 @@ class Trainer:
         (self.run / "run.json").write_text(json.dumps(record, indent=1))
 
     def train(
-        self, until: int | None = None, stop: Callable[[], bool] = lambda: False,
+        self,
+        until: int | None = None,
+        stop: Callable[[], bool] = lambda: False,
         tick: Callable[[Callable[[], TrainStats]], None] | None = None,
-    ) -> bool:  # fmt: skip
+    ) -> bool:
         """Run until the config's minutes or steps are over.
 
         Args:
@@ -311,10 +326,13 @@ class Trainer:
             raise ModelError(f"the loss is {values['loss']} at step {self.progress['step']}", "lower learning_rate")
         stats = self.stats()
         return {
-            **self.progress, "seconds": round(self.progress["seconds"], 1), **values,
-            "learning_rate": stats.learning_rate, "images_per_second": round(stats.images_per_second, 1),
+            **self.progress,
+            "seconds": round(self.progress["seconds"], 1),
+            **values,
+            "learning_rate": stats.learning_rate,
+            "images_per_second": round(stats.images_per_second, 1),
             "memory_mib": round(stats.memory_mib, 1),
-        }  # fmt: skip
+        }
 
     def stats(self) -> TrainStats:
         """The numbers of this moment; waits for the device."""
@@ -324,13 +342,21 @@ class Trainer:
         if c.max_steps < MANY_STEPS and pace:
             left.append((c.max_steps - p["step"]) * pace)
         return TrainStats(
-            run=str(self.run), device=str(self.device), processes=self.world,
-            parameters=sum(x.numel() for x in self.net.parameters()), step=p["step"],
-            steps_total=c.max_steps if c.max_steps < MANY_STEPS else None, seconds=p["seconds"], minutes=c.minutes,
-            terms=terms, first_terms=first_terms, images_per_second=self.world * self.pool.streams / pace if pace else 0.0,
-            learning_rate=self.optimizer.param_groups[0]["lr"], left_seconds=max(0.0, min(left)) if left else None,
+            run=str(self.run),
+            device=str(self.device),
+            processes=self.world,
+            parameters=sum(x.numel() for x in self.net.parameters()),
+            step=p["step"],
+            steps_total=c.max_steps if c.max_steps < MANY_STEPS else None,
+            seconds=p["seconds"],
+            minutes=c.minutes,
+            terms=terms,
+            first_terms=first_terms,
+            images_per_second=self.world * self.pool.streams / pace if pace else 0.0,
+            learning_rate=self.optimizer.param_groups[0]["lr"],
+            left_seconds=max(0.0, min(left)) if left else None,
             memory_mib=self.meter.memory_mib(self.device),
-        )  # fmt: skip
+        )
 
     def _agree(self, save: bool, stop: bool) -> tuple[bool, bool, bool]:
         """(save now, pause now, the time is over), alike in all processes: else one would wait for ever.
@@ -352,9 +378,12 @@ class Trainer:
 
 
 def main(
-    config_path: str | None, overrides: list[str] = (), say: Callable[[str], None] | None = None,
-    tick: Callable[[Callable[[], TrainStats]], None] | None = None, stop: Any = None,
-) -> dict:  # fmt: skip
+    config_path: str | None,
+    overrides: list[str] = (),
+    say: Callable[[str], None] | None = None,
+    tick: Callable[[Callable[[], TrainStats]], None] | None = None,
+    stop: Any = None,
+) -> dict:
     """Train a model; returns the run's record (of the first process; else nothing).
 
     Args:

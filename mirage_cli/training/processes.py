@@ -16,7 +16,7 @@ def join_processes(device: str) -> tuple[int, int]:
     if world > 1 and not dist.is_initialized():
         # torch.optim imports this on first use, and default arguments in it hold the group that is there then:
         # it outlives destroy_process_group, and its threads may abort the process while Python ends.
-        import torch.distributed.nn.functional  # noqa: F401
+        import torch.distributed.nn.functional
 
         if device == "cuda":
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))

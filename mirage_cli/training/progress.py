@@ -100,7 +100,7 @@ def _writer() -> Any:
             f"TensorBoard is asked for and its package cannot be imported: {error}".splitlines()[0],
             "pip install -c constraints.txt -e '.[tensorboard]', or leave --tensorboard away: "
             "log.0.jsonl has the same numbers",
-        ) from error  # fmt: skip
+        ) from error
     return SummaryWriter
 
 

@@ -49,13 +49,32 @@ OWN = (MARK, "data", "model", "run.json", "*.safetensors", "*.part", "log.*.json
 """What a smoke run leaves in its folder, and the next one may take away."""
 
 SETTINGS = (
-    "device=cpu", "compile=false", "minutes=0", f"max_steps={STEPS}", "log_every=1", "streams=12", "size=64",
-    "banks=[[96,128,0.6],[80,112,0.4]]", "film=4", "game_each=0", f"clips=[1,0,{CLIP}]", "clip_share=0.2",
-    "learning_rate=0.003", "warmup_steps=4", "mean_decay=0.9", "distil_every=4", "checkpointing=true",
-    "stream.mean_frames=12", "stream.long_share=0.3", "loss.features=0", "loss.texture=0.1", "loss.distil=0.2",
-    "loss.temporal=0.2", "loss.settle=0.2",
+    "device=cpu",
+    "compile=false",
+    "minutes=0",
+    f"max_steps={STEPS}",
+    "log_every=1",
+    "streams=12",
+    "size=64",
+    "banks=[[96,128,0.6],[80,112,0.4]]",
+    "film=4",
+    "game_each=0",
+    f"clips=[1,0,{CLIP}]",
+    "clip_share=0.2",
+    "learning_rate=0.003",
+    "warmup_steps=4",
+    "mean_decay=0.9",
+    "distil_every=4",
+    "checkpointing=true",
+    "stream.mean_frames=12",
+    "stream.long_share=0.3",
+    "loss.features=0",
+    "loss.texture=0.1",
+    "loss.distil=0.2",
+    "loss.temporal=0.2",
+    "loss.settle=0.2",
     'network={"widths":[24,32,64],"encoder_blocks":[1,1],"middle_blocks":2,"decoder_blocks":[1,1],"memory_slots":4}',
-)  # fmt: skip
+)
 
 
 def make_data(folder: Path) -> str:
@@ -121,10 +140,16 @@ def run(overrides: list[str], say: Callable[[str], None], tick: Callable | None 
         folder = _shared(folder, world)
         origin = _prepare(folder, kept is not None) if rank == 0 else ""
         _shared(None, world)  # the others wait for the data
-        config = load_config(None, [
-            *SETTINGS, f"data={folder / 'data'}", f"looks_file={folder / 'data' / catalog.LOOKS}",
-            *(item for item in overrides if not item.startswith("run=")), f"run={folder}",
-        ])  # fmt: skip
+        config = load_config(
+            None,
+            [
+                *SETTINGS,
+                f"data={folder / 'data'}",
+                f"looks_file={folder / 'data' / catalog.LOOKS}",
+                *(item for item in overrides if not item.startswith("run=")),
+                f"run={folder}",
+            ],
+        )
         check_config(config)
         document = _train(config, origin, say, tick, stop)
         if rank == 0:
@@ -181,7 +206,9 @@ def _train(config: TrainConfig, origin: str, say: Callable[[str], None], tick: C
         torch.equal(a, b) for a, b in zip(first.net.state_dict().values(), second.net.state_dict().values())
     )
     if not same:
-        raise ModelError(f"the run did not go on as it was at step {half}", "please report it, with mirage doctor's findings")
+        raise ModelError(
+            f"the run did not go on as it was at step {half}", "please report it, with mirage doctor's findings"
+        )
     if not second.train(**more):
         raise Interrupted("interrupted: the smoke run was not finished")
     trained = time.perf_counter()
@@ -241,7 +268,9 @@ def _use(config: TrainConfig, folder: Path) -> dict:
     change = float(np.mean([np.abs(a.astype(int) - b).mean() for a, b in zip(shown, frames)]))
     if not 1 < change < 128 or shown[-1].std() < 4:
         raise ModelError(f"the trained model makes no pictures (mean change {change:.1f} levels)", "please report it")
-    return {"styled": {"prompt": "film noir", "look": match.look, "frames": SHOWN, "mean_change_levels": round(change, 1)}}
+    return {
+        "styled": {"prompt": "film noir", "look": match.look, "frames": SHOWN, "mean_change_levels": round(change, 1)}
+    }
 
 
 def summary(document: dict[str, Any]) -> list[str]:
@@ -252,15 +281,27 @@ def summary(document: dict[str, Any]) -> list[str]:
     facts = [
         ("data", f"{PHOTOS} pictures and a clip of {document['pictures']}"),
         ("teachers", f"{', '.join(document['looks'])}: painted in {document['teacher_seconds']} s"),
-        ("training", f"{document['steps']} steps of {document['parameters'] / 1e3:.0f} k parameters in "
-         f"{document['train_seconds']} s, {document['images_per_second']:g} images/s, "
-         f"{'bf16' if document['mixed_precision'] else 'fp32'}, {count} process{'es' if count > 1 else ''}"),
+        (
+            "training",
+            f"{document['steps']} steps of {document['parameters'] / 1e3:.0f} k parameters in "
+            f"{document['train_seconds']} s, {document['images_per_second']:g} images/s, "
+            f"{'bf16' if document['mixed_precision'] else 'fp32'}, {count} process{'es' if count > 1 else ''}",
+        ),
         *((name, f"{first:g} at first, {last:g} at the end") for name, (first, last) in falls.items()),
-        *(("" if i else "parts", f"{name}: {'on' if value is True else value}")
-          for i, (name, value) in enumerate(parts.items())),
+        *(
+            ("" if i else "parts", f"{name}: {'on' if value is True else value}")
+            for i, (name, value) in enumerate(parts.items())
+        ),
         ("validation", f"L1 to the teacher {document['validation_l1']:g} on pictures that were not trained on"),
-        ("the model", f"styled {styled['frames']} frames as {styled['look']}, {styled['mean_change_levels']:g} levels of 255 "
-         "from the input"),
-        ("done", f"in {document['seconds']} s; " + (try_it if document["kept"] else "run=FOLDER keeps the run and its model")),
-    ]  # fmt: skip
+        (
+            "the model",
+            f"styled {styled['frames']} frames as {styled['look']}, {styled['mean_change_levels']:g} levels of 255 "
+            "from the input",
+        ),
+        (
+            "done",
+            f"in {document['seconds']} s; "
+            + (try_it if document["kept"] else "run=FOLDER keeps the run and its model"),
+        ),
+    ]
     return [f"{name:12}{text}" for name, text in facts]

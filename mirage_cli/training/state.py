@@ -129,8 +129,12 @@ def load_streams(path: Path, pool: StreamPool, generators: Generators, step: int
             tensors = {k: file.get_tensor(k) for k in file.keys()}
     except (SafetensorError, OSError):
         return False
-    places = [(part, name, f"{holder}.{name}") for holder, part in _holders(pool)
-              for name, value in vars(part).items() if isinstance(value, Tensor)]  # fmt: skip
+    places = [
+        (part, name, f"{holder}.{name}")
+        for holder, part in _holders(pool)
+        for name, value in vars(part).items()
+        if isinstance(value, Tensor)
+    ]
     wanted = {key: getattr(part, name) for part, name, key in places}
     if tensors.keys() != wanted.keys() | {f"chance.{name}" for name in generators}:
         return False

@@ -99,9 +99,18 @@ class StreamPool:
     """
 
     def __init__(
-        self, banks: list[tuple[PictureBank, float]], own: list[int], net: LSDNet, streams: int, size: int,
-        config: StreamConfig, finish, screen_bound, seed: int, videos: tuple[VideoBank, float] | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        banks: list[tuple[PictureBank, float]],
+        own: list[int],
+        net: LSDNet,
+        streams: int,
+        size: int,
+        config: StreamConfig,
+        finish,
+        screen_bound,
+        seed: int,
+        videos: tuple[VideoBank, float] | None = None,
+    ) -> None:
         self.config, self.finish, self.screen_bound, self.own = config, finish, set(screen_bound), own
         device = banks[0][0].photos.device
         self.device, self.looks = device, len(net.config.looks)
@@ -110,9 +119,7 @@ class StreamPool:
         self.channels = banks[0][0].channels
         self.sizes = [max(1, round(streams * share)) for _, share in banks]
         self.streams = streams = sum(self.sizes)
-        self.walks = [
-            StillWalk(bank, n, size, config.walk, self.generator) for (bank, _), n in zip(banks, self.sizes)
-        ]
+        self.walks = [StillWalk(bank, n, size, config.walk, self.generator) for (bank, _), n in zip(banks, self.sizes)]
         if videos is not None:
             count = max(1, round(streams * videos[1]))
             self.walks.append(ClipPlayer(videos[0], count, size, self.generator))

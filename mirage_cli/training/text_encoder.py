@@ -78,8 +78,10 @@ def pack_encoder(source: Path, target: Path, form: str = SHIPPED_FORM) -> int:
         config = json.loads((source / "config.json").read_text(encoding="utf-8"))
         tokenizer = json.loads((source / "tokenizer.json").read_text(encoding="utf-8"))
     except Exception as error:
-        raise ModelError(f"no sentence encoder in {source}: {error}",
-                         "give a folder with config.json, tokenizer.json and model_fp16.safetensors") from error
+        raise ModelError(
+            f"no sentence encoder in {source}: {error}",
+            "give a folder with config.json, tokenizer.json and model_fp16.safetensors",
+        ) from error
     vocabulary = sorted(tokenizer["model"]["vocab"].items(), key=lambda item: item[1])
     kept = [(word, row) for word, row in vocabulary if not word.startswith("[unused")]
     rows = {row: place for place, (_, row) in enumerate(kept)}
@@ -106,19 +108,39 @@ def pack_encoder(source: Path, target: Path, form: str = SHIPPED_FORM) -> int:
         packed[f"{words}.scale"] = torch.ones(len(kept), 1, dtype=torch.float16)
     target.mkdir(parents=True, exist_ok=True)
     about = {
-        "format": FORMAT, "version": 1, "name": "all-MiniLM-L6-v2", "storage": form, "vocab_size": len(kept),
-        "max_tokens": MAX_TOKENS, **{key: config[key] for key in (
-            "hidden_size", "num_attention_heads", "num_hidden_layers", "intermediate_size", "layer_norm_eps", "hidden_act")},
-        "pooling": "mean over tokens, then L2 norm", "licence": "Apache-2.0",
+        "format": FORMAT,
+        "version": 1,
+        "name": "all-MiniLM-L6-v2",
+        "storage": form,
+        "vocab_size": len(kept),
+        "max_tokens": MAX_TOKENS,
+        **{
+            key: config[key]
+            for key in (
+                "hidden_size",
+                "num_attention_heads",
+                "num_hidden_layers",
+                "intermediate_size",
+                "layer_norm_eps",
+                "hidden_act",
+            )
+        },
+        "pooling": "mean over tokens, then L2 norm",
+        "licence": "Apache-2.0",
     }
     _replace(target / "model.safetensors", lambda part: save_file(packed, part, {"format": "pt"}))
-    _replace(target / "tokenizer.json", lambda part: part.write_text(
-        json.dumps(tokenizer, ensure_ascii=False, separators=(",", ":")), encoding="utf-8"))
+    _replace(
+        target / "tokenizer.json",
+        lambda part: part.write_text(
+            json.dumps(tokenizer, ensure_ascii=False, separators=(",", ":")), encoding="utf-8"
+        ),
+    )
     _replace(target / "config.json", lambda part: part.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8"))
     return sum((target / name).stat().st_size for name in ("model.safetensors", "tokenizer.json", "config.json"))
 
 
 # --- classifier ------------------------------------------------------------------------------------
+
 
 def solve(vectors: np.ndarray, owner: np.ndarray, looks: int, beta: float = BETA, ridge: float = RIDGE) -> np.ndarray:
     """Kernel ridge weights [N, looks] for unit vectors [N, C] of looks ``owner`` [N]."""
@@ -135,8 +157,14 @@ def folds(owner: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray
     return fold
 
 
-def cross_validate(vectors: np.ndarray, owner: np.ndarray, rng: np.random.Generator, beta: float = BETA,
-                   ridge: float = RIDGE, count: int = 5) -> tuple[np.ndarray, np.ndarray]:
+def cross_validate(
+    vectors: np.ndarray,
+    owner: np.ndarray,
+    rng: np.random.Generator,
+    beta: float = BETA,
+    ridge: float = RIDGE,
+    count: int = 5,
+) -> tuple[np.ndarray, np.ndarray]:
     """For each phrase, the look predicted without its fold, and the cosine to the nearest phrase
     of that look outside its fold."""
     fold, looks = folds(owner, count, rng), owner.max() + 1
@@ -155,7 +183,7 @@ def encode_all(encoder: SentenceEncoder, phrases: list[str], batch: int = 64) ->
     order = sorted(range(len(bare)), key=lambda row: len(bare[row]))
     out = np.zeros((len(bare), encoder.size), np.float32)
     for start in range(0, len(order), batch):
-        rows = order[start:start + batch]
+        rows = order[start : start + batch]
         out[rows] = encoder.encode([bare[row] for row in rows])
     return out
 
@@ -181,14 +209,27 @@ def fit_looks(folder: Path, encoder: SentenceEncoder, rng: np.random.Generator) 
     nothing = [look.id for look in looks].index(IDENTITY)
     astray = np.concatenate((near[(picked == nothing) & (owner != nothing)], cosine[:, owner == nothing].max(1)))
     identity_threshold = float(max(threshold, np.quantile(astray, 0.95)))
-    about = {"format": "pt", "looks": json.dumps([look.id for look in looks]), "digest": paraphrase_digest(looks),
-             "beta": repr(BETA), "ridge": repr(RIDGE), "threshold": f"{threshold:.3f}",
-             "identity_threshold": f"{identity_threshold:.3f}"}
-    _replace(folder / CLASSIFIER_FILE, lambda part: save_numpy(
-        {"phrases": codes.numpy(), "phrases.scale": scale.numpy(), "alpha": alpha}, part, about))
+    about = {
+        "format": "pt",
+        "looks": json.dumps([look.id for look in looks]),
+        "digest": paraphrase_digest(looks),
+        "beta": repr(BETA),
+        "ridge": repr(RIDGE),
+        "threshold": f"{threshold:.3f}",
+        "identity_threshold": f"{identity_threshold:.3f}",
+    }
+    _replace(
+        folder / CLASSIFIER_FILE,
+        lambda part: save_numpy(
+            {"phrases": codes.numpy(), "phrases.scale": scale.numpy(), "alpha": alpha}, part, about
+        ),
+    )
     return {
-        "paraphrases": len(phrases), "looks": len(looks), "cross_validated_accuracy": round(float((picked == owner).mean()), 4),
-        "threshold": round(threshold, 3), "identity_threshold": round(identity_threshold, 3),
+        "paraphrases": len(phrases),
+        "looks": len(looks),
+        "cross_validated_accuracy": round(float((picked == owner).mean()), 4),
+        "threshold": round(threshold, 3),
+        "identity_threshold": round(identity_threshold, 3),
         "look_phrases_known": round(float((near >= threshold).mean()), 4),
         "unrelated_phrases_unknown": round(float((stray[1] < threshold).mean()), 4),
         "bytes": (folder / CLASSIFIER_FILE).stat().st_size,
@@ -200,20 +241,26 @@ def _refuse_repeats(looks: list[Look]) -> None:
     for look in looks:
         for phrase in look.train:
             if owner.setdefault(plain_form(phrase), look.id) != look.id:
-                raise ModelError(f"{phrase!r} trains both {owner[plain_form(phrase)]} and {look.id}", "keep it in one of them")
+                raise ModelError(
+                    f"{phrase!r} trains both {owner[plain_form(phrase)]} and {look.id}", "keep it in one of them"
+                )
     for look in looks:
         for phrase in look.held_out:
             if plain_form(phrase) in owner:
-                raise ModelError(f"held-out {phrase!r} of {look.id} is also a training paraphrase", "take it out of train")
+                raise ModelError(
+                    f"held-out {phrase!r} of {look.id} is also a training paraphrase", "take it out of train"
+                )
 
 
 # --- report ----------------------------------------------------------------------------------------
+
 
 def accuracy(reader: PromptReader, prompts: dict[str, list[str]]) -> dict:
     """Share of prompts whose look is right, whose weights are that look alone, and that are known."""
     rows = [(look, prompt, reader.match(prompt)) for look, group in prompts.items() for prompt in group]
     return {
-        "prompts": len(rows), "right": round(sum(m.look == look for look, _, m in rows) / len(rows), 4),
+        "prompts": len(rows),
+        "right": round(sum(m.look == look for look, _, m in rows) / len(rows), 4),
         "alone": round(sum(m.weights == {look: 1.0} for look, _, m in rows) / len(rows), 4),
         "known": round(sum(m.known for _, _, m in rows) / len(rows), 4),
         "wrong": [[prompt, look, m.look, round(m.similarity, 3)] for look, prompt, m in rows if m.look != look],
@@ -226,17 +273,25 @@ def storage_table(source: Path, looks: list[Look], scratch: Path, rng_seed: int)
     held = [(row, phrase) for row, look in enumerate(looks) for phrase in look.held_out]
     owner = np.repeat(np.arange(len(looks)), [len(look.train) for look in looks])
     sizes = {form: pack_encoder(source, scratch / str(number), form) for number, form in enumerate(FORMS)}
-    vectors = {form: encode_all(SentenceEncoder(scratch / str(number)), phrases + [phrase for _, phrase in held])
-               for number, form in enumerate(FORMS)}
+    vectors = {
+        form: encode_all(SentenceEncoder(scratch / str(number)), phrases + [phrase for _, phrase in held])
+        for number, form in enumerate(FORMS)
+    }
     exact, table = vectors["float16, as published"], []
     for form, both in vectors.items():
-        cosine, train, test = (both * exact).sum(1), both[:len(phrases)], both[len(phrases):]
+        cosine, train, test = (both * exact).sum(1), both[: len(phrases)], both[len(phrases) :]
         picked, _ = cross_validate(train, owner, np.random.default_rng(rng_seed))
         score = np.exp(BETA * (test @ train.T - 1)) @ solve(train, owner, len(looks))
-        table.append({
-            "form": form, "megabytes": round(sizes[form] / 1e6, 2), "cosine_mean": round(float(cosine.mean()), 5),
-            "cosine_min": round(float(cosine.min()), 5), "cross_validated": round(float((picked == owner).mean()), 4),
-            "held_out": round(float((score.argmax(1) == [row for row, _ in held]).mean()), 4)})
+        table.append(
+            {
+                "form": form,
+                "megabytes": round(sizes[form] / 1e6, 2),
+                "cosine_mean": round(float(cosine.mean()), 5),
+                "cosine_min": round(float(cosine.min()), 5),
+                "cross_validated": round(float((picked == owner).mean()), 4),
+                "held_out": round(float((score.argmax(1) == [row for row, _ in held]).mean()), 4),
+            }
+        )
     return table
 
 
@@ -246,14 +301,19 @@ def timings(model: Path, encoder: Path, clock=time.perf_counter, runs: int = 50)
     reader = PromptReader(model, encoder)
     load_ms = 1000 * (clock() - started)
     result = {"threads": torch.get_num_threads(), "load_ms": round(load_ms, 1)}
-    for name, prompt in (("short", "a misty harbour by an old english master"),
-                         ("mixture", "0.3*some nightly mood + 0.7*a painting in oils"), ("10000_characters", "swirly " * 1429)):
+    for name, prompt in (
+        ("short", "a misty harbour by an old english master"),
+        ("mixture", "0.3*some nightly mood + 0.7*a painting in oils"),
+        ("10000_characters", "swirly " * 1429),
+    ):
         times = []
         for _ in range(runs):
             started = clock()
             reader.match(prompt)
             times.append(1000 * (clock() - started))
-        result[f"match_{name}_ms_p50"], result[f"match_{name}_ms_p95"] = (round(float(np.quantile(times, q)), 2) for q in (0.5, 0.95))
+        result[f"match_{name}_ms_p50"], result[f"match_{name}_ms_p95"] = (
+            round(float(np.quantile(times, q)), 2) for q in (0.5, 0.95)
+        )
     return result
 
 
@@ -265,13 +325,18 @@ def report(model: Path, encoder: Path, source: Path | None, user: Path | None, s
     result: dict = {"held_out": accuracy(reader, held)}
     for form in REQUESTS:
         result.setdefault("held_out_as_request", {})[form] = accuracy(
-            reader, {look: [form.format(prompt) for prompt in group] for look, group in held.items() if look != IDENTITY})["right"]
+            reader,
+            {look: [form.format(prompt) for prompt in group] for look, group in held.items() if look != IDENTITY},
+        )["right"]
     if user:
         document = json.loads(user.read_text(encoding="utf-8"))
         result["user"] = accuracy(reader, document["prompts"])
         matches = [(prompt, reader.match(prompt)) for prompt in document["unrelated"]]
-        result["unrelated"] = {"prompts": len(matches), "unknown": round(sum(not m.known for _, m in matches) / len(matches), 4),
-                               "taken_as_known": [[prompt, m.look, round(m.similarity, 3)] for prompt, m in matches if m.known]}
+        result["unrelated"] = {
+            "prompts": len(matches),
+            "unknown": round(sum(not m.known for _, m in matches) / len(matches), 4),
+            "taken_as_known": [[prompt, m.look, round(m.similarity, 3)] for prompt, m in matches if m.known],
+        }
     result["timings"] = timings(model, encoder)
     if source:
         result["storage"] = storage_table(source, looks, scratch, seed)
@@ -279,13 +344,21 @@ def report(model: Path, encoder: Path, source: Path | None, user: Path | None, s
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m mirage_cli.training.text_encoder", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m mirage_cli.training.text_encoder", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("job", choices=("encoder", "looks", "report"))
-    parser.add_argument("--source", type=Path, help="folder of the published encoder (config.json, tokenizer.json, model_fp16.safetensors)")
+    parser.add_argument(
+        "--source",
+        type=Path,
+        help="folder of the published encoder (config.json, tokenizer.json, model_fp16.safetensors)",
+    )
     parser.add_argument("--encoder", type=Path, default=Path("models/text-encoder"))
     parser.add_argument("--model", type=Path, default=Path("models/lsd-small"), help="folder with looks.json")
     parser.add_argument("--user", type=Path, help="JSON with prompts (look -> list) and unrelated")
-    parser.add_argument("--scratch", type=Path, default=Path("runs/text-encoder"), help="where report packs the other forms")
+    parser.add_argument(
+        "--scratch", type=Path, default=Path("runs/text-encoder"), help="where report packs the other forms"
+    )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     try:

@@ -52,7 +52,9 @@ def validate(trainer, period: int = 60, returns: int = 2) -> dict:
     cv2.imwrite(str(name), np.ascontiguousarray(sheet[:, :, ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 88])
     mean = {}
     for key in (key for key, value in next(iter(report.values())).items() if not isinstance(value, list)):
-        values = [found[key] for found in report.values() if found[key] is not None]  # identity may have no error at all
+        values = [
+            found[key] for found in report.values() if found[key] is not None
+        ]  # identity may have no error at all
         mean[key] = float(np.mean(values)) if values else None
     record = {"mean": mean, "looks": report}
     (trainer.run / f"validation{trainer.rank}.json").write_text(json.dumps(record, indent=1))
