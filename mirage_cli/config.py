@@ -235,6 +235,17 @@ class EvalConfig:
     plot: str | None = None
 
 
+@dataclass(frozen=True)
+class EvalSettings(EvalConfig):
+    """An ``EvalConfig`` with every open number decided."""
+
+    frames: int = 0
+    size: Size = (0, 0)
+    returns: int = 0
+    stills: int = 0
+    jobs: int = 1
+
+
 def parse_size(text: str) -> Size | str:
     """``768x432`` -> (768, 432); ``native`` -> ``"native"``.
 
