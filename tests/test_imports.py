@@ -6,8 +6,7 @@ import ast
 from pathlib import Path
 
 import pytest
-
-from conftest import ROOT
+from helpers.paths import ROOT
 
 FREE = {"errors", "frames", "config"}  # everyone may import these; they import none of the rest
 SOURCES = {
