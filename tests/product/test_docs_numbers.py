@@ -1,4 +1,4 @@
-"""The numbers that README and the model card print are those of the documents that they name.
+"""The numbers that README, docs/live.md and the model card print are those of the documents that they name.
 
 A claim is the text of a page with ``{}`` for each number, and for each number where it stands in the document. A number
 agrees when the document's value rounds to it, at the decimals that are printed.
@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-README, CARD = "README.md", "models/lsd-small/MODEL_CARD.md"
+README, CARD, LIVE = "README.md", "models/lsd-small/MODEL_CARD.md", "docs/live.md"
 NUMBER = r"(\d[\d,]*(?:\.\d+)?)"
 Value = Callable[[Any], float]
 
@@ -139,6 +139,12 @@ def race(label: str, name: str) -> Claim:
 
 def evaluated(text: str, *paths: str) -> Claim:
     return Claim(CARD, "eval-h200.json", text, tuple(at("summary", *path.split("/")) for path in paths))
+
+
+def live(label: str, name: str) -> Claim:
+    values = (*(at("marker", "latency_ms", key) for key in ("min", "p50", "p95")), at("marker", "dropped"))
+    text = f"| {label} | {{}} ms | {{}} ms | {{}} ms | {{}} of {{}} | {{}} |"
+    return Claim(LIVE, f"live-2core-{name}.json", text, (*values, at("marker", "frames_seen"), at("marker", "doubled")))
 
 
 CPU, LONG, STILL = "cpu-2core-512x288.json", "eval-h200-36000-frames.json", "h200-history-levels.json"
@@ -310,6 +316,9 @@ CLAIMS = [
         "the-scream drifts by up to {}, van-gogh-wheatfield by {} (missed: 0.03), all other looks by at most {}.",
         tuple(ranked(place, drift_of_still_clips) for place in range(3)),
     ),
+    live("the output", "sink"),
+    live("the output, `--inject-ms 50`", "inject"),
+    live("behind H.264, `--through h264`", "h264"),
 ]
 IDS = [f"{Path(claim.page).stem} {claim.text[:44]}" for claim in CLAIMS]
 
