@@ -7,7 +7,7 @@ import statistics
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from helpers.paths import ROOT
 
 # At the top of mirage_cli: everyone may import these; each imports only what stands before it.
 TOP = ["errors", "config", "measure", "frames", "pipeline"]
