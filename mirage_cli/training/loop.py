@@ -70,7 +70,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         looks = look_names(config)
         self.net = new_network(looks, config).to(self.device)
-        self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  torch's stubs lack this argument
+        self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack this argument
         self.net.recompute = config.checkpointing
         if config.init:
             self._start_from(Path(config.init))
