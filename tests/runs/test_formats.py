@@ -22,7 +22,7 @@ from mirage_cli.media.addresses import file_url
 from mirage_cli.media.ffmpeg import find_ffmpeg
 from mirage_cli.media.formats import CONTAINERS
 from mirage_cli.media.probe import MediaProbe
-from mirage_cli.outputs.sound_copy import _plan_subtitles
+from mirage_cli.media.sound_plan import plan_subtitles
 from mirage_cli.runs import transform
 from mirage_cli.styling.styler import Engine
 
@@ -474,9 +474,9 @@ def test_styled_subtitles_stay_as_they_are_where_they_can(tmp_path, engine, film
 def test_subtitles_that_are_pictures_go_to_mkv_only():
     probe = MediaProbe("matroska", 1.0, 0.0, None, (), ("hdmv_pgs_subtitle", "subrip", "none"))
     warnings: list[str] = []
-    assert _plan_subtitles(probe, CONTAINERS[".mkv"], warnings) == ((0, "copy"), (1, "copy"))
+    assert plan_subtitles(probe, CONTAINERS[".mkv"], warnings) == ((0, "copy"), (1, "copy"))
     assert "(none)" in warnings.pop()
-    assert _plan_subtitles(probe, CONTAINERS[".mp4"], warnings) == ((1, "mov_text"),)
+    assert plan_subtitles(probe, CONTAINERS[".mp4"], warnings) == ((1, "mov_text"),)
     assert "(hdmv_pgs_subtitle, none)" in warnings.pop()
 
 
