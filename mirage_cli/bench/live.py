@@ -11,8 +11,6 @@ through pipes on this machine.
 
 from __future__ import annotations
 
-import subprocess
-import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -31,7 +29,7 @@ from mirage_cli.frames import Frame, FrameSink, FrameSource
 from mirage_cli.inputs.landscape import TestPicture
 from mirage_cli.inputs.wrappers import PacedSource
 from mirage_cli.measure import Meter, PeakMemory
-from mirage_cli.media.ffmpeg import find_ffmpeg
+from mirage_cli.media.h264_loop import H264Loop
 from mirage_cli.pipeline import run as run_pipeline
 from mirage_cli.prompts.track import LookTrack
 from mirage_cli.runs.machine import commit, gpu_memory, hardware, versions
@@ -169,91 +167,14 @@ class _Reader:
 
 
 class _H264:
-    """Encodes each frame, decodes it in another process, and reads the marker of what comes out."""
+    """Reads the marker of each frame behind an encoder and a decoder."""
 
     def __init__(self, size: tuple[int, int], fps: float, look: Callable[[np.ndarray], None]) -> None:
         self.warnings: list[str] = []
-        self._size, self._look = size, look
-        ffmpeg = find_ffmpeg().path
-        quiet = [str(ffmpeg), "-hide_banner", "-loglevel", "error", "-nostdin"]
-        raw = ["-f", "rawvideo", "-pix_fmt", "rgb24"]
-        # ffmpeg holds frames back to probe, to keep a rate and to encode rawvideo in threads: all switched off.
-        shape = ["-video_size", f"{size[0]}x{size[1]}", "-framerate", f"{fps:g}", "-probesize", "32"]
-        encode = ["-c:v", "libx264", "-preset", "ultrafast", "-tune", "zerolatency", "-pix_fmt", "yuv420p"]
-        self._encoder = subprocess.Popen(
-            [
-                *quiet,
-                *raw,
-                *shape,
-                "-i",
-                "-",
-                *encode,
-                "-fps_mode",
-                "passthrough",
-                "-f",
-                "nut",
-                "-flush_packets",
-                "1",
-                "-",
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        self._decoder = subprocess.Popen(
-            [
-                *quiet,
-                "-threads",
-                "1",
-                "-flags",
-                "low_delay",
-                "-probesize",
-                "4096",
-                "-analyzeduration",
-                "0",
-                "-f",
-                "nut",
-                "-i",
-                "-",
-                *raw,
-                "-threads",
-                "1",
-                "-fps_mode",
-                "passthrough",
-                "-flush_packets",
-                "1",
-                "-",
-            ],
-            stdin=self._encoder.stdout,
-            stdout=subprocess.PIPE,
-        )
-        self._encoder.stdout.close()
-        self._thread = threading.Thread(target=self._read, name="mirage-marker", daemon=True)
-        self._thread.start()
-
-    def _read(self) -> None:
-        width, height = self._size
-        while len(data := self._decoder.stdout.read(width * height * 3)) == width * height * 3:
-            self._look(np.frombuffer(data, np.uint8).reshape(height, width, 3))
+        self._loop = H264Loop(size, fps, look)
 
     def write(self, frame: Frame) -> None:
-        try:
-            self._encoder.stdin.write(frame.rgb)
-            self._encoder.stdin.flush()
-        except BrokenPipeError as error:
-            raise MediaError(
-                "ffmpeg's H.264 encoder ended", "Try --through sink; mirage doctor checks ffmpeg."
-            ) from error
+        self._loop.write(frame.rgb)
 
     def close(self, commit: bool = True) -> None:
-        try:
-            self._encoder.stdin.close()
-        except BrokenPipeError:
-            pass
-        for process in (self._encoder, self._decoder):
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        self._thread.join(10)
-        self._decoder.stdout.close()
+        self._loop.close()

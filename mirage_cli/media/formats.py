@@ -251,6 +251,11 @@ def choose_container(target: str, form: str | None = None) -> Container:
     )
 
 
+def encoder_of(options: dict[str, str]) -> str:
+    """The encoder's name in options made by ``encoder_options``."""
+    return options["c:v"]
+
+
 def choose_codec(tool: FfmpegTool, container: Container, wanted: str | None) -> str:
     """The encoder's name.
 

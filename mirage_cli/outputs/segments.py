@@ -19,11 +19,12 @@ from mirage_cli.errors import MediaError, plain_text
 from mirage_cli.frames import Frame
 from mirage_cli.media.addresses import NameAlias, file_url
 from mirage_cli.media.encode import SEGMENTS_INPUT, join_segments, segment_list
-from mirage_cli.media.formats import Container
+from mirage_cli.media.formats import Container, encoder_of
 from mirage_cli.media.sound_plan import add_sound
 from mirage_cli.outputs.ending import not_written, reaches_the_end
-from mirage_cli.outputs.file import FileSink, OutputPlan
+from mirage_cli.outputs.file import FileSink
 from mirage_cli.outputs.job_folder import JobFolder, Piece, State
+from mirage_cli.outputs.plan import OutputPlan
 
 PIECE_FRAMES = 250
 # Codecs whose pieces can be joined, and the container of a piece; mp4 keeps times exactly.
@@ -66,7 +67,7 @@ class JobSink:
         self.target, self.warnings = plan.target, plan.warnings
         self._tool, self._info, self._container = plan.tool, plan.info, plan.container
         self._sound, self._source = plan.sound, plan.source
-        codec = plan.encoder["c:v"]
+        codec = encoder_of(plan.encoder)
         self._suffix = f".{PIECE_MUXER[codec]}"
         self._piece_container = Container(PIECE_MUXER[codec], codec, frozenset(), "")
         progress = folder.progress

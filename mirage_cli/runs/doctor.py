@@ -14,7 +14,6 @@ import importlib.metadata
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
@@ -232,25 +231,18 @@ def check_kernels(has_gpu: bool | None = None, states: Callable[[], Iterable[obj
 
 def check_ffmpeg() -> list[Finding]:
     """The ffmpeg that will be used, and that it encodes H.264."""
-    from mirage_cli.media.ffmpeg import find_ffmpeg
+    from mirage_cli.media.ffmpeg import encoder_names, find_ffmpeg
 
     fix = "pip install imageio-ffmpeg (brings one), or install ffmpeg by the system's packages."
     try:
         tool = find_ffmpeg()
-        listed = subprocess.run(
-            [str(tool.path), "-hide_banner", "-encoders"],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=True,
-        ).stdout
+        encoders = encoder_names(tool)
     except MirageError as error:
         return [finding("ffmpeg", "fail", error.message, error.remedy or fix)]
-    except (OSError, subprocess.SubprocessError) as error:
-        return [finding("ffmpeg", "fail", _first_line(error), fix)]
+    if not encoders:
+        return [finding("ffmpeg", "fail", f"{tool.path} names no encoder that it has", fix)]
     detail = f"{tool.version} at {tool.path} ({tool.origin})"
-    if "libx264" not in listed:
+    if "libx264" not in encoders:
         return [finding("ffmpeg", "warn", f"{detail} has no libx264", fix)]
     return [finding("ffmpeg", "ok", detail)]
 
