@@ -231,18 +231,18 @@ def check_kernels(has_gpu: bool | None = None, states: Callable[[], Iterable[obj
 
 def check_ffmpeg() -> list[Finding]:
     """The ffmpeg that will be used, and that it encodes H.264."""
-    from mirage_cli.media.ffmpeg import encoder_names, find_ffmpeg
+    from mirage_cli.media.ffmpeg import find_ffmpeg, run_ffmpeg
 
     fix = "pip install imageio-ffmpeg (brings one), or install ffmpeg by the system's packages."
     try:
         tool = find_ffmpeg()
-        encoders = encoder_names(tool)
+        listed = run_ffmpeg(tool, ["-encoders"])
     except MirageError as error:
         return [finding("ffmpeg", "fail", error.message, error.remedy or fix)]
-    if not encoders:
-        return [finding("ffmpeg", "fail", f"{tool.path} names no encoder that it has", fix)]
+    if listed.returncode:
+        return [finding("ffmpeg", "fail", f"{tool.path} ends with {listed.returncode}", fix)]
     detail = f"{tool.version} at {tool.path} ({tool.origin})"
-    if "libx264" not in encoders:
+    if b"libx264" not in listed.stdout:
         return [finding("ffmpeg", "warn", f"{detail} has no libx264", fix)]
     return [finding("ffmpeg", "ok", detail)]
 
