@@ -112,23 +112,23 @@ class _Connection:
     def frames(self, timeout_seconds: float) -> Iterator[tuple[float, np.ndarray]]:
         """(seconds, picture) until the stream ends or stalls, which ``stalled`` tells."""
         self._frames.newest_wins = False
+        got: list[tuple[float, np.ndarray]] = []
+
+        def take(slice_seconds: float) -> bool:
+            try:
+                got.append(self._frames.get(slice_seconds))
+            except TimeoutError:
+                return False
+            return True
+
         while True:
-            got: list[tuple[float, np.ndarray]] = []
-
-            def take(slice_seconds: float) -> bool:
-                try:
-                    got.append(self._frames.get(slice_seconds))
-                except TimeoutError:
-                    return False
-                return True
-
             try:
                 if not _wait(take, timeout_seconds):
                     self.stalled = True
                     return
             except Ended:
                 return
-            yield got[0]
+            yield got.pop()
 
     def reason(self, timeout_seconds: float) -> str:
         """Why ``frames`` came to an end."""

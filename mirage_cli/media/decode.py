@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import ffmpeg
@@ -92,7 +93,7 @@ def decode_arguments(
 
 
 def stream_arguments(
-    url: str, options: dict[str, object], *, size: tuple[int, int] | None, fps: float | None, with_line: bool
+    url: str, options: Mapping[str, object], *, size: tuple[int, int] | None, fps: float | None, with_line: bool
 ) -> list[str]:
     """The command that decodes a stream, which is opened once and not probed, in the same way.
 

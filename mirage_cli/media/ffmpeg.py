@@ -14,6 +14,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 from collections import deque
 from dataclasses import dataclass
@@ -33,7 +34,8 @@ _ECHOES = re.compile(
     r"Conversion failed|Error opening (input|output) files?\b|Task finished with error"
     r"|Terminating thread|Exiting normally|Error while filtering|Nothing was written into output"
     r"|Last message repeated|Error closing file|Error writing trailer|Error muxing a packet"
-    r"|Output file is empty|Failed to update header with correct|Failed to inject frame|At least one output file must be specified"
+    r"|Output file is empty|Failed to update header with correct|Failed to inject frame"
+    r"|At least one output file must be specified"
 )
 _TAG = re.compile(r"^(?:\[[^\]]*? @ [^\]]*\] |\[(?:\w+#[^\]]*)\] )*")
 _LEVEL = re.compile(r"\[(panic|fatal|error|warning|info|verbose|debug)\] ")
@@ -145,7 +147,7 @@ def filter_names(tool: FfmpegTool) -> frozenset[str]:
 
 def _child_options() -> dict[str, Any]:
     environment = dict(os.environ, AV_LOG_FORCE_NOCOLOR="1")
-    if os.name == "nt":
+    if sys.platform == "win32":
         return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP, "env": environment}
     return {"start_new_session": True, "env": environment}
 
