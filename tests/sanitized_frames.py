@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 from mirage_cli.engine.reference import Nv12
-from mirage_cli.lsd.checkpoint import load_bundle
+from mirage_cli.stream.families import open_model
 from mirage_cli.stream.session import Session
 
 LIBRARIES = {F.conv2d, torch.conv2d, F.linear, torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.einsum}
@@ -37,7 +37,7 @@ class OnTheCpu(TorchFunctionMode):
 
 if __name__ == "__main__":
     count, width, height = (int(word) for word in sys.argv[1:4])
-    bundle = load_bundle("lsd-small", device="cuda")
+    bundle = open_model("lsd-small", device="cuda")
     with OnTheCpu():
         session = Session(bundle, width=width, height=height, backend="ptx", guard=False, nv12=Nv12())
         session.set_look({"starry-night": 1.0})

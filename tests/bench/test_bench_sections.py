@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from mirage_cli.bench import report as bench_report, stages as bench
+from mirage_cli.bench import report as bench_report, run as bench
 from mirage_cli.bench.floor import bare_convolution, count_flops, floor, kernel_table
 from mirage_cli.bench.ladder import SomeOps, _cpu_rungs
 from mirage_cli.bench.race import host_frame, paced
@@ -19,7 +19,7 @@ from mirage_cli.config import BenchConfig, ModelOptions
 from mirage_cli.engine import reference
 from mirage_cli.engine.layers import LAYERS
 from mirage_cli.errors import MediaError, UsageProblem
-from mirage_cli.lsd.checkpoint import ModelBundle
+from mirage_cli.lsd.family import LsdModel
 from mirage_cli.lsd.model import LSDConfig, LSDNet
 from mirage_cli.stream import planes
 from mirage_cli.stream.session import Session
@@ -81,7 +81,7 @@ def test_a_pace_that_is_too_fast_shows_as_late_frames() -> None:
 
 def tiny_session() -> Session:
     net = LSDNet(LSDConfig(looks=("a", "b"))).eval().requires_grad_(False).to(memory_format=torch.channels_last)
-    bundle = ModelBundle("tiny", None, net, torch.device("cpu"), torch.float32, "test")
+    bundle = LsdModel("tiny", None, net, torch.device("cpu"), torch.float32, "test")
     return Session(bundle, width=64, height=48, guard=False)
 
 

@@ -14,7 +14,7 @@ from mirage_cli.kernels import loader
 from mirage_cli.engine.layers import LAYERS, SLICE, LayerShape, pack_weights
 from mirage_cli.engine.program import FrameProgram, Stream, why_not
 from mirage_cli.errors import GpuError
-from mirage_cli.lsd.checkpoint import ModelBundle
+from mirage_cli.lsd.family import LsdModel
 from mirage_cli.lsd.model import LSDConfig, LSDNet, luma, screen_channels
 from mirage_cli.lsd.program import describe_network
 from mirage_cli.lsd.sampling import schedule
@@ -93,7 +93,7 @@ def test_a_program_that_cannot_be_had_is_torch_with_the_reason_or_an_error(monke
         .requires_grad_(False)
         .to(torch.bfloat16, memory_format=torch.channels_last)
     )
-    bundle = ModelBundle("tiny", None, net, torch.device("cpu"), torch.bfloat16, "test")
+    bundle = LsdModel("tiny", None, net, torch.device("cpu"), torch.bfloat16, "test")
     torch_choice = stream.select_backend("cpu", "torch")
     monkeypatch.setattr(
         stream, "select_backend", lambda d, b: torch_choice if b == "torch" else (NoKernels(), NoKernels.reason)

@@ -16,7 +16,7 @@ import torch
 from mirage_cli.engine import reference
 from mirage_cli.engine.reference import Nv12
 from mirage_cli.errors import ModelError
-from mirage_cli.lsd.checkpoint import load_bundle
+from mirage_cli.stream.families import open_model
 from mirage_cli.runs import machine
 from mirage_cli.stream.session import Session
 
@@ -29,7 +29,7 @@ WARM_UP, FRAMES = 100, 2000
 @pytest.fixture(scope="module")
 def bundle():
     try:
-        return load_bundle("lsd-small", device="cuda")
+        return open_model("lsd-small", device="cuda")
     except ModelError as error:
         pytest.skip(f"no shipped weights: {error.message}")
 
