@@ -20,12 +20,12 @@ from mirage_cli.bench.stages import (
     STAGE_FRAMES,
     Clock,
     DeviceTimer,
+    TemporarySink,
     fp32_ratio,
     frame_by_frame,
+    has_ffmpeg,
     pipelined_rate,
     stage_summary,
-    TemporarySink,
-    has_ffmpeg,
 )
 from mirage_cli.bench.subjects import pictures
 from mirage_cli.config import BenchConfig, Size

@@ -51,10 +51,10 @@ class SomeOps:
 
 def variants(net: LSDNet) -> list[Variant]:
     """From the plainest to the one that a session takes, on the network's device."""
-    return _on_cuda(net) if net.stem.weight.is_cuda else _on_cpu(net)
+    return on_cuda(net) if net.stem.weight.is_cuda else on_cpu(net)
 
 
-def _on_cuda(net: LSDNet) -> list[Variant]:
+def on_cuda(net: LSDNet) -> list[Variant]:
     """Eager NCHW, channels_last, one CUDA graph, the single-op kernels group by group, then the whole frame as a plan,
     first with launches that wait for one another, then as it runs."""
 
@@ -88,7 +88,7 @@ def _on_cuda(net: LSDNet) -> list[Variant]:
     ]
 
 
-def _on_cpu(net: LSDNet) -> list[Variant]:
+def on_cpu(net: LSDNet) -> list[Variant]:
     """Plain fp32, channels_last, and as a session runs there."""
 
     def in_fp32(channels_last: bool, size: Size, steps: int) -> LsdPainter:

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from mirage_cli.lsd import packed as module
-from mirage_cli.stream.families import open_model
 from mirage_cli.lsd.model import LSDConfig, LSDNet, Past, screen_channels
 from mirage_cli.lsd.packed import PackedNet, packed
 from mirage_cli.lsd.packed_painter import PackedPainter
 from mirage_cli.lsd.painter import TorchPainter
+from mirage_cli.stream.families import open_model
 from mirage_cli.stream.session import Session
 
 SMALL = LSDConfig(looks=("a", "b"), widths=(16, 32, 64), middle_blocks=2, encoder_blocks=(1, 1), decoder_blocks=(2, 1))

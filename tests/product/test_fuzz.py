@@ -26,13 +26,13 @@ from mirage_cli.control.presets import flag_values, load_preset
 from mirage_cli.control.schema import parse_message
 from mirage_cli.errors import MirageError, ModelError
 from mirage_cli.lsd.checkpoint import read_config
-from mirage_cli.stream.families import open_model
 from mirage_cli.media.nut import NutError, NutReader
 from mirage_cli.media.nut_writer import NutWriter
 from mirage_cli.media.probe import parse_probe
 from mirage_cli.media.tags import FileTags, parse_tags
 from mirage_cli.prompts.reader import read_looks
 from mirage_cli.prompts.track import parse_prompts
+from mirage_cli.stream.families import open_model
 
 SECONDS = 0.25  # for each reader
 CLI_SECONDS = 3.0

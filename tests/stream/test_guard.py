@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from helpers.pictures import texture
 from helpers.sessions import moving, tiny_model
 
-from mirage_cli.stream.families import open_model
 from mirage_cli.lsd.model import Prediction
 from mirage_cli.lsd.painter import TorchPainter
 from mirage_cli.stream import guard as guards
+from mirage_cli.stream.families import open_model
 from mirage_cli.stream.guard import DriftGuard
 from mirage_cli.stream.session import Session
 

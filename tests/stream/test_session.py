@@ -20,8 +20,8 @@ from safetensors.torch import load_file, save_file
 from mirage_cli.engine import reference
 from mirage_cli.engine.reference import Nv12
 from mirage_cli.errors import GpuError, ModelError, UsageProblem
-from mirage_cli.stream.families import open_model
 from mirage_cli.lsd.model import LSDConfig
+from mirage_cli.stream.families import open_model
 from mirage_cli.stream.session import Session
 
 GOLDEN = ROOT / "tests" / "golden" / "tiny_session.json"
