@@ -18,16 +18,16 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 
 from mirage_cli.errors import MediaError
-from mirage_cli.frames import Frame, FrameSink, FrameSource
+from mirage_cli.frames import Frame, FrameSink, FrameSource, Pending
 from mirage_cli.measure import Meter
 
 Item = TypeVar("Item")
-Step = Callable[[Frame], Any]  # -> uint8 [H, W, 3], or what gives it with ``picture()``
+Step = Callable[[Frame], np.ndarray | Pending]  # -> uint8 [H, W, 3], now or later
 Compose = Callable[[Frame, np.ndarray], np.ndarray]
 
 
@@ -170,8 +170,8 @@ class _Run:
         self.meter, self.stop, self.clock = meter, stop, clock
         self.max_frames, self.ahead, self.compose = max_frames, ahead, compose
         capacity = 1 if newest_wins else channel_frames
-        self.to_model: Channel[Any] = Channel(capacity, newest_wins)
-        self.to_sink: Channel[Any] = Channel(capacity, newest_wins)
+        self.to_model: Channel[tuple[Frame, float]] = Channel(capacity, newest_wins)
+        self.to_sink: Channel[tuple[Frame, np.ndarray | Pending, float]] = Channel(capacity, newest_wins)
         self.names = names
         self.reads = self.writes = 0
         self.reading = self.writing = self.stuck = False
@@ -230,10 +230,10 @@ class _Run:
             except Ended:
                 break
             begin = self.clock()
-            rgb = self.step(frame)
+            made = self.step(frame)
             self.meter.stage("model", (self.clock() - begin) * 1e3)
             done += 1
-            taken, thrown = self.to_sink.put((frame, rgb, born))
+            taken, thrown = self.to_sink.put((frame, made, born))
             if thrown:  # newest wins here too: a slow sink gets the frames that are still fresh
                 self.meter.frames_dropped(thrown)
                 done -= thrown
@@ -246,12 +246,11 @@ class _Run:
     def _encode(self) -> None:
         while True:
             try:
-                frame, rgb, born = self.to_sink.get()
+                frame, made, born = self.to_sink.get()
             except Ended:
                 return
             begin = self.clock()
-            if not isinstance(rgb, np.ndarray):
-                rgb = rgb.picture()
+            rgb = made if isinstance(made, np.ndarray) else made.picture()
             if self.compose is not None:
                 rgb = self.compose(frame, rgb)
             self.writes += 1

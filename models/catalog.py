@@ -42,12 +42,14 @@ class ModelEntry:
     Attributes:
         name: what ``--model`` takes.
         path: its folder.
+        kind: its family, from config.json; empty where that cannot be read.
         bytes: size of all its files.
         looks: names of the looks in ``looks.json``, in the file's order; empty without one.
     """
 
     name: str
     path: Path
+    kind: str
     bytes: int
     looks: tuple[str, ...]
 
@@ -72,7 +74,7 @@ def list_models(root: Path = MODELS_ROOT) -> list[ModelEntry]:
         if not (path / CONFIG).is_file() or path.name == TEXT_ENCODER:
             continue
         size = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
-        entries.append(ModelEntry(path.name, path, size, _look_names(path)))
+        entries.append(ModelEntry(path.name, path, _kind(path), size, _look_names(path)))
     return entries
 
 
@@ -114,6 +116,35 @@ def model_dir(name_or_path: str | os.PathLike[str] = DEFAULT_MODEL, root: Path =
             "Copy the whole folder again, or reinstall mirage-cli; 'mirage doctor' checks the rest.",
         )
     return path
+
+
+def read_kind(folder: Path) -> str:
+    """The family of a model, from its config.json: the key ``kind``.
+
+    Raises:
+        ModelError: no such key, or a file that cannot be read.
+    """
+    path = folder / CONFIG
+    try:
+        kind = json.loads(path.read_text("utf-8"))["kind"]
+        if not isinstance(kind, str):
+            raise TypeError(f"kind {kind!r}")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ModelError(
+            f"{path} is not the config of a model: {type(error).__name__}: {error}",
+            "mirage models lists what ships; mirage doctor checks the files",
+        ) from error
+    return kind
+
+
+def has_looks(folder: Path) -> bool:
+    """Whether a model has looks by name: its looks.json is there, or recorded and missing. Others take any text."""
+    if (folder / LOOKS).exists():
+        return True
+    try:
+        return LOOKS in _read_manifest(folder)
+    except ModelError:
+        return False
 
 
 def read_looks(folder: Path) -> list[dict[str, Any]]:
@@ -162,7 +193,7 @@ def describe_models(root: Path = MODELS_ROOT) -> list[dict[str, Any]]:
                 "path": str(entry.path),
                 "bytes": entry.bytes,
                 **summary,
-                "looks": read_looks(entry.path),
+                "looks": read_looks(entry.path) if has_looks(entry.path) else [],
             }
         )
     return documents
@@ -297,6 +328,13 @@ def _read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
             f"If you trust the files: python -m mirage_cli.models.catalog {folder}",
         ) from error
     return files
+
+
+def _kind(folder: Path) -> str:
+    try:
+        return read_kind(folder)
+    except ModelError:
+        return ""
 
 
 def _look_names(folder: Path) -> tuple[str, ...]:

@@ -22,12 +22,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mirage_cli.config import BenchConfig
 from mirage_cli.errors import MediaError, MirageError
-from mirage_cli.frames import Frame, FrameSink, FrameSource
+from mirage_cli.frames import Frame, FrameSink, FrameSource, Pending
 from mirage_cli.inputs.wrappers import LoopedSource
 from mirage_cli.measure import Meter, PeakMemory, exact_percentile
 from mirage_cli.pipeline import run as run_pipeline
+from mirage_cli.stream.stepping import Stream
 from mirage_cli.styling.styler import Engine
 
 BUDGETS_MS = (40.0, 16.0, 10.0)
@@ -39,8 +42,8 @@ MAX_FRAMES = 1_000_000
 Clock = Callable[[], float]
 
 
-def _frame_by_frame(
-    source: LoopedSource, session: Any, sink: FrameSink, warmup: int, frames: int, timer: _DeviceTimer, clock: Clock
+def frame_by_frame(
+    source: LoopedSource, session: Stream, sink: FrameSink, warmup: int, frames: int, timer: DeviceTimer, clock: Clock
 ) -> tuple[list[dict[str, float]], float]:
     """One frame after another; returns a row of milliseconds a frame, and when the first was out."""
     rows: list[dict[str, float]] = []
@@ -60,13 +63,10 @@ def _frame_by_frame(
             first_out = written
         if count <= warmup or source.rewound:
             continue
-        report = session.report
         rows.append(
             {
                 "read": (read - begin) * 1e3,
-                "prepare": report.prepare_ms,
-                "denoise": report.denoise_ms,
-                "compose": report.compose_ms,
+                **session.report.latencies(),
                 "write": (written - stepped) * 1e3,
                 "device_frame": device_ms,
                 "end_to_end": (written - begin) * 1e3,
@@ -75,7 +75,7 @@ def _frame_by_frame(
     return rows, first_out
 
 
-def _summary(rows: list[dict[str, float]]) -> dict[str, Any]:
+def stage_summary(rows: list[dict[str, float]]) -> dict[str, Any]:
     """Percentiles of each column, the budgets, and whether the stages add up."""
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     whole = sum(columns["end_to_end"])
@@ -106,19 +106,19 @@ def percentiles(values_ms: list[float]) -> dict[str, float]:
     }
 
 
-def _pipelined(
-    open_source: Callable[[], FrameSource], session: Any, frames: int, clock: Clock, memory: PeakMemory
+def pipelined_rate(
+    open_source: Callable[[], FrameSource], session: Stream, frames: int, clock: Clock, memory: PeakMemory
 ) -> dict[str, Any]:
     """The rate of the threaded pipeline, as transform runs it; on a GPU also with the copies in the model's turn."""
     result = _rate(open_source, session, frames, clock, memory, ahead=True)
-    if getattr(session, "copies", None) is not None:
+    if session.copies is not None:
         in_turn = _rate(open_source, session, frames, clock, memory, ahead=False)
         result["copies_in_turn_frames_per_second"] = in_turn["frames_per_second"]
     return result
 
 
 def _rate(
-    open_source: Callable[[], FrameSource], session: Any, frames: int, clock: Clock, memory: PeakMemory, ahead: bool
+    open_source: Callable[[], FrameSource], session: Stream, frames: int, clock: Clock, memory: PeakMemory, ahead: bool
 ) -> dict[str, Any]:
     """Frames a second through the pipeline's threads.
 
@@ -126,21 +126,22 @@ def _rate(
     frame written in each playing counts, so that opening files does not.
     """
     denoise_ms: list[float] = []
-    copies = getattr(session, "copies", None) if ahead else None
+    copies = session.copies if ahead else None
 
-    def step(frame: Frame) -> Any:
-        rgb = session.step(frame.rgb) if copies is None else session.step_later(frame.upload)
-        denoise_ms.append(session.report.denoise_ms)
-        return rgb
+    def step(frame: Frame) -> np.ndarray | Pending:
+        made: np.ndarray | Pending
+        made = session.step(frame.rgb) if frame.upload is None else session.step_later(frame.upload)
+        denoise_ms.append(session.report.latencies()["denoise"])
+        return made
 
     def send(frame: Frame) -> Frame:
-        return replace(frame, upload=copies.upload(frame.rgb))
+        return frame if copies is None else replace(frame, upload=copies.upload(frame.rgb))
 
     gaps, seconds = 0, 0.0
     while len(denoise_ms) < frames:
         source = open_source()
         left = frames - len(denoise_ms)
-        with closing(source), _TemporarySink(source) as sink:
+        with closing(source), TemporarySink(source) as sink:
             stamped = _StampedSink(sink, clock)
             run_pipeline(
                 source,
@@ -193,7 +194,7 @@ class _StampedSink:
         self._sink.close(commit)
 
 
-def _fp32_ratio(
+def fp32_ratio(
     config: BenchConfig,
     engine: Engine,
     size: tuple[int, int],
@@ -202,8 +203,7 @@ def _fp32_ratio(
 ) -> dict[str, Any]:
     """The denoiser in fp32 on plain torch against the one measured, medians of both."""
     options = replace(config.model, dtype="fp32", backend="torch")
-    session = engine.session(options, *size)
-    session.packed = None  # torch's own convolutions
+    session = engine.session(options, *size, plain=True)
     session.set_look(engine.match(options, config.prompt).weights)
     frames = min(FP32_FRAMES, config.frames)
     warmup = min(3, config.warmup)
@@ -212,7 +212,7 @@ def _fp32_ratio(
         for number, frame in enumerate(again):
             session.step(frame.rgb)
             if number >= warmup:
-                times.append(session.report.denoise_ms)
+                times.append(session.report.latencies()["denoise"])
             if len(times) == frames:
                 break
     if not times:
@@ -226,7 +226,7 @@ def _fp32_ratio(
     }
 
 
-class _DeviceTimer:
+class DeviceTimer:
     """Time of one call on the device: CUDA events around it, or the wall clock on a CPU."""
 
     def __init__(self, clock: Clock, on_gpu: bool) -> None:
@@ -266,7 +266,7 @@ class _Dropped:
         pass
 
 
-class _TemporarySink:
+class TemporarySink:
     """An encoder into a file that is thrown away; nothing where there is no ffmpeg."""
 
     def __init__(self, source: FrameSource) -> None:

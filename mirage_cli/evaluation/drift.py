@@ -17,6 +17,7 @@ import numpy as np
 
 from mirage_cli.evaluation.clips import Clip
 from mirage_cli.evaluation.metrics import Look, frame_look
+from mirage_cli.stream.session import Session
 
 ANCHORED = 16  # the first frame of the first chunk: history and both anchors of the memory bank are there
 NAMES = tuple(field.name for field in fields(Look))
@@ -106,7 +107,7 @@ def loop_of(clip: Clip, frames: int) -> int:
 
 
 def measure_drift(
-    session,
+    session: Session,
     clip: Clip,
     frames: int,
     history: bool = True,
@@ -138,8 +139,7 @@ def measure_drift(
     for number in range(frames):
         rgb = clip.at(number, period)
         if not history:
-            session.history.clear()
-            session.memory.clear()
+            session.forget()
         out = session.step(rgb)
         numbers.add(out)
         if session.report.guard_event:
@@ -169,7 +169,9 @@ def measure_drift(
     yield document
 
 
-def _document(numbers: Numbers, session, before: dict, events: list[dict], frames: int, complete: bool) -> dict:
+def _document(
+    numbers: Numbers, session: Session, before: dict, events: list[dict], frames: int, complete: bool
+) -> dict:
     document = {
         "complete": complete,
         "frames": numbers.count,
@@ -192,7 +194,7 @@ def _document(numbers: Numbers, session, before: dict, events: list[dict], frame
     return document
 
 
-def memory_mib(session) -> dict[str, float]:
+def memory_mib(session: Session) -> dict[str, float]:
     """Resident memory of this process, and what torch holds on the session's GPU, in MiB."""
     result = {}
     try:

@@ -33,11 +33,11 @@ from mirage_cli.evaluation.perceptual import REMEDY, find_weights
 from mirage_cli.evaluation.pictures import draw_plot, draw_sheet
 from mirage_cli.evaluation.worker import NO_TIME, Spec, Task, Worker, save_clips, serve
 from mirage_cli.inputs.pictures import SUFFIXES
-from mirage_cli.lsd.checkpoint import choose_device, read_config
-from mirage_cli.models import catalog
 from mirage_cli.models.catalog import IDENTITY
 from mirage_cli.outputs.names import check_target
 from mirage_cli.runs.machine import commit, hardware, versions
+from mirage_cli.stream.families import look_names
+from mirage_cli.stream.placement import choose_device
 
 CPU_LOOKS = ("oil-painting", "ink-wash", "mosaic", "neon-cyberpunk")
 FEWEST_FRAMES = ANCHORED + 3 * 16
@@ -64,7 +64,7 @@ def run(asked: EvalConfig, note: Say = lambda text: None, warn: Say = lambda tex
     check_files(asked)
     deadline = begun + asked.budget_seconds if asked.budget_seconds else float("inf")
     device = choose_device(asked.model.device)
-    known = list(read_config(catalog.model_dir(asked.model.model)).looks)
+    known = look_names(asked.model.model)
     config = fill_in(asked, known, device.type == "cuda")
     find_weights(config.lpips)  # an error now rather than later
     note(f"reading {config.clips or 'the example clip'}")

@@ -12,6 +12,7 @@ import numpy as np
 
 from mirage_cli.evaluation.clips import Clip
 from mirage_cli.evaluation.metrics import FlowWarper, edges_kept, moved_gap
+from mirage_cli.stream.session import Session
 
 WARM_UP = 5  # frames before the measured ones
 STILL_FRAMES = 40
@@ -66,12 +67,11 @@ def still_flicker(step: Callable[[np.ndarray], np.ndarray], frame: np.ndarray, f
     return float(np.mean(changes))
 
 
-def measure_temporal(session, motion: ClipMotion) -> dict:
+def measure_temporal(session: Session, motion: ClipMotion) -> dict:
     """Warped error with and without history, flicker on a still, and edges kept, of a session's look."""
 
     def without_past(rgb: np.ndarray) -> np.ndarray:
-        session.history.clear()
-        session.memory.clear()
+        session.forget()
         return session.step(rgb)
 
     session.reset()

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mirage_cli.lsd.layers import MemoryAttention, ResBlock, fourier_features
+from mirage_cli.lsd.layers import BlockOps, MemoryAttention, ResBlock, fourier_features
 
 UNSHUFFLE = 4
 FRAME_MULTIPLE = 16  # frames are padded to a multiple of this: unshuffle 4, then two halvings
@@ -145,7 +145,7 @@ def _on_cells(pictures: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
     return F.conv2d(pictures, patches, bias, stride=UNSHUFFLE)
 
 
-def _double_beside(layer: nn.Conv2d, x: Tensor, skip: Tensor, ops=None) -> Tensor:
+def _double_beside(layer: nn.Conv2d, x: Tensor, skip: Tensor, ops: BlockOps | None = None) -> Tensor:
     """``layer``, a 1x1 convolution, of x doubled in size (nearest) beside the skip connection.
 
     x [B, C1, h, w], skip [B, C2, 2h, 2w] -> [B, c, 2h, 2w].
@@ -249,7 +249,7 @@ class LSDNet(nn.Module):
         past: Past,
         screen: Tensor,
         modulation: Tensor,
-        ops=None,
+        ops: BlockOps | None = None,
         constant: Tensor | None = None,
     ) -> Prediction:
         """Predict the clean frame.

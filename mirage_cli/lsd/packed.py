@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mirage_cli.lsd.layers import ResBlock
+from mirage_cli.lsd.layers import BlockOps, ResBlock
 from mirage_cli.lsd.model import SCREEN_CHANNELS, UNSHUFFLE, LSDNet, Past, Prediction
 
 
@@ -117,7 +117,7 @@ class PackedNet:
         past: Past,
         screen: Tensor,
         folded: list[FoldedBlock],
-        ops: None = None,
+        ops: BlockOps | None = None,
         constant: Tensor | None = None,
     ) -> Prediction:
         """As ``LSDNet.forward``, whose steps these are."""

@@ -359,12 +359,10 @@ def check_trial(model: Path, side: int = TRIAL_SIDE) -> list[Finding]:
     try:
         import numpy as np
 
-        from mirage_cli.lsd.checkpoint import load_bundle
+        from mirage_cli.stream.families import open_model
         from mirage_cli.stream.session import Session
 
-        bundle = load_bundle(str(model))
-        session = Session(bundle, width=side, height=side)
-        session.set_look({bundle.looks[0]: 1.0})
+        session = Session(open_model(str(model)), width=side, height=side)
         ramp = np.linspace(0, 255, side, dtype=np.uint8)
         out = session.step(np.ascontiguousarray(np.broadcast_to(ramp[:, None], (side, side, 3))))
     except MirageError as error:

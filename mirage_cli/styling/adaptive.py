@@ -12,14 +12,17 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 
 from mirage_cli.config import MIN_SIDE, ModelOptions
+from mirage_cli.frames import Pending, Upload
 from mirage_cli.measure import exact_percentile
+
+if TYPE_CHECKING:  # torch is imported late
+    from mirage_cli.stream.stepping import State, Stream
 
 SCALES = (1.0, 0.84, 0.71, 0.59, 0.5)
 THUMBNAIL = (32, 18)
@@ -135,7 +138,7 @@ class SimilarFrames:
 
 
 class AdaptiveSession:
-    """A session that keeps up; the same calls as ``lsd.stream.Session``.
+    """A session that keeps up; a ``stream.stepping.Stream`` whose frames cannot be sent ahead.
 
     Args:
         make: (steps, width, height) -> a session.
@@ -147,7 +150,7 @@ class AdaptiveSession:
 
     def __init__(
         self,
-        make: Callable[[int, int, int], Any],
+        make: Callable[[int, int, int], Stream],
         width: int,
         height: int,
         steps: int,
@@ -158,10 +161,21 @@ class AdaptiveSession:
         self._make, self._size, self._steps = make, (width, height), steps
         self.keeper, self.similar, self._tell = keeper, similar, tell
         self.inner = make(steps, width, height)
-        self.report: Any = self.inner.report
+        self.report = self.inner.report
         self.changes: deque[str] = deque(maxlen=100)
         self._settings: dict[str, Any] = {}
         self._last: np.ndarray | None = None
+
+    copies = None  # the frame that is made may have another size than the one that comes
+
+    def step_later(self, upload: Upload) -> Pending:
+        raise TypeError("an adaptive session has no copies to send frames ahead with")
+
+    def state(self) -> State:
+        return self.inner.state()
+
+    def load_state(self, state: State, *, fit: bool = False) -> None:
+        self.inner.load_state(state, fit=fit)
 
     def set_look(self, weights: dict[str, float]) -> None:
         self._set("look", weights)
@@ -184,9 +198,11 @@ class AdaptiveSession:
             self.similar.forget()
 
     def step(self, rgb: np.ndarray) -> np.ndarray:
-        """uint8 [H, W, 3] -> uint8 [H, W, 3]; errors as of the session."""
+        """uint8 [H, W, 3] -> uint8 [H, W, 3]; raises what ``Session.step`` raises."""
         if self.similar is not None and self.similar.like_the_last(rgb) and self._last is not None:
-            self.report = SimpleNamespace(prepare_ms=0.0, denoise_ms=0.0, compose_ms=0.0, cut=False, guard_event=None)
+            from mirage_cli.stream.stepping import StepReport
+
+            self.report = StepReport()
             return self._last
         size = self._inside()
         begin = time.perf_counter()
@@ -212,8 +228,7 @@ class AdaptiveSession:
         old, self.inner = self.inner, self._make(steps, width, height)
         for name, value in self._settings.items():
             getattr(self.inner, f"set_{name}")(value)
-        if hasattr(old, "state_for"):
-            self.inner.load_state(old.state_for(self.inner))
+        self.inner.load_state(old.state(), fit=True)
         text = (
             f"to hold {1e3 / self.keeper.budget_ms:g} frames a second: {steps} "
             f"step{'s' if steps > 1 else ''}, {width}x{height} inside"

@@ -7,17 +7,20 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 
 from mirage_cli.config import Size
 from mirage_cli.errors import GpuError, MirageError, UsageProblem
-from mirage_cli.frames import Frame
+from mirage_cli.frames import Frame, Pending
 from mirage_cli.measure import Meter
 from mirage_cli.prompts.track import LookTrack, Weights
 from mirage_cli.styling.loading import Engine as Engine
+
+if TYPE_CHECKING:  # torch is imported late
+    from mirage_cli.stream.stepping import Stream
 
 MAX_EVENTS_KEPT = 100
 MAX_PENDING = 256
@@ -46,7 +49,7 @@ class Styler:
     """
 
     def __init__(
-        self, session: Any, track: LookTrack, meter: Meter, size: Size, prompts: Sequence[tuple[float, str]] = ()
+        self, session: Stream, track: LookTrack, meter: Meter, size: Size, prompts: Sequence[tuple[float, str]] = ()
     ) -> None:
         self.session, self.track, self.meter, self.size = session, track, meter, size
         self.prompt = prompts[0][1] if prompts else ""
@@ -62,7 +65,7 @@ class Styler:
         self.applied_count = 0
         self.paused = False
         self._set: dict[str, Any] = {}  # strength and seed, for a session that comes later
-        self._last: Any = None
+        self._last: np.ndarray | Pending | None = None
         self._pending: deque[tuple[str, str, Any, Future[int]]] = deque()
         self._ended = False
         self._lock = threading.Lock()
@@ -105,9 +108,9 @@ class Styler:
         for *_, done in pending:
             done.cancel()
 
-    def step(self, frame: Frame) -> Any:
+    def step(self, frame: Frame) -> np.ndarray | Pending:
         """Frame in, styled uint8 [H, W, 3] out, at the frame's place in the track; of a frame that was uploaded
-        ahead, a ``Made``."""
+        ahead, a ``Pending``."""
         while self._scheduled and self._scheduled[0][0] <= frame.pts_seconds:
             self.prompt = self._scheduled.popleft()[1]
         with self._lock:
@@ -134,13 +137,13 @@ class Styler:
             if looks != self.looks:
                 self.session.set_look(looks)
                 self.looks = looks
-            rgb = self.session.step(frame.rgb) if frame.upload is None else self.session.step_later(frame.upload)
+            made: np.ndarray | Pending
+            made = self.session.step(frame.rgb) if frame.upload is None else self.session.step_later(frame.upload)
         except (MemoryError, RuntimeError) as error:
             raise self._explained(error) from error
         report = self.session.report
-        self.meter.stage("prepare", report.prepare_ms)
-        self.meter.stage("denoise", report.denoise_ms)
-        self.meter.stage("compose", report.compose_ms)
+        for stage, latency_ms in report.latencies().items():
+            self.meter.stage(stage, latency_ms)
         if report.cut:
             self.cuts += 1
             self.last_event = f"cut at frame {self.frames}"
@@ -149,8 +152,8 @@ class Styler:
             self.last_event = f"{report.guard_event} at frame {self.frames}"
             self.guard_events.append({"frame": self.frames, "event": report.guard_event})
         self.frames += 1
-        self._last = rgb
-        return rgb
+        self._last = made
+        return made
 
     def _apply(self, kind: str, value: Any, pts_seconds: float) -> None:
         if kind == "look":
@@ -191,7 +194,9 @@ class Styler:
 
     def ahead(self) -> Callable[[Frame], Frame] | None:
         """What sends a frame to the GPU before the model's turn, for a pipeline's decode thread; None without one."""
-        copies = getattr(self.session, "copies", None)
+        copies = self.session.copies
+        if copies is None:
+            return None
 
         def send(frame: Frame) -> Frame:
             try:
@@ -199,7 +204,7 @@ class Styler:
             except (MemoryError, RuntimeError) as error:
                 raise self._explained(error) from error
 
-        return None if copies is None else send
+        return send
 
     def document(self) -> dict[str, Any]:
         """Model and events, for ``--json``."""

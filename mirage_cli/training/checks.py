@@ -7,8 +7,9 @@ import math
 from pathlib import Path
 
 from mirage_cli.errors import MediaError, UsageProblem
-from mirage_cli.lsd.checkpoint import check_numbers, choose_device
+from mirage_cli.lsd.checkpoint import check_numbers
 from mirage_cli.lsd.model import FRAME_MULTIPLE, LSDConfig, LSDNet
+from mirage_cli.stream.placement import choose_device
 from mirage_cli.training.config import TrainConfig
 from mirage_cli.training.progress import check_tensorboard
 

@@ -23,11 +23,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mirage_cli.errors import Interrupted, MediaError, ModelError, UsageProblem
-from mirage_cli.lsd.checkpoint import cpu_has_bf16
 from mirage_cli.lsd.model import UNSHUFFLE, Past, Prediction, screen_channels
 from mirage_cli.lsd.sampling import compose
 from mirage_cli.measure import TrainStats
 from mirage_cli.prompts.reader import read_looks
+from mirage_cli.stream.placement import cpu_has_bf16
 from mirage_cli.teachers.choose import Teachers
 from mirage_cli.training.checks import (
     MANY_STEPS,

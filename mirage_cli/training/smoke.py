@@ -27,9 +27,8 @@ import torch.distributed as dist
 
 from mirage_cli.errors import Interrupted, ModelError, UsageProblem
 from mirage_cli.inputs.landscape import TestPicture
-from mirage_cli.lsd.checkpoint import load_bundle
 from mirage_cli.models import catalog
-from mirage_cli.prompts.reader import PromptReader
+from mirage_cli.stream.families import open_model
 from mirage_cli.stream.session import Session
 from mirage_cli.training.checks import check_config, make_run_folder
 from mirage_cli.training.config import TrainConfig, load_config
@@ -259,9 +258,9 @@ def _train(config: TrainConfig, origin: str, say: Callable[[str], None], tick: C
 
 def _use(config: TrainConfig, folder: Path) -> dict:
     """Load the folder as ``mirage transform`` would and style a few frames."""
-    bundle = load_bundle(catalog.verify(folder), device=config.device)
-    session = Session(bundle, width=SIZE[0], height=SIZE[1], device=config.device)
-    match = PromptReader(folder).match("film noir")
+    model = open_model(catalog.verify(folder), device=config.device)
+    session = Session(model, width=SIZE[0], height=SIZE[1])
+    match = model.prompts.match("film noir")
     session.set_look(match.weights)
     frames = [cv2.cvtColor(frame, cv2.COLOR_BGR2RGB) for frame in _frames()[0][:SHOWN]]
     shown = [session.step(frame) for frame in frames]

@@ -208,7 +208,7 @@ class StreamPool:
         if not c.motion:
             flow = torch.zeros_like(flow)
         flow, torn = self._torn(flow)
-        past, _ = self.history.moved_to(frame, self.memory, net.memory_null.detach(), flow)
+        past, _ = self.history.warped_to(frame, self.memory, net.memory_null.detach(), flow)
         # Moved just as the past is, or the loss would ask for what one warp sharpens more than the other.
         change = target - warp(self.last_target, resize_flow(flow, 2), cubic=True).clamp(-1, 1)
         found = (luma(frame) - past.input_luma).abs() < MOVED_WITHIN

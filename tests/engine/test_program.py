@@ -14,12 +14,13 @@ from mirage_cli.kernels import loader
 from mirage_cli.engine.layers import LAYERS, SLICE, LayerShape, pack_weights
 from mirage_cli.engine.program import FrameProgram, Stream, why_not
 from mirage_cli.errors import GpuError
-from mirage_cli.lsd.checkpoint import ModelBundle
+from mirage_cli.lsd import family, plan_painter
+from mirage_cli.lsd.family import LsdModel
 from mirage_cli.lsd.model import LSDConfig, LSDNet, luma, screen_channels
 from mirage_cli.lsd.program import describe_network
 from mirage_cli.lsd.sampling import schedule
-from mirage_cli.stream import session as stream
 from mirage_cli.stream.motion import estimate_motion
+from mirage_cli.stream.session import Session
 
 gpu = pytest.mark.gpu
 SIZES = [(16, 16), (48, 80), (272, 144), (512, 512)]  # padded heights and widths
@@ -93,17 +94,14 @@ def test_a_program_that_cannot_be_had_is_torch_with_the_reason_or_an_error(monke
         .requires_grad_(False)
         .to(torch.bfloat16, memory_format=torch.channels_last)
     )
-    bundle = ModelBundle("tiny", None, net, torch.device("cpu"), torch.bfloat16, "test")
-    torch_choice = stream.select_backend("cpu", "torch")
-    monkeypatch.setattr(
-        stream, "select_backend", lambda d, b: torch_choice if b == "torch" else (NoKernels(), NoKernels.reason)
-    )
-    monkeypatch.setattr(stream, "compile_frame", refused)
+    model = LsdModel("tiny", None, net, torch.device("cpu"), torch.bfloat16, "test")
+    monkeypatch.setattr(family, "select_backend", lambda device, backend: (NoKernels(), NoKernels.reason))
+    monkeypatch.setattr(plan_painter, "compile_frame", refused)
     if strict:
         with pytest.raises(GpuError, match="refuses motion"):
-            stream.Session(bundle, width=32, height=16, backend="ptx")
+            Session(model, width=32, height=16, backend="ptx")
         return
-    session = stream.Session(bundle, width=32, height=16)
+    session = Session(model, width=32, height=16)
     about = session.describe()
     assert about["backend"] == "torch" and about["backend_reason"].startswith(
         "torch: the driver refuses motion.sm90.ptx"

@@ -14,6 +14,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from mirage_cli.stream.stepping import StepReport
+
+TIMES_MS = {"prepare": 1.0, "denoise": 2.0, "compose": 0.5}
 LOOKS = {"ink wash": "ink-wash", "night": "night", "mosaic": "mosaic"}
 
 
@@ -24,15 +27,6 @@ class Match:
     similarity: float
     known: bool
     message: str
-
-
-@dataclass
-class Report:
-    prepare_ms: float = 1.0
-    denoise_ms: float = 2.0
-    compose_ms: float = 0.5
-    cut: bool = False
-    guard_event: str | None = None
 
 
 @dataclass
@@ -50,7 +44,8 @@ class FakeSession:
     resets: list[int] = field(default_factory=list)
     frames: int = 0
     echo: float = 0.0  # with FAKE_ECHO, a past that every later frame depends on
-    report: Report = field(default_factory=Report)
+    report: StepReport = field(default_factory=lambda: StepReport(dict(TIMES_MS)))
+    copies: None = None
 
     def set_look(self, weights):
         assert abs(sum(weights.values()) - 1.0) < 1e-9
@@ -72,8 +67,10 @@ class FakeSession:
         if self.frames == self.fail_at:
             raise ValueError("the model broke")
         time.sleep(float(os.environ.get("FAKE_MODEL_MS", "1")) / 1e3)
-        self.report = Report(
-            cut=self.frames in self.cut_at, guard_event="re-anchored: grey" if self.frames in self.guard_at else None
+        self.report = StepReport(
+            dict(TIMES_MS),
+            cut=self.frames in self.cut_at,
+            guard_event="re-anchored: grey" if self.frames in self.guard_at else None,
         )
         self.frames += 1
         if os.environ.get("FAKE_ECHO"):
@@ -85,7 +82,7 @@ class FakeSession:
     def state(self):
         return {"echo": np.zeros(1, np.float32) + self.echo}, {"frames": self.frames}
 
-    def load_state(self, state):
+    def load_state(self, state, *, fit=False):
         arrays, facts = state
         self.echo, self.frames = float(arrays["echo"][0]), facts["frames"]
 

@@ -25,13 +25,14 @@ from mirage_cli.config import load_config_file, parse_seconds, parse_size
 from mirage_cli.control.presets import flag_values, load_preset
 from mirage_cli.control.schema import parse_message
 from mirage_cli.errors import MirageError, ModelError
-from mirage_cli.lsd.checkpoint import load_bundle, read_config
+from mirage_cli.lsd.checkpoint import read_config
 from mirage_cli.media.nut import NutError, NutReader
 from mirage_cli.media.nut_writer import NutWriter
 from mirage_cli.media.probe import parse_probe
 from mirage_cli.media.tags import FileTags, parse_tags
 from mirage_cli.prompts.reader import read_looks
 from mirage_cli.prompts.track import parse_prompts
+from mirage_cli.stream.families import open_model
 
 SECONDS = 0.25  # for each reader
 CLI_SECONDS = 3.0
@@ -167,7 +168,7 @@ def model(tmp_path_factory):
 
 
 def test_the_tiny_model_is_whole(model):
-    assert load_bundle(model, device="cpu").net is not None
+    assert open_model(model, device="cpu").net is not None
     assert all(check.problem is None for check in catalog.check_files(model))
 
 
@@ -205,7 +206,7 @@ def test_weights_with_a_header_that_lies(model, tmp_path):
 
     def one(draw: random.Random) -> None:
         (tmp_path / catalog.WEIGHTS).write_bytes(bad_inputs.tampered_safetensors(whole, draw))
-        load_bundle(tmp_path, device="cpu")
+        open_model(tmp_path, device="cpu")
 
     assert fuzz(7, one, (ModelError,)) > 5
 

@@ -9,11 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers.pictures import texture
-from helpers.sessions import moving, tiny_bundle
+from helpers.sessions import moving, tiny_model
 
-from mirage_cli.lsd.checkpoint import load_bundle
 from mirage_cli.lsd.model import Prediction
+from mirage_cli.lsd.painter import TorchPainter
 from mirage_cli.stream import guard as guards
+from mirage_cli.stream.families import open_model
 from mirage_cli.stream.guard import DriftGuard
 from mirage_cli.stream.session import Session
 
@@ -25,7 +26,7 @@ DAMAGED = 22  # the frame before which the past is spoilt
 @torch.inference_mode()
 def damage(session: Session, kind: str) -> None:
     """Spoil all that the session remembers of its own frames, values in [-1, 1]."""
-    for tensor in (session.history.last, session.history.older):
+    for tensor in (session.painter.history.last, session.painter.history.older):
         colours = tensor.view(tensor.shape[0], -1, 3, *tensor.shape[2:])
         if kind == "grey":
             colours.mul_(0.1)
@@ -130,16 +131,16 @@ def test_every_eighth_frame_is_enough_for_a_fast_device() -> None:
 
 def credulous(keep: float, **options) -> Session:
     """A session whose network copies most of its past, so that damage stays unless the guard acts."""
-    session = Session(tiny_bundle(), width=64, height=48, **options)
-    tokens = torch.zeros_like(session.memory.slot(0))
 
-    def denoise(frame, past):
-        styled = -0.8 * frame
-        kept = torch.where(past.valid[:, None, None, None] > 0, keep * past.last + (1 - keep) * styled, styled)
-        return Prediction(kept, torch.zeros_like(frame[:, :1]), tokens)
+    class Credulous(TorchPainter):
+        def denoise(self, frame, past):
+            styled = -0.8 * frame
+            kept = torch.where(past.valid[:, None, None, None] > 0, keep * past.last + (1 - keep) * styled, styled)
+            return Prediction(kept, torch.zeros_like(frame[:, :1]), torch.zeros_like(self.tokens))
 
-    session._denoise = denoise
-    return session
+    model = tiny_model()
+    painter = Credulous(model.net, (64, 48), steps=1, seed=0, reason="a test")
+    return Session(model, width=64, height=48, painter=painter, **options)
 
 
 @pytest.mark.parametrize("still", [True, False], ids=["still", "moving"])
@@ -168,13 +169,13 @@ def test_damage_is_mended_within_ten_frames(kind: str, still: bool, caplog: pyte
 
 def test_a_suspicion_that_comes_to_nothing_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     frames = moving(30)
-    suspicious, plain = (Session(tiny_bundle(), width=64, height=48, guard=on) for on in (True, False))
+    suspicious, plain = (Session(tiny_model(), width=64, height=48, guard=on) for on in (True, False))
     calls = iter(range(1000))
     monkeypatch.setattr(suspicious.guard, "check", lambda *_: "grey-out" if next(calls) % 5 == 4 else None)
     monkeypatch.setattr(suspicious.guard, "confirm", lambda *_: None)
     assert all(np.array_equal(suspicious.step(frame), plain.step(frame)) for frame in frames)
     assert suspicious.counters["guard_opinions"] == 6 and suspicious.counters["guard_events"] == 0
-    assert suspicious.report.denoise_ms > 0
+    assert suspicious.report.stages["denoise"] > 0
 
 
 def test_the_state_of_a_guard_is_whole() -> None:
@@ -198,7 +199,7 @@ def test_the_shipped_model_comes_back(look: str, still: bool) -> None:
     Strokes may lie elsewhere after a restart; that is no fault.
     """
     frames = moving(34, 96, 128) if not still else moving(1, 96, 128) * 34
-    session = Session(load_bundle("lsd-small"), width=128, height=96)
+    session = Session(open_model("lsd-small"), width=128, height=96)
     session.set_look({look: 1.0})
     for frame in frames[:22]:
         session.step(frame)

@@ -215,7 +215,7 @@ def test_the_kernels_motion_is_that_of_torch(height, width):
 
     null = torch.zeros(1, 1, 4)
     rgb = torch.from_numpy(frames[1]).permute(2, 0, 1)[None].float() / 127.5 - 1
-    past, cut = before.moved_to(rgb, null, null, found[None].clone())
+    past, cut = before.warped_to(rgb, null, null, found[None].clone())
     torch.testing.assert_close(program.moved_last, past.last[0], rtol=0, atol=2e-4)
     torch.testing.assert_close(program.moved_older, past.older[0, :3], rtol=0, atol=2e-4)
     cells = torch.pixel_unshuffle(torch.cat((past.last, past.input_luma), dim=1), 4)[0].flatten(1).T
