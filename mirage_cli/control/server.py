@@ -114,14 +114,14 @@ class ControlServer:
         except BaseException:
             self.close()
             raise
-        self._controls.told.append(self._tell)
+        self._controls.on_applied.append(self._tell)
 
     def close(self) -> None:
         """Let all clients go; idempotent."""
         if self._loop.is_closed():
             return
         with contextlib.suppress(ValueError):
-            self._controls.told.remove(self._tell)
+            self._controls.on_applied.remove(self._tell)
         if self._thread.is_alive():
             with contextlib.suppress(Exception):
                 self._call(self._shut(), 5.0)
@@ -202,7 +202,7 @@ class ControlServer:
         if not response.prepared:
             response.headers.update(_HEADERS)
             if response.status >= 400:  # whatever else such a client has sent is not read
-                self._controls.refused += 1
+                self._controls.count_refused()
                 response.force_close()
         return response
 
@@ -262,7 +262,7 @@ class ControlServer:
         except MirageError as error:
             kinds = ((Busy, 429), (TooLate, 504), (UsageProblem, 400))
             status = next((status for kind, status in kinds if isinstance(error, kind)), 409)
-            return self._json(error_document(error, getattr(error, "mark", None)), status)
+            return self._json(error_document(error), status)
 
     async def _state(self, request: Any) -> Any:
         return self._json(self._controls.state())
@@ -382,8 +382,8 @@ class _Socket:
         try:
             change = parse_message(data)
         except UsageProblem as error:
-            self._controls.refused += 1
-            self.send({"type": "answer", **error_document(error, getattr(error, "mark", None))})
+            self._controls.count_refused()
+            self.send({"type": "answer", **error_document(error)})
             return
         task = asyncio.ensure_future(self._answer(change))
         self._tasks.add(task)

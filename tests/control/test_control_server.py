@@ -178,9 +178,9 @@ def test_a_change_that_gets_no_frame_is_withdrawn(monkeypatch):
 
     stalled = threading.Event()
     with running(control="0") as run:
-        match = run.engine.match
-        run.engine.match = lambda options, text: goes_on.wait(5) and match(options, text)
-        session = run.engine.sessions[0]
+        match = run.models.match
+        run.models.match = lambda options, text: goes_on.wait(5) and match(options, text)
+        session = run.models.sessions[0]
         make = session.step
 
         def slow(rgb):

@@ -299,4 +299,4 @@ def test_a_page_of_another_site_gets_nothing(tmp_path):
 
 def test_the_address_is_told():
     with running(preview="0") as run:
-        assert url_of(run).startswith("http://127.0.0.1:") and run.live._stats().control.startswith("http://")
+        assert url_of(run).startswith("http://127.0.0.1:") and run.live.stats().control.startswith("http://")
