@@ -16,6 +16,9 @@ from typing import Any
 
 from mirage_cli.errors import UsageProblem
 
+PIPE = "-"
+"""The name of standard input and standard output."""
+
 MIN_SIDE = 16
 MAX_SIDE = 8192
 MAX_SECONDS = 100 * 24 * 3600.0

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from mirage_cli.commands.terminal import Call
-from mirage_cli.config import BACKENDS, DTYPES, ModelOptions, load_config_file, parse_seconds, parse_size
+from mirage_cli.config import BACKENDS, DTYPES, PIPE, ModelOptions, load_config_file, parse_seconds, parse_size
 from mirage_cli.control.schema import BY_NAME
 from mirage_cli.errors import UsageProblem
 
@@ -331,8 +331,6 @@ def _check_stdout(output: str | None, as_json: bool) -> None:
     """Raises:
     UsageProblem: standard output is asked for the video, and cannot carry it.
     """
-    from mirage_cli.frames import PIPE
-
     if output != PIPE:
         return
     if as_json:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mirage_cli.commands.terminal import INTERRUPTED, Call, say
+from mirage_cli.config import PIPE
 from mirage_cli.errors import plain_text
 
 if TYPE_CHECKING:
@@ -117,8 +118,6 @@ def make_ui(call: Call, values: dict[str, Any]) -> TerminalUi:
 
 def finish(call: Call, document: dict[str, Any], ui: TerminalUi) -> int:
     """Print what a run did, as a document or in a line; returns the exit code."""
-    from mirage_cli.frames import PIPE
-
     for warning in document["warnings"]:
         ui.warn(warning)
     if ui.draws:

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from mirage_cli.config import LiveConfig, Size
+from mirage_cli.config import PIPE, LiveConfig, Size
 from mirage_cli.control.hub import Controls
 from mirage_cli.control.steering import Steering, check_listeners
 from mirage_cli.errors import Interrupted, MediaError, UsageProblem
-from mirage_cli.frames import PIPE, FrameSink, FrameSource, Ui
+from mirage_cli.frames import FrameSink, FrameSource, Ui
 from mirage_cli.inputs.open import open_source
 from mirage_cli.measure import Meter, Stats
 from mirage_cli.media.addresses import is_url

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from mirage_cli.config import Size, TransformConfig
+from mirage_cli.config import PIPE, Size, TransformConfig
 from mirage_cli.errors import Interrupted, MediaError, MirageError, UsageProblem
-from mirage_cli.frames import PIPE, Frame, FrameSink, FrameSource, Ui
+from mirage_cli.frames import Frame, FrameSink, FrameSource, Ui
 from mirage_cli.inputs.open import open_input
 from mirage_cli.inputs.wrappers import SkippingSource
 from mirage_cli.measure import Meter, Stats

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+from helpers.fakes import main
+
 # ---- where settings come from -----------------------------------------------------------------
 
 
