@@ -97,7 +97,7 @@ class ControlServer:
         self._thread = threading.Thread(target=self._loop.run_forever, name="mirage-control", daemon=True)
         self._runner: Any = None
         self._sockets: set[_Socket] = set()
-        self._stream = _Stream(picture, self._loop) if picture is not None else None
+        self.preview = _Stream(picture, self._loop) if picture is not None else None
         self.addresses: list[Address] = []
 
     # --- life --------------------------------------------------------------------------------------
@@ -182,7 +182,7 @@ class ControlServer:
         app.router.add_get("/api/schema", self._schema)
         app.router.add_get("/api/socket", self._socket)
         app.router.add_get("/metrics", self._metrics)
-        if self._stream is not None:
+        if self.preview is not None:
             app.router.add_get("/preview.mjpg", self._preview)
             for path in _PAGE:
                 app.router.add_get(path, self._page)
@@ -293,7 +293,7 @@ class ControlServer:
         return self._web.Response(status=204)
 
     async def _preview(self, request: Any) -> Any:
-        if len(self._stream.clients) >= MAX_STREAMS:
+        if len(self.preview.clients) >= MAX_STREAMS:
             return self._error(503, f"{MAX_STREAMS} pages watch already", "Close one.")
         kind = f"multipart/x-mixed-replace; boundary={_Stream.BOUNDARY}"
         response = self._web.StreamResponse(headers={"Content-Type": kind, **_HEADERS})
@@ -301,7 +301,7 @@ class ControlServer:
         plain = request.transport and request.transport.get_extra_info("socket")
         if plain:  # what a slow client has not taken must not grow old in a large buffer
             plain.setsockopt(SOL_SOCKET, SO_SNDBUF, PREVIEW_BUFFER)
-        await self._stream.serve(response, request.transport)
+        await self.preview.serve(response, request.transport)
         return response
 
     async def _socket(self, request: Any) -> Any:

@@ -77,6 +77,7 @@ class Steering:
         ui: is told of addresses, files and refusals.
 
     Attributes:
+        servers: what listens, once it is started: HTTP first, then OSC.
         address: where a browser or program can steer, as a URL; "" before ``start`` and without a port.
     """
 
@@ -84,7 +85,7 @@ class Steering:
         self.hub = hub
         self._listeners, self._ui = listeners, ui
         self.hub.on_applied.append(self._note_files)
-        self._open: list[Server] = []
+        self.servers: list[Server] = []
         self.address = ""
 
     def start(self) -> None:
@@ -100,7 +101,7 @@ class Steering:
 
             picture = NewestPicture(self.hub.taps) if listeners.preview is not None else None
             server = ControlServer(self.hub, listeners.http, listeners.token, picture)
-            self._open.append(server)
+            self.servers.append(server)
             server.start()
             names = {"--control": "control", "--preview": "preview and control"}
             for (flag, _), address in zip(listeners.http, server.addresses):
@@ -110,7 +111,7 @@ class Steering:
             from mirage_cli.control.osc import OscServer
 
             osc = OscServer(self.hub, listeners.osc, listeners.token if not listeners.osc.loopback else None)
-            self._open.append(osc)
+            self.servers.append(osc)
             osc.start()
             self._ui.note(f"osc: {osc.address.host}:{osc.address.port}")
 
@@ -157,5 +158,5 @@ class Steering:
     def close(self) -> None:
         """Stop listening; changes that wait for a frame are refused, since none will come. Idempotent."""
         self.hub.close()
-        for server in self._open:
+        for server in self.servers:
             server.close()

@@ -196,7 +196,7 @@ class AdaptiveSession:
     def step(self, rgb: np.ndarray) -> np.ndarray:
         """uint8 [H, W, 3] -> uint8 [H, W, 3]. Raises what the inner session's ``step`` raises."""
         if self.similar is not None and self.similar.like_the_last(rgb) and self._last is not None:
-            self.report = type(self.inner.report)()  # no time was spent and nothing happened
+            self.report = _report_of_nothing()
             return self._last
         size = self._inside()
         begin = time.perf_counter()
@@ -245,6 +245,13 @@ class AdaptiveSession:
         if self.similar is not None:
             facts["skipped_similar"] = self.similar.skipped
         return facts
+
+
+def _report_of_nothing() -> StepReport:
+    """Of a frame that no model made: no time was spent, and nothing happened."""
+    from mirage_cli.stream.session import StepReport  # late: it imports torch, which a session has done by then
+
+    return StepReport()
 
 
 class LiveModels:

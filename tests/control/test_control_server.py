@@ -435,4 +435,4 @@ def test_two_ports_are_one_server():
 
     with running(control="0", preview="127.0.0.1:0") as run:  # the same address, and so one port
         assert browse(run, work)["frame"] > 0
-        assert len(run.live.steering._open[0].addresses) == 1
+        assert len(run.live.steering.servers[0].addresses) == 1
