@@ -27,6 +27,8 @@ from mirage_cli.errors import ModelError
 MODELS_ROOT = Path(__file__).resolve().parent
 DEFAULT_MODEL = "lsd-small"
 TEXT_ENCODER = "text-encoder"
+IDENTITY = "identity"
+"""The look that leaves the input as it is, where a model has looks."""
 CONFIG, WEIGHTS, LOOKS, MANIFEST = "config.json", "model.safetensors", "looks.json", "manifest.json"
 MANIFEST_FORMAT = 1
 

@@ -39,7 +39,8 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-import media  # noqa: E402
+from helpers import media  # noqa: E402
+from helpers.paths import FAKES  # noqa: E402
 
 SEEDS = {
     "a.mp4": {"codec": "libx264"},
@@ -519,7 +520,7 @@ class Runner:
             variables = dict(os.environ, PYTHONPATH=str(HERE.parent), OMP_NUM_THREADS="2", **environment)
             try:
                 done = subprocess.run(
-                    [sys.executable, str(HERE / "cli_fakes.py"), *arguments],
+                    [sys.executable, str(FAKES), *arguments],
                     input=stdin,
                     capture_output=True,
                     timeout=self.limit,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from pathlib import Path
 
 # Before torch and OpenCV are imported: on small pictures two threads wait for each other more than they compute.
@@ -20,7 +21,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+pytest.register_assert_rewrite("helpers")  # an assertion that fails there shows its values, as in a test
+
+from helpers.paths import ROOT
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -65,3 +68,26 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Gives a function that makes a folder on a file system of so many bytes."""
+    folder = tmp_path / "disk"
+    mounted = []
+
+    def mount(size: int) -> Path:
+        folder.mkdir()
+        if (
+            os.geteuid() != 0
+            or subprocess.run(
+                ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True
+            ).returncode
+        ):
+            pytest.skip("cannot mount a small file system here")
+        mounted.append(folder)
+        return folder
+
+    yield mount
+    for folder in mounted:
+        subprocess.run(["umount", "-l", folder], check=True)

@@ -29,7 +29,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-import media  # noqa: E402
+from helpers import media  # noqa: E402
 
 LIMIT_SECONDS = 90.0
 MIRAGE = (sys.executable, "-m", "mirage_cli")
@@ -70,7 +70,7 @@ def run_once(
     """Exit code, stdout, stderr and seconds of one run that gets a signal after a while.
 
     Args:
-        says_ready: ``command`` is ``cli_fakes``; the while begins when it hears signals, however long
+        says_ready: ``command`` is ``helpers.fakes``; the while begins when it hears signals, however long
             its imports took.
     """
     environment = dict(os.environ, OMP_NUM_THREADS="2", FAKE_MODEL_MS="5")
@@ -114,7 +114,7 @@ def _wait_until_ready(heard: int) -> None:
     RuntimeError: it ended without.
     """
     if not select.select([heard], [], [], LIMIT_SECONDS)[0]:
-        raise subprocess.TimeoutExpired("cli_fakes", LIMIT_SECONDS)
+        raise subprocess.TimeoutExpired("fakes", LIMIT_SECONDS)
     if not os.read(heard, 1):
         raise RuntimeError("the stand-in ended before it heard signals")
 

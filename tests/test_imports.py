@@ -1,32 +1,62 @@
-"""The direction of imports, where Click and Rich may be, and how long a file may be."""
+"""The rooms: which may import which, where Click and Rich may be, and how long a file may be."""
 
 from __future__ import annotations
 
 import ast
+import statistics
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from helpers.paths import ROOT
 
-FREE = {"errors", "frames", "config"}  # everyone may import these; they import none of the rest
+# At the top of mirage_cli: everyone may import these; each imports only what stands before it.
+TOP = ["errors", "config", "measure", "frames", "pipeline"]
 SOURCES = {
     "mirage_cli": ROOT / "mirage_cli",
     "mirage_cli.kernels": ROOT / "kernels",
     "mirage_cli.models": ROOT / "models",
 }
-# What each layer may import besides FREE and itself. "rest" is all that is in no other layer:
-# pipeline, live, bench, training, doctor and what they are made of.
-ALLOWED = {
+# A room and the rooms that it may import, besides itself and TOP; from the bottom of the house to its top.
+ALLOWED: dict[str, set[str]] = {
     "kernels": set(),
     "models": set(),
+    "media": set(),
+    "teachers": {"models"},
+    "prompts": {"models"},
     "engine": {"kernels"},
-    "lsd": {"engine", "models"},
-    "rest": {"lsd", "engine", "models", "kernels"},
-    "evaluation": {"rest", "lsd", "models"},  # measures what the rest makes; nothing there knows of it
-    "dashboard": {"rest"},
-    "cli": {"rest", "evaluation", "dashboard", "lsd", "models"},
+    "inputs": {"media"},
+    "outputs": {"inputs", "media"},
+    "stream": {"engine", "models"},
+    "lsd": {"stream", "prompts", "engine", "kernels", "models"},
+    "styling": {"stream", "prompts", "models"},
+    "control": {"styling", "outputs", "prompts"},
+    "runs": {"control", "styling", "outputs", "inputs", "prompts", "media", "stream", "models", "kernels"},
+    "training": {"lsd", "stream", "teachers", "prompts", "inputs", "models"},
+    "bench": {
+        "runs",
+        "styling",
+        "outputs",
+        "inputs",
+        "media",
+        "prompts",
+        "lsd",
+        "stream",
+        "engine",
+        "models",
+        "kernels",
+    },
+    "evaluation": {
+        *("bench", "runs", "training", "teachers", "outputs", "inputs", "media", "prompts", "lsd", "stream", "models")
+    },
+    "commands": {
+        *("evaluation", "training", "bench", "runs", "control", "styling", "outputs", "inputs", "prompts", "models")
+    },
+    "cli": {"commands"},
 }
+FAMILIES = {"lsd"}  # a room for each family of models; none knows another
 MAX_LINES = 500
+MEDIAN_LINES = 200
+KINDS = {".py", ".cu", ".cuh", ".js"}
 
 
 def module_files() -> dict[str, Path]:
@@ -61,16 +91,14 @@ def imports_of(module: str, source: str, is_package: bool) -> set[str]:
     return found
 
 
-def layer(module: str) -> str:
-    """The layer of a module of the project."""
-    parts = module.split(".")[1:]
-    if not parts:
-        return "free"  # mirage_cli itself: the version
-    if parts[0] in FREE:
-        return "free"
-    if parts[0] == "__main__" or parts[0].split("_")[0] == "cli":
+def room(module: str) -> str:
+    """The room of a module of the project."""
+    first = module.split(".")[1:2]
+    if not first:
+        return "top"  # mirage_cli itself: the version
+    if first[0] in ("cli", "__main__"):
         return "cli"
-    return parts[0] if parts[0] in ALLOWED else "rest"
+    return "top" if first[0] in TOP else first[0]
 
 
 def project_imports(module: str) -> set[str]:
@@ -80,11 +108,32 @@ def project_imports(module: str) -> set[str]:
 
 
 def offences(module: str, imported: set[str]) -> list[str]:
-    own = layer(module)
-    if own == "free":
-        return [name for name in imported if layer(name) != "free"]
-    allowed = ALLOWED[own] | {"free", own}
-    return [name for name in imported if layer(name) not in allowed]
+    """The imports that lead upward."""
+    own = room(module)
+    if own == "top":
+        name = module.split(".")[-1]
+        below = {f"mirage_cli.{other}" for other in TOP[: TOP.index(name)]} if name in TOP else set()
+        return sorted(imported - below - {"mirage_cli"})
+    allowed = ALLOWED[own] | {"top", own}
+    return sorted(other for other in imported if room(other) not in allowed)
+
+
+def test_every_room_has_a_row() -> None:
+    assert {room(module) for module in FILES} - {"top"} == set(ALLOWED)
+
+
+def test_the_rows_have_no_circle() -> None:
+    """Each room imports only rooms that stand before it in the table, and no family imports another."""
+    before: set[str] = set()
+    for name, below in ALLOWED.items():
+        assert below <= before, name
+        assert name not in FAMILIES or not below & FAMILIES, name
+        before.add(name)
+
+
+def test_the_top_of_the_package() -> None:
+    """Nothing but these stands beside the rooms."""
+    assert {path.stem for path in (ROOT / "mirage_cli").glob("*.py")} == {"__init__", "__main__", "cli", *TOP}
 
 
 @pytest.mark.parametrize("module", sorted(FILES))
@@ -96,26 +145,33 @@ def test_direction(module: str) -> None:
 def test_click_and_rich_stay_at_the_top(module: str) -> None:
     path = FILES[module]
     names = imports_of(module, path.read_text("utf-8"), path.name == "__init__.py")
-    tops = {name.split(".")[0] for name in names}
-    if layer(module) != "cli":
-        assert "click" not in tops
-    if layer(module) not in ("cli", "dashboard"):
-        assert "rich" not in tops
+    if room(module) not in ("cli", "commands"):
+        assert not {"click", "rich"} & {name.split(".")[0] for name in names}
 
 
-@pytest.mark.parametrize("module", sorted(m for m in FILES if layer(m) in ("free", "models", "cli", "dashboard")))
+@pytest.mark.parametrize("module", sorted(m for m in FILES if room(m) in ("top", "models", "cli", "commands")))
 def test_catalogue_settings_and_help_do_not_import_torch(module: str) -> None:
     path = FILES[module]
     names = imports_of(module, path.read_text("utf-8"), path.name == "__init__.py")
     assert "torch" not in {name.split(".")[0] for name in names}
 
 
+def hand_written() -> dict[str, int]:
+    """Every source file that somebody writes by hand, tests included, and its lines."""
+    folders = [ROOT / name for name in ("mirage_cli", "kernels", "models", "tests")]
+    files = [path for folder in folders for path in sorted(folder.rglob("*")) if path.suffix in KINDS]
+    return {str(path.relative_to(ROOT)): len(path.read_text("utf-8").splitlines()) for path in files}
+
+
+def test_files_are_short() -> None:
+    lengths = hand_written()
+    assert {name: lines for name, lines in lengths.items() if lines > MAX_LINES} == {}
+    assert statistics.median(lines for lines in lengths.values() if lines > 1) <= MEDIAN_LINES
+
+
 @pytest.mark.parametrize("module", sorted(FILES))
-def test_file_length_and_depth(module: str) -> None:
-    path = FILES[module]
-    lines = len(path.read_text("utf-8").splitlines())
-    assert lines <= MAX_LINES, f"{path.name} has {lines} lines"
-    assert module.count(".") <= 2, "one level of folders"
+def test_one_level_of_folders(module: str) -> None:
+    assert module.count(".") <= 2
 
 
 def test_no_cycles_at_import_time() -> None:
@@ -143,12 +199,12 @@ def test_no_cycles_at_import_time() -> None:
 
 def test_the_rule_sees_what_it_must() -> None:
     """The checks above can fail."""
-    upward = imports_of("mirage_cli.stream.session", "def f():\n    from .. import pipeline\n", False)
-    assert "mirage_cli.pipeline" in upward
-    assert offences("mirage_cli.stream.session", {"mirage_cli.pipeline"}) == ["mirage_cli.pipeline"]
+    upward = imports_of("mirage_cli.lsd.model", "def f():\n    from ..runs import live\n", False)
+    assert "mirage_cli.runs.live" in upward
+    assert offences("mirage_cli.lsd.model", {"mirage_cli.runs.live"}) == ["mirage_cli.runs.live"]
     assert offences("mirage_cli.engine.ops", {"mirage_cli.lsd.model"}) == ["mirage_cli.lsd.model"]
-    assert offences("mirage_cli.errors", {"mirage_cli.cli"}) == ["mirage_cli.cli"]
-    assert offences("mirage_cli.bench.stages", {"mirage_cli.cli"}) == ["mirage_cli.cli"]
-    assert offences("mirage_cli.bench.stages", {"mirage_cli.evaluation.run"}) == ["mirage_cli.evaluation.run"]
-    assert offences("mirage_cli.stream.session", {"mirage_cli.engine.ops", "mirage_cli.errors"}) == []
+    assert offences("mirage_cli.stream.session", {"mirage_cli.lsd.model"}) == ["mirage_cli.lsd.model"]
+    assert offences("mirage_cli.errors", {"mirage_cli.frames"}) == ["mirage_cli.frames"]
+    assert offences("mirage_cli.bench.stages.run", {"mirage_cli.commands.bench"}) == ["mirage_cli.commands.bench"]
+    assert offences("mirage_cli.lsd.model", {"mirage_cli.engine.ops", "mirage_cli.errors"}) == []
     assert "mirage_cli.kernels" in FILES and "mirage_cli.models.catalog" in FILES

@@ -23,8 +23,9 @@ from mirage_cli.evaluation.perceptual import PerceptualDistance
 from mirage_cli.evaluation.strokes import stroke_numbers, weave_levels
 from mirage_cli.lsd.checkpoint import ModelBundle
 from mirage_cli.models import catalog
+from mirage_cli.models.catalog import IDENTITY
 from mirage_cli.teachers.choose import Teachers, filter_looks
-from mirage_cli.training.data import IDENTITY, load_stills, shuffled
+from mirage_cli.training.data import load_stills, shuffled
 from mirage_cli.training.known_warps import FIRST, error_summary, known_warp, ratio, rolling
 
 PERIOD = 100
@@ -178,7 +179,7 @@ class KnownWarps:
         return result
 
     def _judged(self, frames: Tensor, targets: Tensor, kept: dict[int, Tensor], alone: list[Tensor]) -> dict:
-        """Perceptual distances, strokes, weave, warped errors of model, history off and teacher, edges of the first round."""
+        """Perceptual distances, strokes, weave, warped errors (model, history off, teacher), edges of round one."""
         result: dict = {}
         places = [i for i in JUDGED_AT if i in kept]
         for name, i in (("strokes_first", 0), ("strokes", STROKES_AT)):

@@ -77,7 +77,7 @@ def draw_plot(path: str, looks: dict[str, dict]) -> None:
         reach = max(0.06, *(float(np.abs(values - 1).max()) * 1.1 for _, values in lines))
         top = 30 + row * (panel[1] + 50)
 
-        def place(frame: float, value: float) -> tuple[int, int]:
+        def place(frame: float, value: float, top: int = top, reach: float = reach) -> tuple[int, int]:
             return round(left + panel[0] * frame / last), round(top + panel[1] * (0.5 - 0.5 * (value - 1) / reach))
 
         cv2.rectangle(picture, (left, top), (left + panel[0], top + panel[1]), FAINT, 1)

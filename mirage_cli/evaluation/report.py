@@ -167,7 +167,8 @@ def in_short(part: str, found: dict) -> str:
     """One line on a finished measurement."""
     if part == "drift" and "drift" in found:
         error = found["drift"]["video_drift_error_worst"]
-        return f"{found['frames']} frames on {found['clip']}, drift error {error:.3f}, {found['frames_per_second']} frames/s"
+        speed = f"{found['frames_per_second']} frames/s"
+        return f"{found['frames']} frames on {found['clip']}, drift error {error:.3f}, {speed}"
     if part == "drift":
         return f"only {found['frames']} frames, too few to show drift"
     if part == "temporal":

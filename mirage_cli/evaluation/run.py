@@ -34,9 +34,9 @@ from mirage_cli.evaluation.worker import NO_TIME, Spec, Task, Worker, save_clips
 from mirage_cli.inputs.pictures import SUFFIXES
 from mirage_cli.lsd.checkpoint import choose_device, read_config
 from mirage_cli.models import catalog
+from mirage_cli.models.catalog import IDENTITY
 from mirage_cli.outputs.names import check_target
 from mirage_cli.runs.machine import commit, hardware, versions
-from mirage_cli.training.data import IDENTITY
 
 CPU_LOOKS = ("oil-painting", "ink-wash", "mosaic", "neon-cyberpunk")
 FEWEST_FRAMES = ANCHORED + 3 * 16

@@ -24,8 +24,8 @@ from mirage_cli.evaluation.clips import Clip
 from mirage_cli.evaluation.fidelity import KnownWarps, TeacherSet, choose_stills, open_teachers
 from mirage_cli.evaluation.perceptual import PerceptualDistance, find_weights
 from mirage_cli.lsd.checkpoint import load_bundle
+from mirage_cli.models.catalog import IDENTITY
 from mirage_cli.stream.session import Session
-from mirage_cli.training.data import IDENTITY
 
 NO_TIME = "no time left"
 TEMPORAL_PAIRS = 32

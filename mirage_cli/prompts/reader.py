@@ -18,10 +18,10 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from mirage_cli.errors import ModelError
+from mirage_cli.models.catalog import IDENTITY
 from mirage_cli.prompts.encoder import SentenceEncoder
 from mirage_cli.prompts.grammar import MAX_CHARACTERS, bare_request, clean, drop_negated, single_phrase, split_prompt
 
-IDENTITY = "identity"
 CLASSIFIER_FILE = "looks.safetensors"
 ENCODER_NAME = "text-encoder"
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 from mirage_cli.config import parse_seconds
 from mirage_cli.errors import UsageProblem
+from mirage_cli.models.catalog import IDENTITY
 from mirage_cli.prompts.grammar import clean
 
 Weights = dict[str, float]
 
-IDENTITY = "identity"
 _TIMED = re.compile(r"^\s*((?:\d+:){0,2}\d+(?:\.\d+)?\s*(?:ms|s|min|m|h)?)\s*:(?!//)\s*(.*)$", re.S)
 
 

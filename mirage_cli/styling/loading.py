@@ -7,7 +7,8 @@ from typing import Any
 
 from mirage_cli.config import ModelOptions
 from mirage_cli.frames import Ui
-from mirage_cli.prompts.track import IDENTITY, LookTrack, TimedPrompt, build_track
+from mirage_cli.models.catalog import IDENTITY
+from mirage_cli.prompts.track import LookTrack, TimedPrompt, build_track
 
 _DTYPES = {"torch.float32": "fp32", "torch.bfloat16": "bf16", "torch.float16": "fp16"}
 

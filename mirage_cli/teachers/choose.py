@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from mirage_cli.errors import UsageProblem
+from mirage_cli.models.catalog import IDENTITY
 from mirage_cli.teachers import filters
 from mirage_cli.teachers.neural_recipes import RECIPES
-from mirage_cli.training.data import IDENTITY
 
 
 def filter_looks(prefer_filters: Iterable[str]) -> set[str]:

@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
-
-if TYPE_CHECKING:
-    from mirage_cli.teachers.neural_teachers import NeuralTeachers
 
 Tensor = torch.Tensor
 
@@ -175,8 +172,18 @@ def smoothstep(x: Tensor, low: float, high: float) -> Tensor:
 State = dict[str, Tensor]
 
 
+class StyleNetworks(Protocol):
+    """What the operations need of the networks; ``NeuralTeachers`` has it."""
+
+    def paint(self, x: Tensor, styles: dict[str, float], scale: float, shift: int = 0) -> Tensor: ...
+
+    def transfer(self, x: Tensor, styles: dict[str, float], scale: float) -> Tensor: ...
+
+    def match_palette(self, lab: Tensor, painting: str, light: float, colour: float) -> Tensor: ...
+
+
 def op_paint(
-    t: NeuralTeachers, state: State, *, styles: dict[str, float], scale: float = 1.0, source: str = "x", shifts: int = 1
+    t: StyleNetworks, state: State, *, styles: dict[str, float], scale: float = 1.0, source: str = "x", shifts: int = 1
 ) -> Tensor:
     """A mixture of the 26 trained styles, painted at ``scale`` times the picture's size.
 
@@ -186,18 +193,18 @@ def op_paint(
 
 
 def op_transfer(
-    t: NeuralTeachers, state: State, *, styles: dict[str, float], scale: float = 1.0, source: str = "x"
+    t: StyleNetworks, state: State, *, styles: dict[str, float], scale: float = 1.0, source: str = "x"
 ) -> Tensor:
     """The arbitrary-style net with a mixture of painting crops, "name" or "name:x0,y0,x1,y1"."""
     return t.transfer(state[source], styles, scale)
 
 
-def op_kuwahara(t: NeuralTeachers, state: State, *, radius: float, power: float = 4.0, source: str = "x") -> Tensor:
+def op_kuwahara(t: StyleNetworks, state: State, *, radius: float, power: float = 4.0, source: str = "x") -> Tensor:
     return kuwahara(state[source], radius, power)
 
 
 def op_flatten(
-    t: NeuralTeachers, state: State, *, radius: float = 6, eps: float = 0.004, passes: int = 2, source: str = "x"
+    t: StyleNetworks, state: State, *, radius: float = 6, eps: float = 0.004, passes: int = 2, source: str = "x"
 ) -> Tensor:
     """Edge-preserving smoothing."""
     x = state[source]
@@ -207,7 +214,7 @@ def op_flatten(
 
 
 def op_flow(
-    t: NeuralTeachers, state: State, *, length: int = 6, sigma: float = 2.5, sharpen: float = 0.0, source: str = "x"
+    t: StyleNetworks, state: State, *, length: int = 6, sigma: float = 2.5, sharpen: float = 0.0, source: str = "x"
 ) -> Tensor:
     """Combs the picture along its own strokes, then sharpens across them."""
     x = state[source]
@@ -215,12 +222,12 @@ def op_flow(
     return (x + sharpen * (x - blur(x, 1.5))).clamp(0, 1)
 
 
-def op_mix(t: NeuralTeachers, state: State, *, other: str, weight: float) -> Tensor:
+def op_mix(t: StyleNetworks, state: State, *, other: str, weight: float) -> Tensor:
     return state["x"] * (1 - weight) + state[other] * weight
 
 
 def op_contours(
-    t: NeuralTeachers, state: State, *, amount: float, bands: float = 2.0, fine: float = 6, coarse: float = 40
+    t: StyleNetworks, state: State, *, amount: float, bands: float = 2.0, fine: float = 6, coarse: float = 40
 ) -> Tensor:
     """Adds lines of equal light to calm areas, which a style net then paints as flowing strokes."""
     lab = to_lab(state["x"])
@@ -234,7 +241,7 @@ def op_contours(
 
 
 def op_chroma(
-    t: NeuralTeachers, state: State, *, keep: float, gain: float = 1.0, source: str = "photo", smooth: float = 0.0
+    t: StyleNetworks, state: State, *, keep: float, gain: float = 1.0, source: str = "photo", smooth: float = 0.0
 ) -> Tensor:
     """Mixes in the hue of ``source``, with its saturation multiplied by ``gain``."""
     lab, other = to_lab(state["x"]), to_lab(state[source])[:, 1:]
@@ -244,7 +251,7 @@ def op_chroma(
 
 
 def op_tint(
-    t: NeuralTeachers, state: State, *, source: str, amount: float, smooth: float = 0.0, neutral: float = 0.06
+    t: StyleNetworks, state: State, *, source: str, amount: float, smooth: float = 0.0, neutral: float = 0.06
 ) -> Tensor:
     """Gives pale, colourless areas the hue of ``source``, its saturation multiplied by ``amount``."""
     lab, other = to_lab(state["x"]), to_lab(state[source])[:, 1:]
@@ -255,13 +262,13 @@ def op_tint(
     return to_rgb(torch.cat((lab[:, :1], lab[:, 1:] + amount * pale * other), 1))
 
 
-def op_light(t: NeuralTeachers, state: State, *, keep: float, source: str = "photo") -> Tensor:
+def op_light(t: StyleNetworks, state: State, *, keep: float, source: str = "photo") -> Tensor:
     """Mixes in the lightness of ``source``, all of it."""
     lab, other = to_lab(state["x"]), to_lab(state[source])
     return to_rgb(torch.cat((lab[:, :1] * (1 - keep) + other[:, :1] * keep, lab[:, 1:]), 1))
 
 
-def op_structure(t: NeuralTeachers, state: State, *, keep: float, radius: float = 10, match: bool = True) -> Tensor:
+def op_structure(t: StyleNetworks, state: State, *, keep: float, radius: float = 10, match: bool = True) -> Tensor:
     """Pulls the coarse lightness toward the photo's, so that shapes stay; strokes are untouched."""
     lab, photo = to_lab(state["x"]), to_lab(state["photo"])[:, :1]
     if match:  # with the spread of the painted picture, so that the look's own tones stay
@@ -271,7 +278,7 @@ def op_structure(t: NeuralTeachers, state: State, *, keep: float, radius: float 
     return to_rgb(torch.cat((lab[:, :1] + keep * shift, lab[:, 1:]), 1))
 
 
-def op_detail(t: NeuralTeachers, state: State, *, amount: float, radius: float = 4, limit: float = 0.12) -> Tensor:
+def op_detail(t: StyleNetworks, state: State, *, amount: float, radius: float = 4, limit: float = 0.12) -> Tensor:
     """Adds the photo's fine lightness detail, so that faces and writing stay readable."""
     lab, photo = to_lab(state["x"]), to_lab(state["photo"])[:, :1]
     fine = photo - blur(photo, radius)
@@ -279,20 +286,20 @@ def op_detail(t: NeuralTeachers, state: State, *, amount: float, radius: float =
     return to_rgb(torch.cat((lab[:, :1] + amount * fine, lab[:, 1:]), 1))
 
 
-def op_local_contrast(t: NeuralTeachers, state: State, *, amount: float, radius: float = 16) -> Tensor:
+def op_local_contrast(t: StyleNetworks, state: State, *, amount: float, radius: float = 16) -> Tensor:
     lab = to_lab(state["x"])
     light = lab[:, :1]
     fine = light - blur(light, radius)
     return to_rgb(torch.cat((light + amount * 0.2 * torch.tanh(fine / 0.2), lab[:, 1:]), 1))
 
 
-def op_sharpen(t: NeuralTeachers, state: State, *, amount: float, radius: float = 1.0) -> Tensor:
+def op_sharpen(t: StyleNetworks, state: State, *, amount: float, radius: float = 1.0) -> Tensor:
     x = state["x"]
     return (x + amount * (x - blur(x, radius))).clamp(0, 1)
 
 
 def op_levels(
-    t: NeuralTeachers, state: State, *, low: float = 0.0, high: float = 1.0, gamma: float = 1.0, saturation: float = 1.0
+    t: StyleNetworks, state: State, *, low: float = 0.0, high: float = 1.0, gamma: float = 1.0, saturation: float = 1.0
 ) -> Tensor:
     """Maps lightness low..high to 0..1 with a gamma; above 1 it darkens."""
     lab = to_lab(state["x"])
@@ -300,7 +307,7 @@ def op_levels(
     return to_rgb(torch.cat((light, lab[:, 1:] * saturation), 1))
 
 
-def op_stretch(t: NeuralTeachers, state: State, *, mean: float, std: float, keep: float = 1.0) -> Tensor:
+def op_stretch(t: StyleNetworks, state: State, *, mean: float, std: float, keep: float = 1.0) -> Tensor:
     """Sets the mean and spread of the lightness."""
     lab = to_lab(state["x"])
     light = lab[:, :1]
@@ -309,14 +316,14 @@ def op_stretch(t: NeuralTeachers, state: State, *, mean: float, std: float, keep
     return to_rgb(torch.cat((light + keep * (target - light), lab[:, 1:]), 1))
 
 
-def op_palette(t: NeuralTeachers, state: State, *, painting: str, light: float = 0.5, colour: float = 0.8) -> Tensor:
+def op_palette(t: StyleNetworks, state: State, *, painting: str, light: float = 0.5, colour: float = 0.8) -> Tensor:
     """Moves mean and covariance of the colours toward those of a painting (OKLab, per picture)."""
     lab = to_lab(state["x"])
     return to_rgb(t.match_palette(lab, painting, light, colour))
 
 
 def op_ramp(
-    t: NeuralTeachers,
+    t: StyleNetworks,
     state: State,
     *,
     stops: list[list[float]],
@@ -346,7 +353,7 @@ def op_ramp(
     return to_rgb(lab * (1 - keep) + out * keep)
 
 
-def op_posterise(t: NeuralTeachers, state: State, *, levels: int, soft: float = 0.25) -> Tensor:
+def op_posterise(t: StyleNetworks, state: State, *, levels: int, soft: float = 0.25) -> Tensor:
     """Flattens lightness into steps with narrow ramps between them."""
     lab = to_lab(state["x"])
     scaled = lab[:, :1] * levels
@@ -356,7 +363,7 @@ def op_posterise(t: NeuralTeachers, state: State, *, levels: int, soft: float = 
 
 
 def op_lines(
-    t: NeuralTeachers,
+    t: StyleNetworks,
     state: State,
     *,
     amount: float,
@@ -378,7 +385,7 @@ def op_lines(
 
 
 def op_ink(
-    t: NeuralTeachers,
+    t: StyleNetworks,
     state: State,
     *,
     source: str,
@@ -395,7 +402,7 @@ def op_ink(
 
 
 def op_emboss(
-    t: NeuralTeachers, state: State, *, source: str, amount: float, radius: float = 8, limit: float = 0.25
+    t: StyleNetworks, state: State, *, source: str, amount: float, radius: float = 8, limit: float = 0.25
 ) -> Tensor:
     """Adds the stroke relief of ``source``: its lightness less its own local mean."""
     light = to_lab(state[source])[:, :1]
@@ -404,7 +411,7 @@ def op_emboss(
     return to_rgb(torch.cat((lab[:, :1] + amount * relief, lab[:, 1:]), 1))
 
 
-def op_wash_edges(t: NeuralTeachers, state: State, *, amount: float, radius: float = 3) -> Tensor:
+def op_wash_edges(t: StyleNetworks, state: State, *, amount: float, radius: float = 3) -> Tensor:
     """Pigment gathers at the border of a wash: borders of flat areas get denser colour."""
     lab = to_lab(state["x"])
     edge = (lab - blur(lab, radius)).square().sum(1, keepdim=True).sqrt()

@@ -115,9 +115,11 @@ class NeuralTeachers(torch.nn.Module):
     def transfer(self, x: Tensor, styles: dict[str, float], scale: float) -> Tensor:
         total = sum(styles.values())
         vector = sum(self.style_vector(key) * (value / total) for key, value in styles.items())
-        run = lambda p: self.transformer(  # noqa: E731
-            p.permute(0, 2, 3, 1), vector.expand(p.shape[0], 1, 1, -1)
-        )[0].permute(0, 3, 1, 2)
+
+        def run(pictures: Tensor) -> Tensor:  # the network takes and gives [B, H, W, 3]
+            style = vector.expand(pictures.shape[0], 1, 1, -1)
+            return self.transformer(pictures.permute(0, 2, 3, 1), style)[0].permute(0, 3, 1, 2)
+
         return self._at_scale(x, scale, run)
 
     def _painting(self, key: str) -> Tensor:

@@ -20,10 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mirage_cli.errors import MediaError
+from mirage_cli.models.catalog import IDENTITY
 from mirage_cli.stream.planes import warp
 
 EXAMPLE_CLIP = Path(__file__).resolve().parents[2] / "examples" / "bunny.mp4"  # in a clone
-IDENTITY = "identity"
 MOST_CHANNELS = 4
 
 

@@ -411,7 +411,7 @@ def main(
     try:
         if not over:
             raise Interrupted(
-                f"interrupted at step {trainer.progress['step']}: saved in {config.run}; the same command goes on from there"
+                f"interrupted at step {trainer.progress['step']}: saved in {config.run}; the same command continues"
             )
         if config.validate:
             from mirage_cli.training.validate import validate

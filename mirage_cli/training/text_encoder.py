@@ -24,17 +24,10 @@ from safetensors.numpy import save_file as save_numpy
 from safetensors.torch import load_file, save_file
 
 from mirage_cli.errors import MirageError, ModelError
+from mirage_cli.models.catalog import IDENTITY
 from mirage_cli.prompts.encoder import FORMAT, SentenceEncoder, quantise_rows
 from mirage_cli.prompts.grammar import bare_request
-from mirage_cli.prompts.reader import (
-    CLASSIFIER_FILE,
-    IDENTITY,
-    Look,
-    PromptReader,
-    paraphrase_digest,
-    plain_form,
-    read_looks,
-)
+from mirage_cli.prompts.reader import CLASSIFIER_FILE, Look, PromptReader, paraphrase_digest, plain_form, read_looks
 
 MAX_TOKENS = 64  # a look is named within 62 word pieces, and 128 would cost 50 ms a prompt
 

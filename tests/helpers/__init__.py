@@ -1,0 +1,1 @@
+"""What tests of several rooms share. Imported as ``helpers``: ``tests`` is on pytest's path."""

@@ -1,0 +1,58 @@
+"""A source and a sink around the threads of the pipeline."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+
+from mirage_cli.errors import MediaError
+from mirage_cli.frames import Frame, StreamInfo
+
+
+class Source:
+    """Frames that carry their number; a pause before each; an error in place of one."""
+
+    live = False
+
+    def __init__(self, count, pause=0.0, fail_at=None, size=(32, 16)):
+        self.info = StreamInfo(width=size[0], height=size[1], fps=30.0, frame_count=count)
+        self.warnings: list[str] = []
+        self.count, self.pause, self.fail_at = count, pause, fail_at
+        self.given = 0
+        self.closed = threading.Event()
+
+    def __iter__(self):
+        for index in range(self.count):
+            if index == self.fail_at:
+                raise MediaError("the source broke")
+            if self.pause and self.closed.wait(self.pause):
+                return
+            self.given += 1
+            rgb = np.full((self.info.height, self.info.width, 3), index % 256, np.uint8)
+            yield Frame(rgb, index / 30.0, index)
+
+    def close(self):
+        self.closed.set()
+
+
+class Sink:
+    def __init__(self, pause=0.0, fail_at=None):
+        self.frames: list[Frame] = []
+        self.pause, self.fail_at = pause, fail_at
+        self.ended: list[bool] = []
+        self.warnings: list[str] = []
+
+    def write(self, frame):
+        if self.fail_at == len(self.frames):
+            raise MediaError("the disk is full")
+        time.sleep(self.pause)
+        self.frames.append(frame)
+
+    def close(self, commit=True):
+        self.ended.append(commit)
+
+
+def same(frame):
+    return frame.rgb

@@ -1,0 +1,37 @@
+"""Jobs in short pieces, and models that fail in them."""
+
+from __future__ import annotations
+
+from helpers.fakes import FakeEngine, RecordingUi
+from mirage_cli.config import TransformConfig
+from mirage_cli.runs import transform
+
+PIECE = 10
+
+
+def config(clip, out, **values) -> TransformConfig:
+    given = {"prompts": ("night",), "piece_frames": PIECE, **values}
+    return TransformConfig(input=str(clip), output=str(out), **given)
+
+
+def do(wanted: TransformConfig, engine=None, stop=None):
+    ui = RecordingUi()
+    return transform.run(wanted, ui, engine=engine or FakeEngine(), stop=stop), ui
+
+
+class Dies(FakeEngine):
+    """Its session fails at a frame, once."""
+
+    def session(self, options, width, height):
+        made = super().session(options, width, height)
+        made.fail_at = self.session_options.get("fail_at")
+        return made
+
+
+class Mirror(FakeEngine):
+    """Gives the input back."""
+
+    def session(self, *arguments):
+        made = super().session(*arguments)
+        made.step = lambda rgb: rgb
+        return made

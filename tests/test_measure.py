@@ -1,0 +1,75 @@
+"""Times, rates and memory are measured right, in fixed memory."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from mirage_cli.measure import LatencyHistogram, Meter, PeakMemory, RateMeter, exact_percentile
+
+
+def test_the_gpus_share_is_its_own_time():
+    meter = Meter()
+    assert meter.busy(0.0, on_gpu=True) == {
+        "busy": dict.fromkeys(("decode", "model", "encode", "gpu"), 0.0),
+        "limiting_stage": None,
+    }
+    for _ in range(10):
+        meter.stage("denoise", 5.0)
+        meter.stage("model", 8.0)
+    assert meter.busy(0.1, on_gpu=True) == {
+        "busy": {"decode": 0.0, "model": 0.8, "encode": 0.0, "gpu": 0.5},
+        "limiting_stage": "model",
+    }
+
+
+def test_percentiles_are_right_in_fixed_memory():
+    histogram, random_ = LatencyHistogram(), random.Random(3)
+    values = [random_.lognormvariate(3.0, 1.0) for _ in range(20_000)]
+    for value in values:
+        histogram.add(value)
+    for percent in (50, 95, 99):
+        assert histogram.percentile(percent) == pytest.approx(exact_percentile(values, percent), rel=0.01)
+    summary = histogram.summary()
+    assert summary["max"] == pytest.approx(max(values), abs=1e-3)
+    assert summary["mean"] == pytest.approx(sum(values) / len(values), abs=1e-3)
+    assert summary["count"] == 20_000 and len(histogram._counts) == LatencyHistogram._BUCKETS
+    assert LatencyHistogram().summary() == {}
+    outside = LatencyHistogram()
+    for value in (0.0, 1e12):
+        outside.add(value)
+    assert outside.percentile(100) == 1e12
+
+
+def test_rates():
+    meter = RateMeter()
+    for number in range(31):
+        meter.tick(number / 10.0)
+    assert meter.rate(3.0) == pytest.approx(10.0)
+    assert meter.rate(9.0) < 5.0
+
+
+def test_peak_memory_sees_a_big_array():
+    before = PeakMemory().megabytes()["process"]
+    block = np.ones(100_000_000, np.uint8)
+    after = PeakMemory().megabytes()["process"]
+    del block
+    assert before > 30.0 and after >= before
+    assert PeakMemory().megabytes()["process"] == pytest.approx(after, rel=0.05)  # a peak stays
+
+
+def test_children_that_never_lived_together_are_not_added_up():
+    memory, peaks = PeakMemory(), []
+    for _ in range(3):
+        child = subprocess.Popen(
+            [sys.executable, "-c", "print(flush=True); input()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        child.stdout.readline()
+        memory.sample()
+        child.communicate(b"\n")
+        peaks.append(memory.megabytes()["children"])
+    assert peaks[0] > 1 and peaks[-1] < 1.5 * peaks[0]
