@@ -1,6 +1,6 @@
 // The tail of the last convolution: what the network says of a 4x4 cell becomes finished pixels.
 //
-//   frame = x + input;  frame += keep * (moved last - frame);  clamp;  uint8
+//   frame = x + input;  frame += keep * (warped last - frame);  clamp;  uint8
 //
 // and leaves the last frame behind for the next. Before the last of several steps it makes the next x_t
 // instead.
@@ -12,7 +12,7 @@
 struct ComposeParams {
     const unsigned char* rgb;     // [rgb_height, rgb_width, 3], the incoming frame
     unsigned char* out;           // the same for the generated one
-    const float* moved_last;      // [3, H, W]; H = 4 * cells
+    const float* warped_last;      // [3, H, W]; H = 4 * cells
     float* last;                  // [3, H, W]
     float* valid;                 // [1], set to 1: there is a past now
     int* flags;                   // [2]: cleared where the frame has a NaN
@@ -106,7 +106,7 @@ __device__ __forceinline__ void compose_layer(char* shared, const ConvParams& p,
         for (int c = 0; c < 3; ++c) {
             const float4 sum = total_of<G>(shared, m, c * lsd::CELL_PIXELS + dy * 4);
             const float4 bias = *reinterpret_cast<const float4*>(p.bias + c * lsd::CELL_PIXELS + dy * 4);
-            const float4 kept = past ? *reinterpret_cast<const float4*>(q.moved_last + c * plane + at) : make_float4(0, 0, 0, 0);
+            const float4 kept = past ? *reinterpret_cast<const float4*>(q.warped_last + c * plane + at) : make_float4(0, 0, 0, 0);
             const float x_hat[4] = {sum.x + bias.x, sum.y + bias.y, sum.z + bias.z, sum.w + bias.w};
             const float old[4] = {kept.x, kept.y, kept.z, kept.w};
             float made[4];

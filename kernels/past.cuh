@@ -3,15 +3,15 @@
 #include "compose.cuh"
 #include "samples.cuh"
 
-// Has the input cut? Mean error of the moved luma at 1/16 over the mean spread: one block, all cells, in one
+// Has the input cut? Mean error of the warped luma at 1/16 over the mean spread: one block, all cells, in one
 // pass; the spreads are relative to the first cell, so that fp32 suffices.
-__device__ __forceinline__ void decide_cut(const float* moved, const float* next, int cells, float threshold,
+__device__ __forceinline__ void decide_cut(const float* warped, const float* next, int cells, float threshold,
                                            const float* valid, int* flags) {
     __shared__ float scratch[5][8];
     const float origin = next[0];
     float sums[5] = {0.f, 0.f, 0.f, 0.f, 0.f};
     for (int i = threadIdx.x; i < cells; i += 256) {
-        const float m = __ldcg(moved + i) - origin, n = next[i] - origin;
+        const float m = __ldcg(warped + i) - origin, n = next[i] - origin;
         sums[0] += fabsf(m - n);
         sums[1] += m;
         sums[2] += m * m;
@@ -30,9 +30,9 @@ __device__ __forceinline__ void decide_cut(const float* moved, const float* next
             sums[k] = 0.f;
             for (int i = 0; i < 8; ++i) sums[k] += scratch[k][i];
         }
-        const float moved_variance = fmaxf(sums[2] - sums[1] * sums[1] / cells, 0.f) / (cells - 1);
+        const float warped_variance = fmaxf(sums[2] - sums[1] * sums[1] / cells, 0.f) / (cells - 1);
         const float next_variance = fmaxf(sums[4] - sums[3] * sums[3] / cells, 0.f) / (cells - 1);
-        const float score = sums[0] / cells / (0.5f * (sqrtf(moved_variance) + sqrtf(next_variance)) + motion::CUT_LEAST_SPREAD);
+        const float score = sums[0] / cells / (0.5f * (sqrtf(warped_variance) + sqrtf(next_variance)) + motion::CUT_LEAST_SPREAD);
         const int before = *valid > 0.f, cut = before && score > threshold;  // one cell: NaN, no cut
         flags[0] = before && !cut;
         flags[1] = cut;
@@ -46,8 +46,8 @@ __device__ __forceinline__ void decide_cut(const float* moved, const float* next
 template <typename T>
 __device__ __forceinline__ void warp_past(
     const float* __restrict__ last, const float* __restrict__ input_luma, const float* __restrict__ older,
-    const float* __restrict__ flow, T* __restrict__ cells, T* __restrict__ older_cells, float* __restrict__ moved_last,
-    float* __restrict__ moved_older, float* moved_coarse, const float* __restrict__ coarse,
+    const float* __restrict__ flow, T* __restrict__ cells, T* __restrict__ older_cells, float* __restrict__ warped_last,
+    float* __restrict__ warped_older, float* warped_coarse, const float* __restrict__ coarse,
     const float* __restrict__ valid, int* flags, float cut_threshold, int H, int W) {
     __shared__ float rows[4][4];
     __shared__ int is_last;
@@ -74,7 +74,7 @@ __device__ __forceinline__ void warp_past(
 #pragma unroll
         for (int c = 0; c < 4; ++c) {
             *reinterpret_cast<uint2*>(to + c * lsd::CELL_PIXELS) = make_uint2(pack(v[c][0], v[c][1], T{}), pack(v[c][2], v[c][3], T{}));
-            if (c < 3) *reinterpret_cast<float4*>(moved_last + c * plane + size_t(y) * W + x) = make_float4(v[c][0], v[c][1], v[c][2], v[c][3]);
+            if (c < 3) *reinterpret_cast<float4*>(warped_last + c * plane + size_t(y) * W + x) = make_float4(v[c][0], v[c][1], v[c][2], v[c][3]);
         }
         // one of the cell's four pixels of half size each
         const int hy = 2 * cell_y + dy / 2, hx = 2 * cell_x + dy % 2, h = H / 2, w = W / 2;
@@ -85,7 +85,7 @@ __device__ __forceinline__ void warp_past(
         for (int c = 0; c < 6; ++c) {
             const float value = at.of(older + size_t(c) * h * w);
             from_float(value, older_to[c * lsd::CELL_PIXELS]);
-            if (c < 3) moved_older[(size_t(c) * h + hy) * w + hx] = value;
+            if (c < 3) warped_older[(size_t(c) * h + hy) * w + hx] = value;
         }
     }
     for (int step = 1; step < 16; step *= 2) luma_sum += __shfl_xor_sync(0xffffffffu, luma_sum, step);
@@ -95,7 +95,7 @@ __device__ __forceinline__ void warp_past(
         for (int i = 0; i < 4; ++i) {
             const int coarse_x = blockIdx.x * 4 + i;
             if (coarse_x < W / 16)
-                moved_coarse[blockIdx.y * (W / 16) + coarse_x] = (rows[0][i] + rows[1][i] + rows[2][i] + rows[3][i]) * (1.f / 256.f);
+                warped_coarse[blockIdx.y * (W / 16) + coarse_x] = (rows[0][i] + rows[1][i] + rows[2][i] + rows[3][i]) * (1.f / 256.f);
         }
         __threadfence();
         const int blocks = gridDim.x * gridDim.y;
@@ -105,15 +105,15 @@ __device__ __forceinline__ void warp_past(
     __syncthreads();
     if (is_last) {
         __threadfence();
-        decide_cut(moved_coarse, coarse, (H / 16) * (W / 16), cut_threshold, valid, flags);
+        decide_cut(warped_coarse, coarse, (H / 16) * (W / 16), cut_threshold, valid, flags);
     }
 }
 #define WARP_PAST(name, T)                                                                                            \
     extern "C" __global__ void __launch_bounds__(256) name(                                                           \
         const float* last, const float* input_luma, const float* older, const float* flow, T* cells, T* older_cells,  \
-        float* moved_last, float* moved_older, float* moved_coarse, const float* coarse, const float* valid,          \
+        float* warped_last, float* warped_older, float* warped_coarse, const float* coarse, const float* valid,          \
         int* flags, float cut_threshold, int H, int W) {                                                              \
-        warp_past<T>(last, input_luma, older, flow, cells, older_cells, moved_last, moved_older, moved_coarse, coarse, \
+        warp_past<T>(last, input_luma, older, flow, cells, older_cells, warped_last, warped_older, warped_coarse, coarse, \
                      valid, flags, cut_threshold, H, W);                                                              \
     }
 WARP_PAST(mirage_warp_past_f16, F16)
@@ -123,7 +123,7 @@ WARP_PAST(mirage_warp_past_bf16, BF16)
 // the older frames at half size, all warped to where things are now. It runs on the side stream.
 // Four threads a cell, a row each. Launch: block (256), grid (ceil(cells / 64)).
 extern "C" __global__ void __launch_bounds__(256) mirage_carry(
-    const unsigned char* rgb, const float* __restrict__ moved_last, const float* __restrict__ moved_older,
+    const unsigned char* rgb, const float* __restrict__ warped_last, const float* __restrict__ warped_older,
     const float* __restrict__ pyramid, float* __restrict__ older, float* __restrict__ input_luma,
     float* __restrict__ previous_pyramid, const int* flags, int rgb_height, int rgb_width, int H, int W) {
     wait_for_previous();
@@ -137,11 +137,11 @@ extern "C" __global__ void __launch_bounds__(256) mirage_carry(
     read_pixels(rgb, rgb_height, rgb_width, y, x, frame);
 #pragma unroll
     for (int c = 0; c < 3; ++c) {
-        const float4 old = *reinterpret_cast<const float4*>(moved_last + c * plane + at);
+        const float4 old = *reinterpret_cast<const float4*>(warped_last + c * plane + at);
         const float left = old.x + old.y, right = old.z + old.w;
         const float below_left = __shfl_xor_sync(0xffffffffu, left, 1), below_right = __shfl_xor_sync(0xffffffffu, right, 1);
         if (!inside || dy % 2) continue;
-        const float2 moved = *reinterpret_cast<const float2*>(moved_older + c * half_plane + half_at);
+        const float2 moved = *reinterpret_cast<const float2*>(warped_older + c * half_plane + half_at);
         *reinterpret_cast<float2*>(older + c * half_plane + half_at) =
             past ? make_float2(0.25f * (left + below_left), 0.25f * (right + below_right)) : make_float2(0, 0);
         *reinterpret_cast<float2*>(older + (3 + c) * half_plane + half_at) = past ? moved : make_float2(0, 0);

@@ -30,7 +30,7 @@ from torch import Tensor
 from mirage_cli.engine.graphs import CapturedFrame
 from mirage_cli.engine.host import keep_freed_memory
 from mirage_cli.engine.ops import select_backend
-from mirage_cli.engine.program import FrameProgram
+from mirage_cli.lsd.plan import FramePlan, plan_frame, plan_refusal
 from mirage_cli.engine.reference import Nv12
 from mirage_cli.errors import GpuError, ModelError, UsageProblem
 from mirage_cli.lsd.checkpoint import ModelBundle
@@ -39,7 +39,6 @@ from mirage_cli.lsd.history import History
 from mirage_cli.lsd.memory import MemoryBank
 from mirage_cli.lsd.model import FRAME_MULTIPLE, Past, Prediction, screen_channels
 from mirage_cli.lsd.packed import packed
-from mirage_cli.lsd.program import compile_frame, program_refusal
 from mirage_cli.lsd.sampling import MAX_STEPS, compose, sample, schedule
 from mirage_cli.stream.copies import Copies, Made, Upload
 from mirage_cli.stream.guard import DriftGuard
@@ -167,16 +166,16 @@ class Session:
         state = (*vars(self.history).values(), self.memory.tokens, *(self.program.state if self.program else ()))
         return CapturedFrame(function, device=self.device, state=state, enabled=enabled, required=required)
 
-    def _compile(self) -> FrameProgram | None:
+    def _compile(self) -> FramePlan | None:
         """The whole frame as the engine's kernels, where these are chosen and made for this network."""
         if self.kernels is None:
             return None
-        if reason := program_refusal(self.net, self.bundle.dtype, self.padded):
+        if reason := plan_refusal(self.net, self.bundle.dtype, self.padded):
             self.backend_reason = f"{self.ops.reason}; op by op: {reason}"
             return None
         size = (self.height, self.width)
         try:
-            program = compile_frame(
+            program = plan_frame(
                 self.net,
                 self.history,
                 self.memory,
