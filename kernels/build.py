@@ -3,11 +3,13 @@
     python kernels/build.py            # needs nvcc and ptxas of CUDA 11.8 or newer
     python kernels/build.py --check    # fails if a .ptx or the manifest is older than its source
 
-First come the headers that ``generated.py`` makes from Python's tables and constants. A ``NAME.cu`` becomes ``NAME.sm80.ptx``, and with a line ``// targets: sm_80 sm_90`` also ``NAME.sm90.ptx``. A
-``NAME.sm80.ptx`` without a ``.cu`` is hand-written: it is its own source and is only assembled, for the
-manifest's numbers. nvcc stamps its own PTX version, which drivers older than the toolkit refuse; the stamp
-is lowered to the lowest version that assembles for all of ``ARCHITECTURES`` that the target allows. Only
-the standard library is used, and mirage itself must be installed (``pip install -e .``).
+First come the headers that ``generated.py`` makes from Python's tables and constants. A ``NAME.cu`` becomes
+``NAME.sm80.ptx``, and with a line ``// targets: sm_80 sm_90`` also ``NAME.sm90.ptx``. A ``NAME.sm80.ptx`` without a
+``.cu`` is hand-written: it is its own source and is only assembled, for the manifest's numbers.
+
+nvcc stamps its own PTX version, which drivers older than the toolkit refuse; the stamp is lowered to the lowest
+version that assembles for all of ``ARCHITECTURES`` that the target allows. Only the standard library is used, and
+mirage itself must be installed (``pip install -e .``).
 """
 
 from __future__ import annotations

@@ -9,8 +9,9 @@ import ast
 from collections.abc import Mapping
 from pathlib import Path
 
-import mirage_cli
 from mirage_cli.kernels.shapes import ATTENTION_KEYS, CONV_SHAPES, HEAD_WIDTH
+
+import mirage_cli
 
 PACKAGE = Path(mirage_cli.__file__).resolve().parent
 # namespace -> source in the package, and what the kernels take from it

@@ -18,8 +18,6 @@ from mirage_cli.errors import GpuError
 MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 PROGRAMMATIC_SERIALIZATION = 6  # CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
 
-Scalar = ctypes.c_void_p | ctypes.c_int | ctypes.c_float
-
 
 class _Attribute(ctypes.Structure):
     """CUlaunchAttribute: an id, padding, and a union of 64 bytes."""
@@ -77,7 +75,7 @@ class Launch:
         grid: tuple[int, int, int],
         block: tuple[int, int, int],
         shared_bytes: int,
-        arguments: Sequence[Scalar | ctypes.Structure],
+        arguments: Sequence[ctypes.c_void_p | ctypes.c_int | ctypes.c_float | ctypes.Structure],
         *,
         pdl: bool,
     ) -> None:

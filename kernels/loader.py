@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mirage_cli.errors import GpuError
 from mirage_cli.kernels.shapes import ATTENTION_QUERIES, CONV_SHAPES
+
+from mirage_cli.errors import GpuError
 
 HERE = Path(__file__).resolve().parent
 FILES: dict[str, tuple[str, ...]] = {

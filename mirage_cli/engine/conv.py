@@ -159,7 +159,7 @@ class Convolutions:
         )
 
     def _packed_weights(self, call: ConvCall) -> Tensor:
-        key = (call.layer, *(w.data_ptr() for w in call.weights))
+        key: tuple[str | int, ...] = (call.layer, *(w.data_ptr() for w in call.weights))
         if key not in self._packed:
             self._packed[key] = pack_weights(call.shape, *call.weights)
         return self._packed[key]

@@ -17,17 +17,19 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from mirage_cli.kernels.launch import Launch, Scalar
+from mirage_cli.kernels.launch import Launch
 from mirage_cli.kernels.loader import PlanKernels
 
 SUFFIXES = {torch.float16: "f16", torch.bfloat16: "bf16"}  # of entries that are compiled for a type
 ALONE_BYTES = 118784  # shared memory of a block of which a multiprocessor holds only one
 
-Argument = Tensor | int | float | Scalar | ctypes.Structure
+Scalar: TypeAlias = ctypes.c_void_p | ctypes.c_int | ctypes.c_float
+Argument: TypeAlias = Tensor | int | float | Scalar | ctypes.Structure
 
 
 class Plan:

@@ -185,12 +185,12 @@ class FramePlan:
         """What does not depend on a frame, and weights in the order of the kernels' inputs along K."""
         net, dtype = self.net, self.plan.dtype
         stem = net.stem.weight.detach()
-        constant = nn.functional.conv2d(screen.float(), stem[:, -SCREEN_CHANNELS:].float(), net.stem.bias.float())
+        constant = nn.functional.conv2d(screen.float(), stem[:, -SCREEN_CHANNELS:].float(), _bias(net.stem).float())
         self.screen_part = constant[0].permute(1, 2, 0).reshape(-1, WIDTHS[0]).to(dtype).contiguous()
         self.null_row = net.memory_null.detach().reshape(-1).to(dtype).contiguous()
         seen = stem[:, PICTURE_CHANNELS : PICTURE_CHANNELS + SEEN_CHANNELS]
         self._stem = (seen.contiguous(), stem[:, :PICTURE_CHANNELS].contiguous())
-        self._down0_bias = net.down0.bias.float() + net.older.bias.float()
+        self._down0_bias = _bias(net.down0).float() + _bias(net.older).float()
         self._up1, self._up0 = _parted(net.up1, WIDTHS[2]), _parted(net.up0, WIDTHS[1])
         query, key_value = net.attention.query, net.attention.key_value
         self._query_key_value = torch.cat([query.weight, key_value.weight]).detach()
@@ -233,7 +233,11 @@ class FramePlan:
             )
         )
         self._run_blocks(1, x1, islice(blocks, len(net.encoder1)))
-        add(ConvCall(layer="down1", size=self.sizes[2], in0=x1, weights=_weights(net.down1), bias=_bias(net.down1), out=x2))
+        add(
+            ConvCall(
+                layer="down1", size=self.sizes[2], in0=x1, weights=_weights(net.down1), bias=_bias(net.down1), out=x2
+            )
+        )
         self._run_blocks(2, x2, islice(blocks, half))
         self._attend(x2)
         self._run_blocks(2, x2, islice(blocks, len(net.middle) - half))
@@ -369,8 +373,8 @@ def _weights(layer: nn.Conv2d | nn.Linear) -> tuple[Tensor]:
     return (layer.weight.detach(),)
 
 
-def _bias(layer: nn.Conv2d | nn.Linear) -> Tensor | None:
-    return None if layer.bias is None else layer.bias.detach()
+def _bias(layer: nn.Conv2d | nn.Linear) -> Tensor:
+    return layer.get_parameter("bias").detach()
 
 
 def _parted(layer: nn.Conv2d, channels: int) -> tuple[Tensor, Tensor]:

@@ -88,7 +88,10 @@ class MotionPlan:
         coarsest = len(SCALES) - 1
         at, size = self.level_starts[coarsest], self.sizes[coarsest]
         launch(
-            "mirage_block_match", tiles(size, MATCH_TILE), (previous[at:], following[at:], self.matched, *size), block=1024
+            "mirage_block_match",
+            tiles(size, MATCH_TILE),
+            (previous[at:], following[at:], self.matched, *size),
+            block=1024,
         )
         flow, fields = self.matched, iter(zip(self.weighted, self.flows))
         for level, steps in zip(range(coarsest, -1, -1), STEPS):

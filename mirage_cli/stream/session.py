@@ -30,7 +30,6 @@ from torch import Tensor
 from mirage_cli.engine.graphs import CapturedFrame
 from mirage_cli.engine.host import keep_freed_memory
 from mirage_cli.engine.ops import select_backend
-from mirage_cli.lsd.plan import FramePlan, plan_frame, plan_refusal
 from mirage_cli.engine.reference import Nv12
 from mirage_cli.errors import GpuError, ModelError, UsageProblem
 from mirage_cli.lsd.checkpoint import ModelBundle
@@ -39,6 +38,7 @@ from mirage_cli.lsd.history import History
 from mirage_cli.lsd.memory import MemoryBank
 from mirage_cli.lsd.model import FRAME_MULTIPLE, Past, Prediction, screen_channels
 from mirage_cli.lsd.packed import packed
+from mirage_cli.lsd.plan import FramePlan, plan_frame, plan_refusal
 from mirage_cli.lsd.sampling import MAX_STEPS, compose, sample, schedule
 from mirage_cli.stream.copies import Copies, Made, Upload
 from mirage_cli.stream.guard import DriftGuard
