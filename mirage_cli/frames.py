@@ -13,9 +13,6 @@ import numpy as np
 
 from mirage_cli.measure import Stats
 
-PIPE = "-"
-"""The name of standard input and standard output."""
-
 
 @dataclass(frozen=True, slots=True)
 class Frame:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mirage_cli import __version__
-from mirage_cli.bench import report as bench_report, run as bench_sections
+from mirage_cli.bench import report as bench_report
 from mirage_cli.bench.floor import floor, kernel_table
 from mirage_cli.bench.ladder import ladder
 from mirage_cli.bench.race import host_frame, paced, race
@@ -129,7 +129,7 @@ def run(
     cpu = engine.is_cpu(config.model)
     size = config.size or (CPU_SIZE if cpu else GPU_SIZE)
     if config.ladder or config.race or config.paced or config.floor:
-        document = {**_head(config, cpu, size), **bench_sections.measure_sections(config, engine, size, cpu)}
+        document = {**_head(config, cpu, size), **measure_sections(config, engine, size, cpu)}
         if config.report is not None:
             bench_report.write(config.report, document)
         return document

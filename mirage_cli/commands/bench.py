@@ -109,7 +109,7 @@ def bench(**values: Any) -> int:
         ui.note(f"measuring {config.frames or 100} frames after {config.warmup} of warm-up")
         document = bench_live.run(config)
     else:
-        from mirage_cli.bench import stages as job
+        from mirage_cli.bench import run as job
 
         ui.note(job.intention(config))
         document = job.run(config, against_fp32=against_fp32, begun_seconds=Asked.begun_seconds)

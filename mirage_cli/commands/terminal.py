@@ -11,8 +11,8 @@ from typing import Any
 
 import click
 
+from mirage_cli.config import PIPE
 from mirage_cli.errors import Interrupted, UsageProblem, plain_text
-from mirage_cli.frames import PIPE
 
 INTERRUPTED = Interrupted.exit_code
 

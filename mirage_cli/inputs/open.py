@@ -8,9 +8,9 @@ import sys
 import time
 from collections.abc import Callable
 
-from mirage_cli.config import LiveConfig, Size, TransformConfig
+from mirage_cli.config import PIPE, LiveConfig, Size, TransformConfig
 from mirage_cli.errors import MediaError
-from mirage_cli.frames import PIPE, FrameSource, Ui
+from mirage_cli.frames import FrameSource, Ui
 from mirage_cli.inputs.camera import CameraSource
 from mirage_cli.inputs.landscape import TestPicture
 from mirage_cli.inputs.pictures import ImageSource, find_images

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from mirage_cli import __version__
-from mirage_cli.config import LiveConfig, Size, TransformConfig
+from mirage_cli.config import PIPE, LiveConfig, Size, TransformConfig
 from mirage_cli.errors import MediaError, MirageError, UsageProblem
-from mirage_cli.frames import PIPE, FrameSink, FrameSource, StreamInfo, Ui
+from mirage_cli.frames import FrameSink, FrameSource, StreamInfo, Ui
 from mirage_cli.inputs.pictures import ImageSource, find_images, is_image, is_pattern, pattern_matches
 from mirage_cli.inputs.wrappers import ResizedSource
 from mirage_cli.media.addresses import is_url

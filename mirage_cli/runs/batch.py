@@ -12,9 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mirage_cli.config import TransformConfig
+from mirage_cli.config import PIPE, TransformConfig
 from mirage_cli.errors import Interrupted, MediaError, MirageError, UsageProblem
-from mirage_cli.frames import PIPE, Ui
+from mirage_cli.frames import Ui
 from mirage_cli.inputs.pictures import find_images, is_image, natural
 from mirage_cli.media.addresses import is_url
 from mirage_cli.outputs.job_folder import unfinished

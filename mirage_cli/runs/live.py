@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from mirage_cli.config import LiveConfig, Size
+from mirage_cli.config import PIPE, LiveConfig, Size
 from mirage_cli.control.steering import Doors, Steering, check_doors
 from mirage_cli.errors import Interrupted, MediaError, UsageProblem
-from mirage_cli.frames import PIPE, FrameSink, FrameSource, Ui
+from mirage_cli.frames import FrameSink, FrameSource, Ui
 from mirage_cli.inputs.open import open_source
 from mirage_cli.measure import Meter, PeakMemory, Stats
 from mirage_cli.media.addresses import is_url

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mirage_cli.config import Size, TransformConfig
+from mirage_cli.config import PIPE, Size, TransformConfig
 from mirage_cli.errors import Interrupted, MediaError, MirageError, UsageProblem
-from mirage_cli.frames import PIPE, Frame, FrameSink, FrameSource, Ui
+from mirage_cli.frames import Frame, FrameSink, FrameSource, Ui
 from mirage_cli.inputs.open import open_input
 from mirage_cli.inputs.wrappers import SkippingSource
 from mirage_cli.measure import Meter, PeakMemory, Stats

@@ -11,7 +11,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         looks = look_names(config)
         self.net = new_network(looks, config).to(self.device)
-        self.net.to(memory_format=torch.channels_last)
+        self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack this argument
         self.net.recompute = config.checkpointing
         if config.init:
             self._start_from(Path(config.init))
@@ -78,7 +78,7 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             self.net.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=0.01, fused=kind == "cuda"
         )
-        self.progress = {"step": 0, "seconds": 0.0}
+        self.progress: dict[str, Any] = {"step": 0, "seconds": 0.0}
         self.run = Path(config.run)
         make_run_folder(self.run)
         if (self.run / STATE).is_file():
@@ -191,7 +191,11 @@ class Trainer:
             graded = generated, clean, task.target
             if c.loss.settle:  # what is painted without a past is a frame like any other
                 twins = begun.float(), begun.float(), task.target[rows]
-                graded = tuple(torch.cat(pair) for pair in zip(graded, twins))
+                graded = (
+                    torch.cat((generated, twins[0])),
+                    torch.cat((clean, twins[1])),
+                    torch.cat((task.target, twins[2])),
+                )
             loss, terms = frame_loss(*graded, self.features, c.loss, self.progress["step"])
             more = {}
             if c.loss.temporal:
@@ -379,7 +383,7 @@ class Trainer:
 
 def main(
     config_path: str | None,
-    overrides: list[str] = (),
+    overrides: Sequence[str] = (),
     say: Callable[[str], None] | None = None,
     tick: Callable[[Callable[[], TrainStats]], None] | None = None,
     stop: Any = None,

@@ -36,16 +36,25 @@ def again_as_begun(
     Returns:
         (task, past, levels) of B + n frames; of the task only what the network is told is lengthened.
     """
+    last, older, luma = (torch.zeros_like(field[rows]) for field in seen[:3])
     fresh = Past(
-        *(torch.zeros_like(field[rows]) for field in seen[:3]),
+        last,
+        older,
+        luma,
         no_memory.detach().to(seen.memory.dtype).expand_as(seen.memory[rows]),
         torch.zeros_like(seen.valid[rows]),
     )
-    begun = {"x_t": noise[rows], "t": torch.zeros_like(task.t[rows]), "d": torch.ones_like(task.d[rows])}
-    longer = {name: torch.cat((getattr(task, name), value)) for name, value in begun.items()}
-    longer |= {name: torch.cat((value := getattr(task, name), value[rows])) for name in ("frame", "look", "strength")}
+    longer = replace(
+        task,
+        x_t=torch.cat((task.x_t, noise[rows])),
+        t=torch.cat((task.t, torch.zeros_like(task.t[rows]))),
+        d=torch.cat((task.d, torch.ones_like(task.d[rows]))),
+        frame=torch.cat((task.frame, task.frame[rows])),
+        look=torch.cat((task.look, task.look[rows])),
+        strength=torch.cat((task.strength, task.strength[rows])),
+    )
     past = Past(*(torch.cat(pair) for pair in zip(seen, fresh)))
-    return replace(task, **longer), past, torch.cat((levels, torch.ones_like(levels[rows])))
+    return longer, past, torch.cat((levels, torch.ones_like(levels[rows])))
 
 
 def settle_difference(settled: Tensor, begun: Tensor, counts: Tensor) -> Tensor:

@@ -104,7 +104,7 @@ def make_data(folder: Path) -> str:
 
 def _frames() -> tuple[list[np.ndarray], str]:
     """BGR uint8 [H, W, 3] of the example clip, where there is a clone, else of the moving test picture."""
-    capture, frames = cv2.VideoCapture(str(EXAMPLE_CLIP)), []
+    capture, frames = cv2.VideoCapture(str(EXAMPLE_CLIP)), list[np.ndarray]()
     while len(frames) < FRAMES and (found := capture.read())[0]:
         frames.append(cv2.resize(found[1], SIZE, interpolation=cv2.INTER_AREA))
     capture.release()

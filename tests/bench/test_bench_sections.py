@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from mirage_cli.bench import report as bench_report, stages as bench
+from mirage_cli.bench import report as bench_report, run as bench
 from mirage_cli.bench.floor import bare_convolution, count_flops, floor, kernel_table
 from mirage_cli.bench.ladder import SomeOps, _cpu_rungs
 from mirage_cli.bench.race import host_frame, paced

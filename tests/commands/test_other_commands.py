@@ -70,7 +70,7 @@ def test_bench_gets_its_settings_and_prints_them(monkeypatch, capsys):
         seen.append((config, more["against_fp32"]))
         return {"frames": config.frames, "latency_ms": {"denoise": {"p50": 1.0, "max": 2.0}}}
 
-    monkeypatch.setattr("mirage_cli.bench.stages.run", run)
+    monkeypatch.setattr("mirage_cli.bench.run.run", run)
     assert main(["bench", "--size", "64x48", "--frames", "7", "--steps", "2", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["frames"] == 7
     config, against = seen[0]

@@ -177,7 +177,8 @@ def test_microbenchmark():
         "torch": torch.__version__,
         "backend": reason,
         "dtype": "fp16",
-        "method": "CUDA graph of 50 calls, 20 replays, median time of a replay / 50; the same buffers each call, so they stay in L2",
+        "method": "CUDA graph of 50 calls, 20 replays, median time of a replay / 50; "
+        "the same buffers each call, so they stay in L2",
         "kernels": rows,
     }
     if path := os.environ.get("MIRAGE_BENCH_JSON"):

@@ -154,10 +154,11 @@ if __name__ == "__main__":
 
     from mirage_cli import cli
     from mirage_cli.__main__ import run
+    from mirage_cli.commands import transform as transform_command
     from mirage_cli.config import TransformConfig
     from mirage_cli.runs import batch, live, transform
 
-    cli.TransformConfig = functools.partial(  # type: ignore[misc]
+    transform_command.TransformConfig = functools.partial(  # type: ignore[misc]
         TransformConfig, piece_frames=int(os.environ.get("FAKE_PIECE_FRAMES", "250"))
     )
     transform.Engine = live.Engine = batch.Engine = FakeEngine  # type: ignore[misc,assignment]

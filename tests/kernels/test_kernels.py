@@ -170,7 +170,10 @@ def test_the_emulator_catches_wrong_addresses(good, bad, complaint):
             run_frame_in(broken)
 
 
-HEADER = ".visible .entry k(.param .u64 p) { .reg .pred %q; .reg .b32 %t, %a, %b; .reg .b64 %p; .shared .align 4 .b32 s[1];\n"
+HEADER = (
+    ".visible .entry k(.param .u64 p) { .reg .pred %q; .reg .b32 %t, %a, %b; .reg .b64 %p; "
+    ".shared .align 4 .b32 s[1];\n"
+)
 
 
 def run_snippet(body: str, size: int = 64) -> np.ndarray:
@@ -253,7 +256,8 @@ def forget_loaded_kernels(monkeypatch):
 
 
 def test_importing_the_engine_does_not_import_cupy():
-    code = "import sys, mirage_cli.kernels.loader, mirage_cli.engine.ops, mirage_cli.engine.graphs; assert 'cupy' not in sys.modules"
+    modules = "mirage_cli.kernels.loader, mirage_cli.engine.ops, mirage_cli.engine.graphs"
+    code = f"import sys, {modules}; assert 'cupy' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

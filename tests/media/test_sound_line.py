@@ -283,7 +283,7 @@ def test_transform_sends_every_frame_with_its_sound(clip, tmp_path, scheme):
 
 
 def test_transform_waits_for_a_receiver_that_was_killed(clip, tmp_path, monkeypatch):
-    monkeypatch.setattr("mirage_cli.outputs.open.push.FIRST_SECONDS", 0.1)
+    monkeypatch.setattr("mirage_cli.outputs.push.FIRST_SECONDS", 0.1)
     url, ui, done = address("rtmp"), RecordingUi(), []
     config = TransformConfig(input=str(clip), prompts=("night",), output=url)
 
@@ -335,8 +335,8 @@ class Line:
 
 
 def test_a_patient_push_leaves_no_frame_out(monkeypatch):
-    monkeypatch.setattr("mirage_cli.outputs.open.push.FIRST_SECONDS", 0.0)
-    monkeypatch.setattr("mirage_cli.outputs.open.push.pause_seconds", lambda attempt: 0.01)
+    monkeypatch.setattr("mirage_cli.outputs.push.FIRST_SECONDS", 0.0)
+    monkeypatch.setattr("mirage_cli.outputs.push.pause_seconds", lambda attempt: 0.01)
     made: list[Line] = []
     sink = PushSink("line", lambda again: Line(made, broken=len(made) < 3), patient=Patient())
     for n in range(30):

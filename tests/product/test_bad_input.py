@@ -76,7 +76,7 @@ def test_a_vast_picture_takes_no_memory(tmp_path):
     """Its header asks for 3 GB; OpenCV is told to refuse it."""
     (tmp_path / "vast.png").write_bytes(vast_png())
     line = (
-        "from mirage_cli.image_frames import read_image; import sys\n"
+        "from mirage_cli.inputs.pictures import read_image; import sys\n"
         "try: read_image(sys.argv[1])\n"
         "except Exception as e: print(type(e).__name__, open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"
     )

@@ -273,7 +273,7 @@ def interrupted_in(monkeypatch, target: str, clip: Path, out: Path, before: bool
 @pytest.mark.parametrize("before", [True, False])
 def test_a_signal_while_the_file_is_finished_changes_nothing(monkeypatch, clip, tmp_path, before):
     out = tmp_path / "o.mp4"
-    document = interrupted_in(monkeypatch, "mirage_cli.outputs.open.file.FileSink.close", clip, out, before)
+    document = interrupted_in(monkeypatch, "mirage_cli.outputs.file.FileSink.close", clip, out, before)
     assert media.probe(out).frames == document["frames"] == 10 and os.listdir(tmp_path) == ["o.mp4"]
 
 

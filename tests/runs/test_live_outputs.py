@@ -19,7 +19,7 @@ from mirage_cli.runs import live
 
 
 def test_live_into_several_outputs_while_recording(tmp_path, monkeypatch):
-    monkeypatch.setattr("mirage_cli.outputs.open.push.FIRST_SECONDS", 0.1)
+    monkeypatch.setattr("mirage_cli.outputs.push.FIRST_SECONDS", 0.1)
     url = f"tcp://127.0.0.1:{free_port()}"
     ui = RecordingUi()
     with senders.ffmpeg("-i", f"{url}?listen", "-c", "copy", str(tmp_path / "got.mkv"), wait=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import resource
@@ -240,7 +241,7 @@ def stats(**more) -> TrainStats:
 
 
 def test_the_table_of_a_run_shows_every_number():
-    console = Console(width=100, record=True, file=open(os.devnull, "w"))
+    console = Console(width=100, record=True, file=io.StringIO())
     console.print(dashboard.render(stats()))
     text = console.export_text()
     for part in (
