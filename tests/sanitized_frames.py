@@ -1,7 +1,7 @@
-"""Run small frames through the whole-frame program, for compute-sanitizer: frames, width, height as arguments.
+"""Run small frames through the whole-frame plan, for compute-sanitizer: frames, width, height as arguments.
 
 What torch computes before the first frame (constants of the network, the conditioning) is computed on the CPU,
-since racecheck cannot run the convolutions of cuDNN; of CUDA there remain the program's kernels and copies.
+since racecheck cannot run the convolutions of cuDNN; of CUDA there remain the plan's kernels and copies.
 """
 
 from __future__ import annotations
@@ -42,8 +42,7 @@ if __name__ == "__main__":
         session = Session(bundle, width=width, height=height, backend="ptx", guard=False, nv12=Nv12())
         session.set_look({"starry-night": 1.0})
     assert session.program is not None
-    for launch in session.program.launches:  # one after another: the tools do not know of early starts
-        launch.early_start = False
+    session.program.plan.use_pdl(False)  # one after another: the tools do not know of PDL
     torch.manual_seed(0)
     frames = [torch.randint(0, 256, (height, width, 3), dtype=torch.uint8, device="cuda") for _ in range(4)]
     frames += [frames[0].roll(shift, 1).contiguous() for shift in range(1, 5)]  # cuts, then motion

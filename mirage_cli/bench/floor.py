@@ -111,8 +111,6 @@ def kernel_table(session: Any) -> list[dict[str, Any]] | None:
         return None
     import torch
 
-    from mirage_cli.engine.layers import LAYERS
-
     launches = [
         *enumerate(program.launches),
         *((None, launch) for others in program.beside.values() for launch in others),
@@ -120,18 +118,17 @@ def kernel_table(session: Any) -> list[dict[str, Any]] | None:
     table: dict[str, dict[str, Any]] = {}
     with torch.inference_mode():
         for place, launch in launches:
-            early, launch.early_start = launch.early_start, False
+            pdl, launch.pdl = launch.pdl, False
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
                 stream = torch.cuda.current_stream().cuda_stream
                 for _ in range(REPEATS):
                     launch(stream)
-            launch.early_start = early
+            launch.pdl = pdl
             microseconds = 1e6 * _best_seconds(graph.replay, session.device, 5) / REPEATS
             flops = 0
             if place is not None and place in program.layers:
-                call = program.layers[place]
-                flops = LAYERS[call.layer].flops(call.height, call.width, call.weights[0].shape[0])
+                flops = program.layers[place].flops
             elif launch.name.startswith("mirage_attention"):
                 queries, keys = program.mixed.shape[0], program.packed.shape[0]
                 flops = 4 * queries * keys * program.mixed.shape[1]
@@ -171,9 +168,7 @@ def bare_convolution(call: Any, device: Any) -> Any:
     kernel of its own), norm, modulation, activation, residual and concatenation that the layer's kernel does as well."""
     import torch
 
-    from mirage_cli.engine.layers import LAYERS
-
-    shape = LAYERS[call.layer]
+    shape = call.shape
     parts = [w if w.dim() == 4 else w[:, :, None, None] for w in call.weights]
     if shape.taps == 9:
         parts = parts[:1]  # a second input of a 3x3 layer is left out

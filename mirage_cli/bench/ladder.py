@@ -62,13 +62,12 @@ def _cuda_rungs(
         session.kernels = SomeOps(select_backend(bundle.device, "ptx")[0], taken)
         return session
 
-    def program(early_start: bool) -> Any:
+    def program(pdl: bool) -> Any:
         session = _session(bundle, size, steps, "ptx")
         if session.program is None:
             raise RuntimeError(session.backend_reason)
-        if not early_start:
-            for launch in session.program.launches:
-                launch.early_start = False
+        if not pdl:
+            session.program.plan.use_pdl(False)
         return session
 
     made = [

@@ -79,6 +79,14 @@ class ConvCall:
         return CONV_SHAPES[self.layer]
 
     @property
+    def height(self) -> int:
+        return self.size[0]
+
+    @property
+    def width(self) -> int:
+        return self.size[1]
+
+    @property
     def channels(self) -> int:
         """N, of the output."""
         return self.weights[0].shape[0]
