@@ -23,7 +23,7 @@ class Frame:
         pts_seconds: presentation time from the first frame of the source, which is 0.0 for a
             file read from its start.
         index: 0, 1, 2, ... in source order; gaps are dropped frames.
-        upload: the same picture on its way to the GPU (lsd/copies.py), or None.
+        upload: the same picture on its way to the GPU (stream/copies.py), or None.
     """
 
     rgb: np.ndarray
