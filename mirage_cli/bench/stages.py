@@ -9,7 +9,7 @@ Two passes over real frames, after a warm-up:
 
 A latency is never 1 / frames a second: the first pass gives latencies, the second the rate.
 
-With ``--ladder``, ``--race``, ``--paced`` or ``--floor`` these are measured instead (bench_sections.py). Without
+With ``--ladder``, ``--race``, ``--paced`` or ``--floor`` these are measured instead (run.py). Without
 ffmpeg the test picture is measured, and finished frames are dropped instead of encoded.
 """
 

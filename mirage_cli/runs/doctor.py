@@ -210,7 +210,7 @@ def check_kernels(has_gpu: bool | None = None, states: Callable[[], Iterable[obj
         torch = sys.modules.get("torch")
         has_gpu = bool(torch is not None and torch.cuda.is_available())
     if not has_gpu:
-        count = sum(len(entries) for files in (loader.FILES, loader.PROGRAM_FILES) for entries in files.values())
+        count = sum(len(entries) for files in (loader.FILES, loader.PLAN_FILES) for entries in files.values())
         return [finding("kernels", "ok", f"{count} PTX kernels, not used without an NVIDIA GPU")]
     found = list((states or loader.kernel_states)())
     ready = [state for state in found if state.ready]  # type: ignore[attr-defined]
