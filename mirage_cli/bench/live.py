@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -59,10 +58,10 @@ def run(config: BenchConfig, *, engine: Engine | None = None, clock: Clock = tim
         UsageProblem: frames too narrow, or a number of frames that is not allowed.
         MirageError: from the input, the model or the device.
     """
-    config = config if config.frames is not None else replace(config, frames=STAGE_FRAMES)
-    if not 1 <= config.frames <= MAX_FRAMES or not 0 <= config.warmup <= MAX_FRAMES:
+    frames = STAGE_FRAMES if config.frames is None else config.frames
+    if not 1 <= frames <= MAX_FRAMES or not 0 <= config.warmup <= MAX_FRAMES:
         raise UsageProblem(
-            f"frames {config.frames} and warm-up {config.warmup} are not 1 and 0 to {MAX_FRAMES}",
+            f"frames {frames} and warm-up {config.warmup} are not 1 and 0 to {MAX_FRAMES}",
             "Try: mirage bench --live --frames 300 --warmup 30",
         )
     engine = engine or Engine()
@@ -87,7 +86,7 @@ def run(config: BenchConfig, *, engine: Engine | None = None, clock: Clock = tim
                 sink,
                 meter=meter,
                 newest_wins=True,
-                max_frames=config.warmup + config.frames,
+                max_frames=config.warmup + frames,
                 compose=_carried(config.inject_ms),
                 tick=memory.sample,
                 tick_seconds=0.5,
@@ -100,7 +99,8 @@ def run(config: BenchConfig, *, engine: Engine | None = None, clock: Clock = tim
     marker = seen.summary(config.warmup)
     if "latency_ms" not in marker:
         raise MediaError(
-            f"no marker came out after the warm-up: {marker['frames_seen']} were read, {marker['unreadable']} pictures had none",
+            f"no marker came out after the warm-up: {marker['frames_seen']} were read, "
+            f"{marker['unreadable']} pictures had none",
             "Measure more frames: --frames 100",
         )
     return {
@@ -119,7 +119,7 @@ def run(config: BenchConfig, *, engine: Engine | None = None, clock: Clock = tim
         "steps": config.model.steps,
         "batch": 1,
         "warmup_frames": config.warmup,
-        "frames": config.frames,
+        "frames": frames,
         "method": METHOD,
         "read_at": config.through,
         "injected_ms": config.inject_ms,
@@ -133,14 +133,15 @@ def run(config: BenchConfig, *, engine: Engine | None = None, clock: Clock = tim
 
 
 def _open(config: BenchConfig, size: tuple[int, int], clock: Clock) -> FrameSource:
-    if config.input is None:
+    path = config.input
+    if path is None:
         return TestPicture(*size, fps=config.fps, clock=clock)
-    if config.input == "-":
+    if path == "-":
         raise UsageProblem("bench plays its input in a loop, which standard input cannot", "Give --input a file.")
     from mirage_cli.inputs.file import open_file
 
     def reopen() -> FrameSource:
-        return open_file(config.input, size=size)
+        return open_file(path, size=size)
 
     return PacedSource(reopen(), reopen=reopen, clock=clock)
 
@@ -226,19 +227,22 @@ class _H264:
             stdin=self._encoder.stdout,
             stdout=subprocess.PIPE,
         )
-        self._encoder.stdout.close()
+        raw_in, encoded, raw_out = self._encoder.stdin, self._encoder.stdout, self._decoder.stdout
+        assert raw_in is not None and encoded is not None and raw_out is not None  # all are pipes
+        self._raw_in, self._raw_out = raw_in, raw_out
+        encoded.close()  # the decoder has it
         self._thread = threading.Thread(target=self._read, name="mirage-marker", daemon=True)
         self._thread.start()
 
     def _read(self) -> None:
         width, height = self._size
-        while len(data := self._decoder.stdout.read(width * height * 3)) == width * height * 3:
+        while len(data := self._raw_out.read(width * height * 3)) == width * height * 3:
             self._look(np.frombuffer(data, np.uint8).reshape(height, width, 3))
 
     def write(self, frame: Frame) -> None:
         try:
-            self._encoder.stdin.write(frame.rgb)
-            self._encoder.stdin.flush()
+            self._raw_in.write(frame.rgb.data)
+            self._raw_in.flush()
         except BrokenPipeError as error:
             raise MediaError(
                 "ffmpeg's H.264 encoder ended", "Try --through sink; mirage doctor checks ffmpeg."
@@ -246,7 +250,7 @@ class _H264:
 
     def close(self, commit: bool = True) -> None:
         try:
-            self._encoder.stdin.close()
+            self._raw_in.close()
         except BrokenPipeError:
             pass
         for process in (self._encoder, self._decoder):
@@ -256,4 +260,4 @@ class _H264:
                 process.kill()
                 process.wait()
         self._thread.join(10)
-        self._decoder.stdout.close()
+        self._raw_out.close()

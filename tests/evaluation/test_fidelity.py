@@ -28,9 +28,7 @@ def warps():
 
 def small_warps() -> fidelity.KnownWarps:
     model = tiny_model()
-    model.net.config = type(model.net.config)(
-        **{**vars(model.net.config), "looks": ("night", "film-noir", "identity")}
-    )
+    model.net.config = type(model.net.config)(**{**vars(model.net.config), "looks": ("night", "film-noir", "identity")})
     teachers = fidelity.open_teachers(["night", "film-noir", "gauguin", "identity"], None, "lsd-small", model.device)
     assert teachers.looks == ["night", "film-noir"] and "--data" in teachers.skipped["gauguin"]
     still = texture(300, 400, grain=6.0)

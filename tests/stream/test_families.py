@@ -15,10 +15,10 @@ from helpers.echo_family import KIND, EchoModel, write_model
 from helpers.fakes import RecordingUi
 from helpers.paths import ROOT
 from helpers.sessions import moving
+from mirage_cli.models import catalog
 
 from mirage_cli.config import ModelOptions, TransformConfig
 from mirage_cli.errors import ModelError, UsageProblem
-from mirage_cli.models import catalog
 from mirage_cli.runs import transform
 from mirage_cli.stream import families
 from mirage_cli.stream.families import FAMILIES, look_names, open_model, open_prompts
