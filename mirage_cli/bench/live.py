@@ -14,7 +14,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -58,10 +57,10 @@ def run(config: BenchConfig, *, engine: Models | None = None, clock: Clock = tim
         UsageProblem: frames too narrow, or a number of frames that is not allowed.
         MirageError: from the input, the model or the device.
     """
-    config = config if config.frames is not None else replace(config, frames=STAGE_FRAMES)
-    if not 1 <= config.frames <= MAX_FRAMES or not 0 <= config.warmup <= MAX_FRAMES:
+    frames = STAGE_FRAMES if config.frames is None else config.frames
+    if not 1 <= frames <= MAX_FRAMES or not 0 <= config.warmup <= MAX_FRAMES:
         raise UsageProblem(
-            f"frames {config.frames} and warm-up {config.warmup} are not 1 and 0 to {MAX_FRAMES}",
+            f"frames {frames} and warm-up {config.warmup} are not 1 and 0 to {MAX_FRAMES}",
             "Try: mirage bench --live --frames 300 --warmup 30",
         )
     engine = engine or Models()
@@ -88,7 +87,7 @@ def run(config: BenchConfig, *, engine: Models | None = None, clock: Clock = tim
                         sink,
                         meter,
                         newest_wins=True,
-                        max_frames=config.warmup + config.frames,
+                        max_frames=config.warmup + frames,
                         compose=_carried(config.inject_ms),
                         tick=memory.sample,
                         tick_seconds=0.5,
@@ -102,7 +101,8 @@ def run(config: BenchConfig, *, engine: Models | None = None, clock: Clock = tim
     marker = seen.summary(config.warmup)
     if "latency_ms" not in marker:
         raise MediaError(
-            f"no marker came out after the warm-up: {marker['frames_seen']} were read, {marker['unreadable']} pictures had none",
+            f"no marker came out after the warm-up: {marker['frames_seen']} were read, "
+            f"{marker['unreadable']} pictures had none",
             "Measure more frames: --frames 100",
         )
     return {
@@ -121,7 +121,7 @@ def run(config: BenchConfig, *, engine: Models | None = None, clock: Clock = tim
         "steps": config.model.steps,
         "batch": 1,
         "warmup_frames": config.warmup,
-        "frames": config.frames,
+        "frames": frames,
         "method": METHOD,
         "read_at": config.through,
         "injected_ms": config.inject_ms,
@@ -135,14 +135,15 @@ def run(config: BenchConfig, *, engine: Models | None = None, clock: Clock = tim
 
 
 def _open(config: BenchConfig, size: tuple[int, int], clock: Clock) -> FrameSource:
-    if config.input is None:
+    path = config.input
+    if path is None:
         return TestPicture(*size, fps=config.fps, clock=clock)
-    if config.input == "-":
+    if path == "-":
         raise UsageProblem("bench plays its input in a loop, which standard input cannot", "Give --input a file.")
     from mirage_cli.inputs.file import open_file
 
     def reopen() -> FrameSource:
-        return open_file(config.input, size=size)
+        return open_file(path, size=size)
 
     return PacedSource(reopen(), reopen=reopen, clock=clock)
 

@@ -1,5 +1,5 @@
-"""``mirage bench``: a run of the product's own stages, or the parts that measure device frames alone (ladder, race, paced
-runs, floor)."""
+"""``mirage bench``: a run of the product's own stages, or the parts that measure device frames alone (ladder, race,
+paced runs, floor)."""
 
 from __future__ import annotations
 
@@ -85,7 +85,8 @@ def run(
         if config.report is not None:
             bench_report.write(config.report, document)
         return document
-    config = replace(config, frames=config.frames or STAGE_FRAMES)
+    count = config.frames or STAGE_FRAMES
+    config = replace(config, frames=count)
     memory = PeakMemory()
     open_source = _opener(config.input, size)
     with closing(LoopedSource(open_source)) as source:
@@ -94,11 +95,11 @@ def run(
         session.set_look(match.weights)
         timer = DeviceTimer(clock, on_gpu=not cpu)
         with TemporarySink(source) as sink:
-            rows, first_seconds = frame_by_frame(source, session, sink, config.warmup, config.frames, timer, clock)
+            rows, first_seconds = frame_by_frame(source, session, sink, config.warmup, count, timer, clock)
             memory.sample()
         about = dict(session.describe())
         source_name = source.info.name
-    pipelined = pipelined_rate(open_source, session, config.frames, clock, memory)
+    pipelined = pipelined_rate(open_source, session, count, clock, memory)
     ratio = fp32_ratio(config, engine, size, open_source, rows) if against_fp32 else None
     document = {
         **_head(config, cpu, size),

@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def frame_by_frame(
         begin = clock()
         frame = next(stream)
         read = clock()
-        rgb, device_ms = timer.time(lambda: session.step(frame.rgb))
+        rgb, device_ms = timer.time(partial(session.step, frame.rgb))
         stepped = clock()
         sink.write(Frame(rgb, frame.pts_seconds, frame.index))
         written = clock()
@@ -201,7 +202,7 @@ def fp32_ratio(
     options = replace(config.model, dtype="fp32", backend="torch")
     session = engine.session(options, *size, plain=True)
     session.set_look(engine.match(options, config.prompt).weights)
-    frames = min(FP32_FRAMES, config.frames)
+    frames = min(FP32_FRAMES, len(rows))
     warmup = min(3, config.warmup)
     times = []
     with closing(open_source()) as again:
@@ -271,6 +272,7 @@ class TemporarySink:
     def __enter__(self) -> FrameSink:
         from mirage_cli.outputs.file import open_output
 
+        self._sink: FrameSink
         self._folder = tempfile.TemporaryDirectory(prefix="mirage-bench-")
         if not has_ffmpeg():
             self._sink = _Dropped()

@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mirage_cli.errors import GpuError, ModelError
+from mirage_cli.lsd.layers import in_memory_order
 from mirage_cli.lsd.model import LSDConfig, LSDNet
 from mirage_cli.models import catalog
 
@@ -80,7 +81,8 @@ def read_weights(file: Path, net: LSDNet) -> dict[str, Tensor]:
     if missing or foreign:
         example = (missing or foreign)[0]
         raise ModelError(
-            f"{file} belongs to another network: {len(missing)} tensors missing, {len(foreign)} unknown, such as {example}",
+            f"{file} belongs to another network: {len(missing)} tensors missing, {len(foreign)} unknown, "
+            f"such as {example}",
             remedy,
         )
     for key, value in weights.items():
@@ -109,6 +111,7 @@ def load_net(folder: Path, device: torch.device, dtype: torch.dtype) -> LSDNet:
         ) from error
     net.load_state_dict(read_weights(folder / catalog.WEIGHTS, net))
     try:
-        return net.eval().requires_grad_(False).to(device=device, dtype=dtype, memory_format=torch.channels_last)
+        net = net.eval().requires_grad_(False).to(device=device, dtype=dtype)
+        return in_memory_order(net, torch.channels_last)
     except torch.cuda.OutOfMemoryError as error:
         raise GpuError(f"out of GPU memory while the model was loaded onto {device}", "use --device cpu") from error

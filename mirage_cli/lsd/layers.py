@@ -8,11 +8,13 @@ one warp a pixel and no second pass.
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+Net = TypeVar("Net", bound=nn.Module)
 
 
 class BlockOps(Protocol):
@@ -24,6 +26,14 @@ class BlockOps(Protocol):
     def residual_add(self, x: Tensor, residual: Tensor) -> Tensor: ...
 
     def upsample_concat(self, x: Tensor, skip: Tensor) -> Tensor: ...
+
+
+def in_memory_order(net: Net, order: torch.memory_format) -> Net:
+    """The network with its convolutions' weights in another order, channels_last for one; changed in place."""
+    for parameter in net.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.to(memory_format=order)
+    return net
 
 
 def channel_norm(x: Tensor, eps: float = 1e-5) -> Tensor:
@@ -54,8 +64,8 @@ class ResBlock(nn.Module):
         self.channels = channels
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)
+        for parameter in self.conv2.parameters():
+            nn.init.zeros_(parameter)
 
     @property
     def film_width(self) -> int:

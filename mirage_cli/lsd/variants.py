@@ -12,7 +12,7 @@ from torch import Tensor
 from mirage_cli.config import Size
 from mirage_cli.engine import reference
 from mirage_cli.engine.ops import OpSet, select_backend
-from mirage_cli.lsd.layers import BlockOps
+from mirage_cli.lsd.layers import BlockOps, in_memory_order
 from mirage_cli.lsd.model import LSDNet
 from mirage_cli.lsd.packed_painter import cpu_painter
 from mirage_cli.lsd.painter import LsdPainter, TorchPainter
@@ -114,4 +114,4 @@ def _kernels(net: LSDNet) -> OpSet:
 def _copy(net: LSDNet, *, channels_last: bool, dtype: torch.dtype | None = None) -> LSDNet:
     """The network in another memory order or type."""
     order = torch.channels_last if channels_last else torch.contiguous_format
-    return copy.deepcopy(net).to(dtype=dtype or net.stem.weight.dtype, memory_format=order)
+    return in_memory_order(copy.deepcopy(net).to(dtype=dtype or net.stem.weight.dtype), order)

@@ -69,11 +69,8 @@ class FakeSession:
         if self.frames == self.fail_at:
             raise ValueError("the model broke")
         time.sleep(float(os.environ.get("FAKE_MODEL_MS", "1")) / 1e3)
-        self.report = StepReport(
-            dict(TIMES_MS),
-            cut=self.frames in self.cut_at,
-            guard_event="re-anchored: grey" if self.frames in self.guard_at else None,
-        )
+        event = "re-anchored: grey" if self.frames in self.guard_at else None
+        self.report = StepReport(dict(TIMES_MS), cut=self.frames in self.cut_at, guard_event=event)
         self.frames += 1
         if os.environ.get("FAKE_ECHO"):
             self.echo = (0.9 * self.echo + 0.1 * float(rgb.mean()) + self.frames) % 200.0

@@ -83,12 +83,12 @@ def test_strokes_that_stay_may_be_bolder_than_those_of_one_frame_but_not_fainter
         assert bool(found) == fault, amplitude
 
 
-def test_another_stream_has_all_its_opinions() -> None:
+def test_guard_has_all_its_rechecks_for_another_stream() -> None:
     watch, picture = settled()
     bad = (picture * 0.6 + 30).astype(np.uint8)
     asked = [watch.check(bad, picture) and watch.confirm(bad, bad, picture) for _ in range(1)]
     assert asked == [None]  # the look is like that
-    watch._opinions = 0.0  # spent in vain
+    watch._rechecks = 0.0  # spent in vain
     watch.reset()
     assert watch.state()[1] == DriftGuard().state()[1]
     assert all(watch.check(picture, picture) is None for _ in range(40))
@@ -116,7 +116,7 @@ def test_the_switch_and_scenery() -> None:
         if watch.check(out, rgb):
             asked += 1
             watch.confirm(out, out, rgb)
-    assert 5 <= asked <= 1000 / guards.FRAMES_AN_OPINION + guards.MOST_OPINIONS
+    assert 5 <= asked <= 1000 / guards.FRAMES_PER_RECHECK + guards.MOST_RECHECKS
 
 
 def test_every_eighth_frame_is_enough_for_a_fast_device() -> None:
