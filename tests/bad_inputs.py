@@ -527,6 +527,7 @@ class Runner:
                 return -999, "", ""
             return done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace")
         from mirage_cli.cli import main
+        from mirage_cli.commands.terminal import Call
 
         def expired(*_: object) -> None:
             raise Hang
@@ -539,7 +540,7 @@ class Runner:
         signal.setitimer(signal.ITIMER_REAL, self.limit)
         try:
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-                code = main(arguments, models=self.models())
+                code = main(arguments, Call(models=self.models()))
         except Hang:
             code = -999
         except BaseException as error:

@@ -148,8 +148,9 @@ class RecordingUi:
 def main(arguments: list[str], models: FakeModels | None = None) -> int:
     """``mirage`` in this process; the model is a stand-in."""
     from mirage_cli import cli
+    from mirage_cli.commands.terminal import Call
 
-    return cli.main(arguments, models=models or FakeModels())
+    return cli.main(arguments, Call(models=models or FakeModels()))
 
 
 if __name__ == "__main__":
@@ -158,6 +159,7 @@ if __name__ == "__main__":
     from mirage_cli import cli
     from mirage_cli.__main__ import run
     from mirage_cli.commands import transform
+    from mirage_cli.commands.terminal import Call
     from mirage_cli.config import TransformConfig
 
     transform.TransformConfig = functools.partial(
@@ -172,4 +174,4 @@ if __name__ == "__main__":
             return begin(*arguments, **options)
 
         cli.cli.main = ready
-    sys.exit(run(models=FakeModels()))
+    sys.exit(run(Call(models=FakeModels())))
