@@ -205,7 +205,7 @@ class KernelSet:
         import numpy as np
         import torch
 
-        packed = []
+        packed: list[np.generic] = []
         for argument in arguments:
             if argument is None:
                 packed.append(np.uint64(0))

@@ -95,7 +95,7 @@ def run_row(
     model = LsdModel(name, out, net, trainer.device, net.stem.weight.dtype, "ablation")
     trained = {"memory": trainer.config.stream.memory, "motion": trainer.config.stream.motion}
     found = measure(model, row, [part for part, on in trained.items() if not on], data, period)
-    document: dict[str, Any] = {"steps_trained": trainer.progress["step"], "minutes": minutes, "looks": found}
+    document: dict[str, Any] = {"steps_trained": trainer.progress.step, "minutes": minutes, "looks": found}
     keys = {key for found in document["looks"].values() for key, value in found.items() if isinstance(value, float)}
     document["mean"] = {k: float(np.mean([found[k] for found in document["looks"].values()])) for k in sorted(keys)}
     return document

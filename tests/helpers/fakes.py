@@ -45,9 +45,7 @@ class FakeSession:
     frames: int = 0
     echo: float = 0.0  # with FAKE_ECHO, a past that every later frame depends on
     report: StepReport = field(default_factory=lambda: StepReport(dict(TIMES_MS)))
-    copies: None = None
-
-    copies = None  # as on a CPU
+    copies: None = None  # as on a CPU
 
     def set_look(self, weights):
         assert abs(sum(weights.values()) - 1.0) < 1e-9

@@ -12,7 +12,7 @@ from mirage_cli.frames import Frame, StreamInfo
 
 
 class Source:
-    """Frames that carry their number; a pause before each, by ``sleep`` where one is given; an error in place of one."""
+    """Frames that carry their number; a pause before each (by ``sleep``, if given); an error in place of one."""
 
     live = False
 

@@ -180,7 +180,7 @@ def test_ctrl_c_saves_the_run_and_the_same_command_goes_on(tmp_path, monkeypatch
 
     def interrupted(trainer):
         terms = step(trainer)
-        if trainer.progress["step"] == 3:
+        if trainer.progress.step == 3:
             os.kill(os.getpid(), signal.SIGINT)
         return terms
 
