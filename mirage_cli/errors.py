@@ -27,6 +27,16 @@ def plain_text(text: str) -> str:
     )
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def short(text: str, most: int = 80) -> str:
+    """``text`` cut to ``most`` characters, with an ellipsis where something is missing."""
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
 class MirageError(Exception):
     """Base of all errors shown to the user without a traceback.
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from mirage_cli.errors import UsageProblem
+from mirage_cli.errors import UsageProblem, short
 
 MAX_PROMPT = 1000
 MAX_LOOKS = 64
@@ -42,8 +42,8 @@ class Field:
     kind: str
     about: str
     example: Any
-    low: float | None = None
-    high: float | None = None
+    low: float = -math.inf
+    high: float = math.inf
     preset: bool = False
 
     def allowed(self) -> str:
@@ -369,8 +369,7 @@ def _type_name(value: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return short(repr(value))
 
 
 def json_schema() -> dict[str, Any]:

@@ -19,9 +19,6 @@ from mirage_cli.prompts.track import LookTrack, Weights
 from mirage_cli.styling.changes import Pause, Reset, SetBlend, SetSeed, SetStrength, StyleChange, SwapSession, TurnTo
 from mirage_cli.styling.torch_errors import explained
 
-if TYPE_CHECKING:
-    from mirage_cli.stream.copies import Copies
-
 if TYPE_CHECKING:  # torch is imported late
     from mirage_cli.stream.stepping import Stream
 
@@ -213,7 +210,7 @@ class Styler:
 
     def prefetch(self) -> Callable[[Frame], Frame] | None:
         """What sends a frame to the GPU ahead of its turn, for the pipeline's decode thread; None on a CPU."""
-        copies: Copies | None = self.session.copies
+        copies = self.session.copies
         if copies is None:
             return None
 
