@@ -63,7 +63,7 @@ control_options = stack(
     help="A file or pictures, played at their own pace; a stream (rtsp, rtmp, srt, udp, http, HLS); "
     "screen or screen:WxH+X+Y; or the built-in moving test picture.",
 )
-@flags.patience_options
+@flags.timeout_options
 @option("--loop/--no-loop", default=False, section=SOURCE, help="Begin a file again at its end.")
 @option("--frames", type=click.IntRange(1), section=SOURCE, metavar="N", help="End after N frames.")
 @option(

@@ -44,7 +44,7 @@ class SecondsType(click.ParamType):
         what = param.opts[-1] if param is not None else "time"
         seconds = parse_seconds(str(value), what)
         if self.positive and seconds <= 0.0:
-            raise UsageProblem(f"{what} {str(value)!r} is not more than 0 seconds", "Leave it away to take all.")
+            raise UsageProblem(f"{what} {str(value)!r} is not more than 0 seconds", "Omit it to take all.")
         if self.most is not None and seconds > self.most:
             raise UsageProblem(
                 f"{what} {str(value)!r} is more than {self.most:g} seconds", f"Try {what} {self.most:g}."
@@ -69,7 +69,7 @@ BLEND_SECONDS = SecondsType(most=BY_NAME["blend_seconds"].high)
 
 
 class PromptType(click.ParamType):
-    """Text; in MIRAGE_PROMPT several are parted by semicolons."""
+    """Text; in MIRAGE_PROMPT several are separated by semicolons."""
 
     name = "text"
     envvar_list_splitter = ";"
@@ -89,8 +89,7 @@ class DeviceType(click.ParamType):
         plain = text in ("auto", "cpu", "cuda")
         if not plain and not (kind == "cuda" and number.isdecimal()):
             raise UsageProblem(
-                f"device {value!r} is not one of auto, cpu, cuda, cuda:N",
-                "Leave --device away to take the best there is.",
+                f"device {value!r} is not one of auto, cpu, cuda, cuda:N", "Omit --device to use the best available."
             )
         return text
 
@@ -225,7 +224,7 @@ report_options = stack(
     option(
         "--progress/--no-progress",
         default=True,
-        help="Show the dashboard; on by default, plain lines where stderr is no terminal.",
+        help="Show the dashboard; on by default, plain lines if stderr is not a terminal.",
     ),
 )
 
@@ -267,7 +266,7 @@ reconnect_option = option(
 )
 
 
-patience_options = stack(
+timeout_options = stack(
     option(
         "--timeout",
         "timeout_seconds",
@@ -277,7 +276,7 @@ patience_options = stack(
         section=SOURCE,
         envvar="MIRAGE_TIMEOUT",
         metavar="SECONDS",
-        help="A source or output that gives or takes nothing for so long is lost.",
+        help="A source or output that gives or takes nothing for longer is lost.",
     ),
     reconnect_option,
 )
@@ -297,14 +296,14 @@ pace_options = stack(
         default=0.0,
         section=MODEL,
         metavar="LEVELS",
-        help="Do not make a frame anew that differs from the last by less than "
-        "this anywhere (of 255 levels, in the mean of a small field); 2 is a good start, 0 makes all.",
+        help="Reuse the last output if no small region of the input changed by more than this "
+        "(mean, in levels of 255); 2 is a good start, 0 disables.",
     ),
 )
 
 
 class OutputType(click.ParamType):
-    """A name; in MIRAGE_OUTPUT several are parted by line breaks."""
+    """A name; in MIRAGE_OUTPUT several are separated by line breaks."""
 
     name = "file"
     envvar_list_splitter = "\n"
@@ -410,7 +409,7 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
             default="auto",
             show_default=True,
             section=MODEL,
-            help="Who computes: hand-written PTX kernels or torch.",
+            help="What computes the frame: the hand-written PTX kernels or torch.",
         ),
         option(
             "--steps",

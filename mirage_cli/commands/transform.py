@@ -87,7 +87,7 @@ def _print(terminal: Terminal, report: dict[str, Any], rows: list[dict[str, Any]
     section=SOURCE,
     envvar="MIRAGE_TIMEOUT",
     metavar="SECONDS",
-    help="A source or output that hangs for so long is lost. Default: 120, with a pipe never, "
+    help="A source or output that hangs for longer is lost. Default: 120, with a pipe never, "
     "of an output's connection 10.",
 )
 @flags.reconnect_option
