@@ -16,6 +16,9 @@ from typing import Any
 
 from mirage_cli.errors import UsageProblem
 
+PIPE = "-"
+"""The name of standard input and standard output."""
+
 MIN_SIDE = 16
 MAX_SIDE = 8192
 MAX_SECONDS = 100 * 24 * 3600.0
@@ -233,6 +236,17 @@ class EvalConfig:
     output: str | None = None
     sheet: str | None = None
     plot: str | None = None
+
+
+@dataclass(frozen=True)
+class EvalSettings(EvalConfig):
+    """An ``EvalConfig`` with every open number decided."""
+
+    frames: int = 0
+    size: Size = (0, 0)
+    returns: int = 0
+    stills: int = 0
+    jobs: int = 1
 
 
 def parse_size(text: str) -> Size | str:

@@ -13,9 +13,6 @@ import numpy as np
 
 from mirage_cli.measure import Stats
 
-PIPE = "-"
-"""The name of standard input and standard output."""
-
 
 class Upload(Protocol):
     """A picture on its way to the GPU: ``stream.copies.Upload``."""

@@ -307,7 +307,7 @@ def weight_summary(folder: Path) -> dict[str, int | str]:
     }
 
 
-def _read_manifest(folder: Path) -> dict[str, dict[str, int | str]]:
+def _read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
     path = folder / MANIFEST
     try:
         data = json.loads(path.read_text("utf-8"))

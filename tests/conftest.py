@@ -19,11 +19,11 @@ for _name in [name for name in os.environ if name.startswith("MIRAGE_")]:
 # Started in the background, this process may ignore Ctrl-C; what it starts must not inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-import pytest
+import pytest  # noqa: E402  after the environment is set, which torch and OpenCV read when they are imported
 
 pytest.register_assert_rewrite("helpers")  # an assertion that fails there shows its values, as in a test
 
-from helpers.paths import ROOT
+from helpers.paths import ROOT  # noqa: E402  after its assertions are registered
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -1,7 +1,7 @@
-"""Run small frames through the whole-frame program, for compute-sanitizer: frames, width, height as arguments.
+"""Run small frames through the whole-frame plan, for compute-sanitizer: frames, width, height as arguments.
 
 What torch computes before the first frame (constants of the network, the conditioning) is computed on the CPU,
-since racecheck cannot run the convolutions of cuDNN; of CUDA there remain the program's kernels and copies.
+since racecheck cannot run the convolutions of cuDNN; of CUDA there remain the plan's kernels and copies.
 """
 
 from __future__ import annotations
@@ -44,8 +44,7 @@ if __name__ == "__main__":
         session.set_look({"starry-night": 1.0})
     painter = session.painter
     assert isinstance(painter, PlanPainter), painter.reason
-    for launch in painter.plan.launches:  # one after another: the tools do not know of early starts
-        launch.early_start = False
+    painter.plan.plan.use_pdl(False)  # one after another: the tools do not know of PDL
     torch.manual_seed(0)
     frames = [torch.randint(0, 256, (height, width, 3), dtype=torch.uint8, device="cuda") for _ in range(4)]
     frames += [frames[0].roll(shift, 1).contiguous() for shift in range(1, 5)]  # cuts, then motion

@@ -11,8 +11,6 @@ through pipes on this machine.
 
 from __future__ import annotations
 
-import subprocess
-import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -30,11 +28,12 @@ from mirage_cli.frames import Frame, FrameSink, FrameSource
 from mirage_cli.inputs.landscape import TestPicture
 from mirage_cli.inputs.wrappers import PacedSource
 from mirage_cli.measure import Meter, PeakMemory
-from mirage_cli.media.ffmpeg import find_ffmpeg
-from mirage_cli.pipeline import run as run_pipeline
+from mirage_cli.media.h264_loop import H264Loop
+from mirage_cli.pipeline import Flow, causes_raised, run as run_pipeline
 from mirage_cli.prompts.track import LookTrack
 from mirage_cli.runs.machine import commit, gpu_memory, hardware, versions
-from mirage_cli.styling.styler import Engine, Styler
+from mirage_cli.styling.loading import Models
+from mirage_cli.styling.styler import Styler
 
 Clock = Callable[[], float]
 METHOD = (
@@ -43,7 +42,7 @@ METHOD = (
 )
 
 
-def run(config: BenchConfig, *, engine: Engine | None = None, clock: Clock = time.perf_counter) -> dict[str, Any]:
+def run(config: BenchConfig, *, engine: Models | None = None, clock: Clock = time.perf_counter) -> dict[str, Any]:
     """Measure.
 
     Args:
@@ -64,7 +63,7 @@ def run(config: BenchConfig, *, engine: Engine | None = None, clock: Clock = tim
             f"frames {frames} and warm-up {config.warmup} are not 1 and 0 to {MAX_FRAMES}",
             "Try: mirage bench --live --frames 300 --warmup 30",
         )
-    engine = engine or Engine()
+    engine = engine or Models()
     cpu = engine.is_cpu(config.model)
     size = config.size or (CPU_SIZE if cpu else GPU_SIZE)
     block_pixels(size[0])
@@ -80,19 +79,22 @@ def run(config: BenchConfig, *, engine: Engine | None = None, clock: Clock = tim
 
         sink: FrameSink = _H264(size, source.info.fps, look) if config.through == "h264" else _Reader(look)
         try:
-            result = run_pipeline(
-                source,
-                styler.step,
-                sink,
-                meter=meter,
-                newest_wins=True,
-                max_frames=config.warmup + frames,
-                compose=_carried(config.inject_ms),
-                tick=memory.sample,
-                tick_seconds=0.5,
-                timeout_seconds=60.0,
-                clock=clock,
-            )
+            with causes_raised():
+                result = run_pipeline(
+                    Flow(
+                        source,
+                        styler.step,
+                        sink,
+                        meter,
+                        newest_wins=True,
+                        max_frames=config.warmup + frames,
+                        compose=_carried(config.inject_ms),
+                        tick=memory.sample,
+                        tick_seconds=0.5,
+                        timeout_seconds=60.0,
+                        clock=clock,
+                    )
+                )
         finally:
             sink.close()
         about, name = dict(session.describe()), source.info.name
@@ -170,94 +172,14 @@ class _Reader:
 
 
 class _H264:
-    """Encodes each frame, decodes it in another process, and reads the marker of what comes out."""
+    """Reads the marker of each frame behind an encoder and a decoder."""
 
     def __init__(self, size: tuple[int, int], fps: float, look: Callable[[np.ndarray], None]) -> None:
         self.warnings: list[str] = []
-        self._size, self._look = size, look
-        ffmpeg = find_ffmpeg().path
-        quiet = [str(ffmpeg), "-hide_banner", "-loglevel", "error", "-nostdin"]
-        raw = ["-f", "rawvideo", "-pix_fmt", "rgb24"]
-        # ffmpeg holds frames back to probe, to keep a rate and to encode rawvideo in threads: all switched off.
-        shape = ["-video_size", f"{size[0]}x{size[1]}", "-framerate", f"{fps:g}", "-probesize", "32"]
-        encode = ["-c:v", "libx264", "-preset", "ultrafast", "-tune", "zerolatency", "-pix_fmt", "yuv420p"]
-        self._encoder = subprocess.Popen(
-            [
-                *quiet,
-                *raw,
-                *shape,
-                "-i",
-                "-",
-                *encode,
-                "-fps_mode",
-                "passthrough",
-                "-f",
-                "nut",
-                "-flush_packets",
-                "1",
-                "-",
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        self._decoder = subprocess.Popen(
-            [
-                *quiet,
-                "-threads",
-                "1",
-                "-flags",
-                "low_delay",
-                "-probesize",
-                "4096",
-                "-analyzeduration",
-                "0",
-                "-f",
-                "nut",
-                "-i",
-                "-",
-                *raw,
-                "-threads",
-                "1",
-                "-fps_mode",
-                "passthrough",
-                "-flush_packets",
-                "1",
-                "-",
-            ],
-            stdin=self._encoder.stdout,
-            stdout=subprocess.PIPE,
-        )
-        raw_in, encoded, raw_out = self._encoder.stdin, self._encoder.stdout, self._decoder.stdout
-        assert raw_in is not None and encoded is not None and raw_out is not None  # all are pipes
-        self._raw_in, self._raw_out = raw_in, raw_out
-        encoded.close()  # the decoder has it
-        self._thread = threading.Thread(target=self._read, name="mirage-marker", daemon=True)
-        self._thread.start()
-
-    def _read(self) -> None:
-        width, height = self._size
-        while len(data := self._raw_out.read(width * height * 3)) == width * height * 3:
-            self._look(np.frombuffer(data, np.uint8).reshape(height, width, 3))
+        self._loop = H264Loop(size, fps, look)
 
     def write(self, frame: Frame) -> None:
-        try:
-            self._raw_in.write(frame.rgb.data)
-            self._raw_in.flush()
-        except BrokenPipeError as error:
-            raise MediaError(
-                "ffmpeg's H.264 encoder ended", "Try --through sink; mirage doctor checks ffmpeg."
-            ) from error
+        self._loop.write(frame.rgb)
 
     def close(self, commit: bool = True) -> None:
-        try:
-            self._raw_in.close()
-        except BrokenPipeError:
-            pass
-        for process in (self._encoder, self._decoder):
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        self._thread.join(10)
-        self._raw_out.close()
+        self._loop.close()

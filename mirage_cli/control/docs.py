@@ -91,6 +91,7 @@ Send the same objects as text to `ws://127.0.0.1:8765/api/socket`. Each message 
 ```python
 import asyncio, json, aiohttp
 
+
 async def main():
     async with aiohttp.ClientSession() as session:
         async with session.ws_connect("http://127.0.0.1:8765/api/socket") as socket:
@@ -100,6 +101,7 @@ async def main():
                 if data["type"] == "answer":
                     print("applied at frame", data["frame"])
                     break
+
 
 asyncio.run(main())
 ```

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -94,7 +95,7 @@ def run_row(
     model = LsdModel(name, out, net, trainer.device, net.stem.weight.dtype, "ablation")
     trained = {"memory": trainer.config.stream.memory, "motion": trainer.config.stream.motion}
     found = measure(model, row, [part for part, on in trained.items() if not on], data, period)
-    document = {"steps_trained": trainer.progress["step"], "minutes": minutes, "looks": found}
+    document: dict[str, Any] = {"steps_trained": trainer.progress.step, "minutes": minutes, "looks": found}
     keys = {key for found in document["looks"].values() for key, value in found.items() if isinstance(value, float)}
     document["mean"] = {k: float(np.mean([found[k] for found in document["looks"].values()])) for k in sorted(keys)}
     return document
@@ -121,7 +122,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, default=1.0, help="of training a row")
     parser.add_argument("--set", action="append", default=[], help="key=value of the training config, for all rows")
     given = parser.parse_args(arguments)
-    record = {"hardware": hardware(torch.cuda.is_available()), "versions": versions(), "commit": commit(), "rows": {}}
+    record: dict[str, Any] = {
+        "hardware": hardware(torch.cuda.is_available()),
+        "versions": versions(),
+        "commit": commit(),
+        "rows": {},
+    }
     for name in given.rows.split(","):
         record["rows"][name] = run_row(name, given.data, given.out, given.minutes, tuple(given.set))
         file = given.out / f"ablation-{given.rows.replace(',', '-')}.json"

@@ -130,7 +130,8 @@ def measure_drift(
     before = dict(session.counters)
     period = loop_of(clip, frames)
     numbers = Numbers.of(frames, period)
-    places = {ANCHORED + period * k // RETURN_PLACES: None for k in range(RETURN_PLACES)}
+    places = {ANCHORED + period * k // RETURN_PLACES for k in range(RETURN_PLACES)}
+    first_visits: dict[int, np.ndarray] = {}
     returned: dict[int, float] = {}
     last_loop = ANCHORED + ((frames - ANCHORED) // period - 1) * period
     pictures: dict[int, tuple[np.ndarray, np.ndarray]] = {}
@@ -147,9 +148,9 @@ def measure_drift(
         if number + 1 in KEPT_FRAMES:
             pictures[number + 1] = (rgb.copy(), out.copy())
         if number in places:
-            places[number] = out.copy()
-        elif number >= last_loop and (place := number - last_loop + ANCHORED) in places:
-            returned[place] = float(np.abs(out.astype(np.int16) - places[place]).mean())
+            first_visits[number] = out.copy()
+        elif number >= last_loop and (place := number - last_loop + ANCHORED) in first_visits:
+            returned[place] = float(np.abs(out.astype(np.int16) - first_visits[place]).mean())
         if number == ANCHORED + period - 1:
             memory_begin = memory_mib(session)
         now = clock()

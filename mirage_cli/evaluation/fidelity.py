@@ -220,6 +220,7 @@ class KnownWarps:
         return result
 
     def _distance(self, video, targets: Tensor, places: Iterable[int]) -> float:
+        assert self.perceptual is not None, "asked for only where there are weights"
         return float(torch.stack([self.perceptual(video[i].clamp(-1, 1), targets[i]).mean() for i in places]).mean())
 
     def _warped_error(self, pictures: dict[int, np.ndarray]) -> float:

@@ -49,6 +49,7 @@ class BlurStride(nn.Module):
         super().__init__()
         row = torch.tensor([1.0, 2.0, 1.0])
         kernel = torch.outer(row, row) / 16
+        self.filt: Tensor
         self.register_buffer("filt", kernel.expand(channels, 1, 3, 3).clone())
 
     def forward(self, x: Tensor) -> Tensor:
@@ -81,6 +82,8 @@ class PerceptualDistance(nn.Module):
             ]
         )
         self.weighting = nn.ModuleList(nn.Conv2d(width, 1, 1, bias=False) for width in self.WIDTHS)
+        self.shift: Tensor
+        self.scale: Tensor
         self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188])[:, None, None])
         self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450])[:, None, None])
         if weights is not None:
@@ -90,16 +93,15 @@ class PerceptualDistance(nn.Module):
     def _load(self, file: Path) -> None:
         try:
             stored = torch.load(file, map_location="cpu", weights_only=True)
-            convolutions = [m for stage in self.stages for m in stage if isinstance(m, nn.Conv2d)]
+            convolutions = [m for m in self.stages.modules() if isinstance(m, nn.Conv2d)]
             kernels = [key for key in stored if key.startswith("net.") and stored[key].dim() == 4 and "filt" not in key]
             kernels.sort(key=lambda key: int(key.split(".")[1].removeprefix("slice")))
             if len(kernels) != len(convolutions):
                 raise ValueError(f"{len(kernels)} convolutions, not {len(convolutions)}")
             for key, layer in zip(kernels, convolutions):
-                layer.weight.data.copy_(stored[key])
-                layer.bias.data.copy_(stored[key.replace("weight", "bias")])
-            for number, layer in enumerate(self.weighting):
-                layer.weight.data.copy_(stored[f"lin{number}.model.1.weight"])
+                layer.load_state_dict({"weight": stored[key], "bias": stored[key.replace("weight", "bias")]})
+            for number, weighting in enumerate(self.weighting):
+                weighting.load_state_dict({"weight": stored[f"lin{number}.model.1.weight"]})
         except Exception as error:
             raise ModelError(
                 f"{file} holds no weights of shift-tolerant LPIPS: {error}".splitlines()[0], REMEDY
@@ -119,7 +121,8 @@ class PerceptualDistance(nn.Module):
 
     def _some(self, one: Tensor, other: Tensor) -> Tensor:
         pairs = zip(self._features(one.float()), self._features(other.float()), self.weighting)
-        return sum(weigh((a - b).square()).mean(dim=(1, 2, 3)) for a, b, weigh in pairs)
+        distances = [weigh((a - b).square()).mean(dim=(1, 2, 3)) for a, b, weigh in pairs]
+        return sum(distances[1:], distances[0])
 
     def of_frames(self, one: np.ndarray, other: np.ndarray) -> float:
         """Distance of two frames, uint8 [H, W, 3]."""

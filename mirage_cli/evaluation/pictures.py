@@ -98,7 +98,7 @@ def draw_plot(path: str, looks: dict[str, dict]) -> None:
     _save(path, picture)
 
 
-def _write(picture: np.ndarray, text: str, x: int, y: int, colour: tuple[int, int, int] = INK) -> None:
+def _write(picture: np.ndarray, text: str, x: int, y: int, colour: tuple[int, ...] = INK) -> None:
     cv2.putText(picture, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.42, colour, 1, cv2.LINE_AA)
 
 

@@ -120,7 +120,14 @@ def measure_prompts(
         weights = match(text)
         picture = seen(weights)
         if picture != look:
-            wrong.append({"prompt": text, "look": look, "read_as": max(weights, key=weights.get), "picture": picture})
+            wrong.append(
+                {
+                    "prompt": text,
+                    "look": look,
+                    "read_as": max(weights, key=lambda name: weights[name]),
+                    "picture": picture,
+                }
+            )
     count = len(paraphrases)
     return {
         "paraphrases": count,

@@ -14,8 +14,9 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
-from multiprocessing.connection import wait
+from dataclasses import asdict
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import torch
 
 from mirage_cli import __version__
 from mirage_cli.bench.run import weights
-from mirage_cli.config import EVAL_PARTS, EvalConfig
+from mirage_cli.config import EVAL_PARTS, EvalConfig, EvalSettings
 from mirage_cli.errors import MediaError, MirageError, UsageProblem
 from mirage_cli.evaluation import report
 from mirage_cli.evaluation.clips import load_clips
@@ -48,10 +49,11 @@ COUNTED = {"drift": ("frames", "frames_asked"), "fidelity": ("returns", "returns
 Say = Callable[[str], None]
 
 
-def run(config: EvalConfig, note: Say = lambda text: None, warn: Say = lambda text: None) -> dict[str, Any]:
+def run(asked: EvalConfig, note: Say = lambda text: None, warn: Say = lambda text: None) -> dict[str, Any]:
     """Measure, and return the document of ``--json``.
 
     Args:
+        asked: what is asked for; numbers left open are chosen by the machine.
         note, warn: told of progress, and of what is left out.
 
     Raises:
@@ -59,11 +61,11 @@ def run(config: EvalConfig, note: Say = lambda text: None, warn: Say = lambda te
         MirageError: clips, model or device that cannot be had.
     """
     begun = time.monotonic()
-    check_files(config)
-    deadline = begun + config.budget_seconds if config.budget_seconds else float("inf")
-    device = choose_device(config.model.device)
-    known = look_names(config.model.model)
-    config = fill_in(config, known, device.type == "cuda")
+    check_files(asked)
+    deadline = begun + asked.budget_seconds if asked.budget_seconds else float("inf")
+    device = choose_device(asked.model.device)
+    known = look_names(asked.model.model)
+    config = fill_in(asked, known, device.type == "cuda")
     find_weights(config.lpips)  # an error now rather than later
     note(f"reading {config.clips or 'the example clip'}")
     clips = load_clips(config.clips, config.size)
@@ -126,7 +128,7 @@ def check_files(config: EvalConfig) -> None:
         )
 
 
-def fill_in(config: EvalConfig, known: list[str], gpu: bool) -> EvalConfig:
+def fill_in(config: EvalConfig, known: list[str], gpu: bool) -> EvalSettings:
     """The configuration with every open number decided, and checked."""
     if not config.parts:
         raise UsageProblem("no part is named", f"allowed: {', '.join(EVAL_PARTS)}; leave --parts away for all")
@@ -146,8 +148,7 @@ def fill_in(config: EvalConfig, known: list[str], gpu: bool) -> EvalConfig:
     cores, gpus = os.cpu_count() or 1, torch.cuda.device_count() if gpu else 0
     if config.model.device.startswith("cuda:"):
         gpus = 1
-    return replace(
-        config,
+    decided = dict(
         looks=looks,
         parts=tuple(part for part in EVAL_PARTS if part in config.parts),
         frames=frames,
@@ -156,9 +157,10 @@ def fill_in(config: EvalConfig, known: list[str], gpu: bool) -> EvalConfig:
         stills=config.stills or (4 if gpu else 1),
         jobs=config.jobs or (max(1, min(JOBS_A_GPU * gpus, cores, len(looks))) if gpu else 1),
     )
+    return EvalSettings(**{**vars(config), **decided})
 
 
-def plan(config: EvalConfig, clips: int) -> list[Task]:
+def plan(config: EvalSettings, clips: int) -> list[Task]:
     """The tasks, longest first; looks are dealt out over the clips in turn."""
     tasks = [Task("prompts")] if "prompts" in config.parts else []
     for part in ("drift", "temporal", "fidelity", "steps"):
@@ -170,7 +172,7 @@ def plan(config: EvalConfig, clips: int) -> list[Task]:
     return tasks
 
 
-def specs_of(config: EvalConfig, clips: tuple, device: torch.device, deadline: float) -> list[Spec]:
+def specs_of(config: EvalSettings, clips: tuple, device: torch.device, deadline: float) -> list[Spec]:
     """One for each process: GPUs in turn, processor threads shared evenly."""
     if device.type == "cpu":
         devices = ["cpu"]
@@ -202,7 +204,9 @@ def in_processes(specs: list[Spec], tasks: list[Task]) -> Iterator[Message]:
         MirageError: from a process that could not start, where none could.
     """
     context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
-    waiting, doing, processes = deque(tasks), {}, {}
+    waiting = deque(tasks)
+    doing: dict[Connection, Task] = {}
+    processes: dict[Connection, BaseProcess] = {}
     for spec in specs:
         ours, theirs = context.Pipe()
         process = context.Process(target=serve, args=(theirs, spec), daemon=True)
@@ -223,6 +227,7 @@ def in_processes(specs: list[Spec], tasks: list[Task]) -> Iterator[Message]:
     try:
         while processes:
             for connection in wait(list(processes)):
+                assert isinstance(connection, Connection)
                 try:
                     kind, content = connection.recv()
                     if kind == "ready":
@@ -243,8 +248,8 @@ def in_processes(specs: list[Spec], tasks: list[Task]) -> Iterator[Message]:
         for task in waiting:
             yield task, {"failed": "no process was left"}, True, {}
     finally:
-        for process in processes.values():
-            process.terminate()
+        for left in processes.values():
+            left.terminate()
 
 
 def not_finite(found: Any, name: str = "") -> str | None:
@@ -260,7 +265,7 @@ class Keeper:
     """Puts what comes back into the document, and the document into its file."""
 
     def __init__(
-        self, document: dict, config: EvalConfig, tasks: list[Task], begun: float, note: Say, warn: Say
+        self, document: dict, config: EvalSettings, tasks: list[Task], begun: float, note: Say, warn: Say
     ) -> None:
         self.document, self.config, self.tasks, self.begun = document, config, tasks, begun
         self.note, self.warn = note, warn

@@ -57,7 +57,8 @@ def still_flicker(step: Callable[[np.ndarray], np.ndarray], frame: np.ndarray, f
     2311.17982: mean absolute difference of neighbouring frames on static scenes), after ``WARM_UP``
     frames in which a stream may settle.
     """
-    changes, before = [], None
+    changes: list[float] = []
+    before = np.zeros_like(frame, np.int16)
     for number in range(frames):
         out = step(frame).astype(np.int16)
         if number > WARM_UP:

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import torch
 
-from mirage_cli.config import EvalConfig
+from mirage_cli.config import EvalSettings
 from mirage_cli.errors import MirageError
 from mirage_cli.evaluation import drift, prompts, temporal
 from mirage_cli.evaluation.clips import Clip
@@ -58,7 +58,7 @@ class Spec:
         deadline: on ``time.monotonic``.
     """
 
-    config: EvalConfig
+    config: EvalSettings
     clips: tuple[tuple[str, str, str], ...]
     device: str
     threads: int

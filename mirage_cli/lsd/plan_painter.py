@@ -1,4 +1,4 @@
-"""The frame on CUDA as hand-written kernels: one list of launches from picture to picture (program.py)."""
+"""The frame on CUDA as hand-written kernels: one list of launches from picture to picture (plan.py)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from mirage_cli.engine.ops import OpSet
 from mirage_cli.errors import GpuError
 from mirage_cli.lsd.model import FRAME_MULTIPLE, LSDNet
 from mirage_cli.lsd.painter import LsdPainter
+from mirage_cli.lsd.plan import plan_frame, plan_refusal
 from mirage_cli.lsd.plan_work import kernels_of
-from mirage_cli.lsd.program import compile_frame, program_refusal
 from mirage_cli.lsd.sampling import schedule
 from mirage_cli.stream.model import KernelUse, Painted, Stage, unmarked
 from mirage_cli.stream.pixels import padded
@@ -21,7 +21,7 @@ from mirage_cli.stream.pixels import padded
 
 def why_not(net: LSDNet, size: Size) -> str | None:
     """Why the kernels are not made for this network, or for frames of ``size`` (width, height); or None."""
-    return program_refusal(net, net.stem.weight.dtype, padded(size, FRAME_MULTIPLE))
+    return plan_refusal(net, net.stem.weight.dtype, padded(size, FRAME_MULTIPLE))
 
 
 class PlanPainter(LsdPainter):
@@ -29,19 +29,19 @@ class PlanPainter(LsdPainter):
 
     Args:
         ops: the choice of PTX that this follows.
-        early_start: kernels begin before the one ahead has ended (programmatic dependent launch), where they can.
+        pdl: kernels begin before the one ahead has ended (programmatic dependent launch), where they can.
 
     Raises:
         GpuError: this GPU or this network cannot have one; says why.
     """
 
-    def __init__(self, net: LSDNet, size: Size, *, steps: int, seed: int, ops: OpSet, early_start: bool = True) -> None:
+    def __init__(self, net: LSDNet, size: Size, *, steps: int, seed: int, ops: OpSet, pdl: bool = True) -> None:
         if refusal := why_not(net, size):
             raise GpuError(refusal, "use --backend auto or torch")
         super().__init__(net, size, steps=steps, seed=seed, backend="ptx", reason=ops.reason)
         self.ops = ops
         width, height = size
-        self.plan = compile_frame(
+        self.plan = plan_frame(
             net,
             self.history,
             self.memory,
@@ -52,10 +52,9 @@ class PlanPainter(LsdPainter):
             (height, width),
             ops.device,
         )
-        if not early_start:
-            for launch in self.plan.launches:
-                launch.early_start = False
-        self.reason = f"{ops.reason}; the whole frame is one program of {len(self.plan.launches)} launches"
+        if not pdl:
+            self.plan.plan.use_pdl(False)
+        self.reason = f"{ops.reason}; the whole frame is one plan of {len(self.plan.launches)} launches"
         self.derived = frozenset(self._of_plan())
 
     def _of_plan(self) -> dict[str, Tensor]:

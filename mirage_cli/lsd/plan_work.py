@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mirage_cli.engine.layers import LAYERS
-from mirage_cli.engine.program import FrameProgram, LayerCall
+from mirage_cli.engine.conv import ConvCall
 from mirage_cli.kernels.launch import Launch
+from mirage_cli.lsd.plan import FramePlan
 from mirage_cli.stream.model import KernelUse
 
 
-def kernels_of(plan: FrameProgram) -> list[KernelUse]:
+def kernels_of(plan: FramePlan) -> list[KernelUse]:
     """All launches of a frame, those on the side stream last."""
     launches: list[tuple[int | None, Launch]] = [
         *enumerate(plan.launches),
@@ -24,12 +24,12 @@ def kernels_of(plan: FrameProgram) -> list[KernelUse]:
     return [_use(plan, place, launch) for place, launch in launches]
 
 
-def _use(plan: FrameProgram, place: int | None, launch: Launch) -> KernelUse:
+def _use(plan: FramePlan, place: int | None, launch: Launch) -> KernelUse:
     call = None if place is None else plan.layers.get(place)
     flops, bare = 0, None
     if call is not None:
-        flops = LAYERS[call.layer].flops(call.height, call.width, call.weights[0].shape[0])
-        bare = partial(bare_convolution, call, plan.device)
+        flops = call.flops
+        bare = partial(bare_convolution, call, plan.plan.device)
     elif launch.name.startswith("mirage_attention"):
         queries, channels = plan.mixed.shape
         flops = 4 * queries * plan.packed.shape[0] * channels
@@ -38,23 +38,23 @@ def _use(plan: FrameProgram, place: int | None, launch: Launch) -> KernelUse:
 
 def _alone(launch: Launch, stream: int) -> None:
     """Queue a launch that waits for all before it."""
-    early, launch.early_start = launch.early_start, False
+    pdl, launch.pdl = launch.pdl, False
     launch(stream)
-    launch.early_start = early
+    launch.pdl = pdl
 
 
-def bare_convolution(call: LayerCall, device: torch.device) -> Callable[[], Tensor]:
+def bare_convolution(call: ConvCall, device: torch.device) -> Callable[[], Tensor]:
     """A function that does a layer's convolution in torch, NHWC, and nothing else.
 
     The bias (in torch a kernel of its own), norm, modulation, activation, residual and concatenation that the layer's
     kernel does as well are left out.
     """
-    shape = LAYERS[call.layer]
+    shape = call.shape
     parts = [w if w.dim() == 4 else w[:, :, None, None] for w in call.weights]
     if shape.taps == 9:
         parts = parts[:1]  # a second input of a 3x3 layer is left out
     weight = torch.cat(parts, dim=1).contiguous(memory_format=torch.channels_last)
-    x = torch.randn(1, weight.shape[1], call.height * shape.stride, call.width * shape.stride, device=device)
+    x = torch.randn(1, weight.shape[1], call.size[0] * shape.stride, call.size[1] * shape.stride, device=device)
     x = x.to(weight.dtype).contiguous(memory_format=torch.channels_last)
     padding = 1 if shape.taps == 9 else 0
     return lambda: F.conv2d(x, weight, stride=shape.stride, padding=padding)

@@ -68,8 +68,8 @@ def on_cuda(net: LSDNet) -> list[Variant]:
         kernels = SomeOps(_kernels(net), taken)
         return TorchPainter(net, size, steps=steps, seed=SEED, reason=ASKED, backend="ptx", ops=kernels)
 
-    def planned(early_start: bool, size: Size, steps: int) -> LsdPainter:
-        return PlanPainter(net, size, steps=steps, seed=SEED, ops=_kernels(net), early_start=early_start)
+    def planned(pdl: bool, size: Size, steps: int) -> LsdPainter:
+        return PlanPainter(net, size, steps=steps, seed=SEED, ops=_kernels(net), pdl=pdl)
 
     result = [
         Variant("eager", "torch, NCHW, a launch an op", in_nchw, graph=False),

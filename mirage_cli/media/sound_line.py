@@ -80,7 +80,7 @@ class SoundCarrier(Wrapper):
     def carry(self) -> None:
         """Gives the sink what has come."""
         for sound in self._line.take():
-            self.inner.write_sound(sound)  # type: ignore[attr-defined]
+            self.inner.write_sound(sound)
 
     def close(self, commit: bool = True) -> None:
         if commit and self._line.finished:  # the last picture may end before the sound does

@@ -7,9 +7,8 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-from mirage_cli.config import LiveConfig, TransformConfig
+from mirage_cli.config import PIPE, LiveConfig, TransformConfig
 from mirage_cli.errors import MediaError
-from mirage_cli.frames import PIPE
 from mirage_cli.media.addresses import is_url, is_utf8
 from mirage_cli.outputs.virtual_camera import is_virtual_camera
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from mirage_cli import __version__
-from mirage_cli.config import LiveConfig, Size, TransformConfig
+from mirage_cli.config import PIPE, LiveConfig, Size, TransformConfig
 from mirage_cli.errors import MediaError, MirageError, UsageProblem
-from mirage_cli.frames import PIPE, FrameSink, FrameSource, StreamInfo, Ui
+from mirage_cli.frames import FrameSink, FrameSource, StreamInfo, Ui
 from mirage_cli.inputs.pictures import ImageSource, find_images, is_image, is_pattern, pattern_matches
 from mirage_cli.inputs.wrappers import ResizedSource
 from mirage_cli.media.addresses import is_url
@@ -225,7 +225,9 @@ def _open_push(
 
 def _open_one(config: TransformConfig, target: str, source: FrameSource, size: Size, resumable: bool) -> FrameSink:
     from mirage_cli.inputs.file import FileSource
-    from mirage_cli.outputs.file import FileSink, plan_output
+    from mirage_cli.media.formats import encoder_of
+    from mirage_cli.outputs.file import FileSink
+    from mirage_cli.outputs.plan import plan_output
     from mirage_cli.outputs.segments import JobSink, can_be_pieces
 
     inner = source.inner if isinstance(source, ResizedSource) else source
@@ -246,7 +248,7 @@ def _open_one(config: TransformConfig, target: str, source: FrameSource, size: S
         form=config.format if target == PIPE else None,
     )
     again = not isinstance(inner, FileSource) or inner.path is not None
-    pieces = can_be_pieces(plan.container, plan.encoder["c:v"]) and is_plain_file(target)
+    pieces = can_be_pieces(plan.container, encoder_of(plan.encoder)) and is_plain_file(target)
     if not (again and pieces and resumable):
         if config.resume:
             why = "the input is a pipe or an address" if not again else f"the output is {target}"

@@ -1,9 +1,9 @@
 """A live model that keeps up: quality that follows the time there is, and frames that need no model.
 
-``LiveEngine`` stands before the engine of a run; the sessions that it makes are stepped like any
-other. With ``--target-fps`` they take fewer sampler steps, then a smaller size inside, while the
-model is too slow, and go back when there is time. With ``--skip-similar`` a frame that looks like
-the last one that was made gets the same picture again.
+``LiveModels`` wraps the models of a run; its sessions are stepped like any other. With
+``--target-fps`` they take fewer sampler steps, then a smaller size inside, while the model is too
+slow, and go back when there is time. With ``--skip-similar`` a frame that looks like the last one
+that was made gets the same picture again.
 """
 
 from __future__ import annotations
@@ -20,14 +20,17 @@ import numpy as np
 from mirage_cli.config import MIN_SIDE, ModelOptions
 from mirage_cli.frames import Pending, Upload
 from mirage_cli.measure import exact_percentile
+from mirage_cli.prompts.track import Weights
+from mirage_cli.styling.loading import Models
 
 if TYPE_CHECKING:  # torch is imported late
-    from mirage_cli.stream.stepping import State, Stream
+    from mirage_cli.stream.model import PromptMatch
+    from mirage_cli.stream.stepping import State, StepReport, Stream
 
 SCALES = (1.0, 0.84, 0.71, 0.59, 0.5)
 THUMBNAIL = (32, 18)
 MOST_IN_A_ROW = 30
-"""After so many skipped frames one is made, so that a slow change is not missed for ever."""
+"""After this many skipped frames in a row one is made, so that a slow change is not missed."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ class PaceKeeper:
         return self.rungs[self.place]
 
     def saw(self, model_ms: float) -> bool:
-        """Take one frame's time; True when ``rung`` is another one now."""
+        """Take one frame's time; True if ``rung`` has changed."""
         self._recent.append(model_ms)
         now = self._clock()
         stood = now - self._since
@@ -108,11 +111,10 @@ class PaceKeeper:
 
 
 class SimilarFrames:
-    """Tells whether a frame looks like the last one that was made.
+    """Whether a frame looks like the last one that was made.
 
     Args:
-        levels: the difference, in levels of 255, that a field of 1/32 x 1/18 of the picture must
-            reach in its mean.
+        levels: the least difference that counts: of the mean of any of 32x18 fields of the picture, in levels of 255.
     """
 
     def __init__(self, levels: float) -> None:
@@ -142,11 +144,14 @@ class AdaptiveSession:
 
     Args:
         make: (steps, width, height) -> a session.
-        width, height: of the frames in and out.
+        width, height: pixels of the frames in and out.
+        steps: of the best quality.
         keeper: None leaves the quality alone.
         similar: None makes every frame.
-        tell: gets a sentence at each change.
+        tell: gets a sentence at each change of quality.
     """
+
+    copies = None  # a frame is looked at, and perhaps scaled, on the host first
 
     def __init__(
         self,
@@ -161,12 +166,10 @@ class AdaptiveSession:
         self._make, self._size, self._steps = make, (width, height), steps
         self.keeper, self.similar, self._tell = keeper, similar, tell
         self.inner = make(steps, width, height)
-        self.report = self.inner.report
+        self.report: StepReport = self.inner.report
         self.changes: deque[str] = deque(maxlen=100)
-        self._settings: dict[str, Any] = {}
+        self._settings: dict[str, Callable[[Stream], None]] = {}  # what the user set, for the next session
         self._last: np.ndarray | None = None
-
-    copies = None  # the frame that is made may have another size than the one that comes
 
     def step_later(self, upload: Upload) -> Pending:
         raise TypeError("an adaptive session has no copies to send frames ahead with")
@@ -177,18 +180,18 @@ class AdaptiveSession:
     def load_state(self, state: State, *, fit: bool = False) -> None:
         self.inner.load_state(state, fit=fit)
 
-    def set_look(self, weights: dict[str, float]) -> None:
-        self._set("look", weights)
+    def set_look(self, weights: Weights) -> None:
+        self._set("look", lambda session: session.set_look(weights))
 
     def set_strength(self, strength: float) -> None:
-        self._set("strength", strength)
+        self._set("strength", lambda session: session.set_strength(strength))
 
     def set_seed(self, seed: int) -> None:
-        self._set("seed", seed)
+        self._set("seed", lambda session: session.set_seed(seed))
 
-    def _set(self, name: str, value: Any) -> None:
-        getattr(self.inner, f"set_{name}")(value)
-        self._settings[name] = value
+    def _set(self, name: str, setting: Callable[[Stream], None]) -> None:
+        setting(self.inner)
+        self._settings[name] = setting
         if self.similar is not None:
             self.similar.forget()
 
@@ -198,11 +201,9 @@ class AdaptiveSession:
             self.similar.forget()
 
     def step(self, rgb: np.ndarray) -> np.ndarray:
-        """uint8 [H, W, 3] -> uint8 [H, W, 3]; raises what ``Session.step`` raises."""
+        """uint8 [H, W, 3] -> uint8 [H, W, 3]. Raises what the inner session's ``step`` raises."""
         if self.similar is not None and self.similar.like_the_last(rgb) and self._last is not None:
-            from mirage_cli.stream.stepping import StepReport
-
-            self.report = StepReport()
+            self.report = _report_of_nothing()
             return self._last
         size = self._inside()
         begin = time.perf_counter()
@@ -216,6 +217,7 @@ class AdaptiveSession:
         return out
 
     def _inside(self) -> tuple[int, int]:
+        """Width and height that the model works at."""
         if self.keeper is None or self.keeper.rung.scale == 1.0:
             return self._size
         width, height = (max(MIN_SIDE, round(s * self.keeper.rung.scale)) for s in self._size)
@@ -226,8 +228,8 @@ class AdaptiveSession:
         assert self.keeper is not None
         steps, (width, height) = self.keeper.rung.steps, self._inside()
         old, self.inner = self.inner, self._make(steps, width, height)
-        for name, value in self._settings.items():
-            getattr(self.inner, f"set_{name}")(value)
+        for setting in self._settings.values():
+            setting(self.inner)
         self.inner.load_state(old.state(), fit=True)
         text = (
             f"to hold {1e3 / self.keeper.budget_ms:g} frames a second: {steps} "
@@ -248,27 +250,45 @@ class AdaptiveSession:
         return facts
 
 
-class LiveEngine:
-    """An engine whose sessions keep up; all else is the engine's own.
+def _report_of_nothing() -> StepReport:
+    """Of a frame that no model made: no time was spent, and nothing happened."""
+    from mirage_cli.stream.stepping import StepReport  # late: it imports torch, which a session has done by then
+
+    return StepReport()
+
+
+class LiveModels:
+    """A ``ModelLoader`` whose sessions keep up; all else is the inner one's.
 
     Args:
-        engine: the run's.
+        models: the run's.
         target_fps, skip_similar: of ``LiveConfig``.
         tell: gets a sentence at each change of quality.
     """
 
-    def __init__(self, engine: Any, target_fps: float | None, skip_similar: float, tell: Callable[[str], None]) -> None:
-        self._engine, self._target, self._levels, self._tell = engine, target_fps, skip_similar, tell
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._engine, name)
+    def __init__(
+        self, models: Models, target_fps: float | None, skip_similar: float, tell: Callable[[str], None]
+    ) -> None:
+        self._models, self._target, self._levels, self._tell = models, target_fps, skip_similar, tell
 
     def session(self, options: ModelOptions, width: int, height: int) -> AdaptiveSession:
         """A session for frames of that size."""
 
-        def make(steps: int, wide: int, high: int) -> Any:
-            return self._engine.session(replace(options, steps=steps), wide, high)
+        def make(steps: int, wide: int, high: int) -> Stream:
+            return self._models.session(replace(options, steps=steps), wide, high)
 
         keeper = PaceKeeper(self._target, ladder(options.steps)) if self._target else None
         similar = SimilarFrames(self._levels) if self._levels > 0 else None
         return AdaptiveSession(make, width, height, options.steps, keeper, similar, self._tell)
+
+    def is_cpu(self, options: ModelOptions) -> bool:
+        return self._models.is_cpu(options)
+
+    def check_model(self, options: ModelOptions) -> None:
+        self._models.check_model(options)
+
+    def look_names(self, options: ModelOptions) -> tuple[str, ...]:
+        return self._models.look_names(options)
+
+    def match(self, options: ModelOptions, text: str) -> PromptMatch:
+        return self._models.match(options, text)

@@ -1,9 +1,9 @@
-"""Loads model and prompt reader for a run, and makes its sessions."""
+"""Loads models and prompt readers for a run, and makes its sessions."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mirage_cli.config import ModelOptions
 from mirage_cli.frames import Ui
@@ -13,10 +13,25 @@ from mirage_cli.prompts.track import LookTrack, TimedPrompt, build_track
 if TYPE_CHECKING:  # torch is imported late
     from mirage_cli.stream.model import Model, PromptMatch, PromptReader
     from mirage_cli.stream.session import Session
+    from mirage_cli.stream.stepping import Stream
 
 
-class Engine:
-    """Loads model and prompt reader, both late: importing torch takes longer than most errors."""
+class ModelLoader(Protocol):
+    """What a run asks of ``Models``, or of what stands in for it."""
+
+    def is_cpu(self, options: ModelOptions) -> bool: ...
+
+    def check_model(self, options: ModelOptions) -> None: ...
+
+    def session(self, options: ModelOptions, width: int, height: int) -> Stream: ...
+
+    def look_names(self, options: ModelOptions) -> tuple[str, ...]: ...
+
+    def match(self, options: ModelOptions, text: str) -> PromptMatch: ...
+
+
+class Models:
+    """Loads models and prompt readers, each once and late: importing torch takes longer than most errors."""
 
     def __init__(self) -> None:
         self._readers: dict[str, PromptReader] = {}
@@ -99,7 +114,12 @@ class Engine:
         return tuple(dict.fromkeys([*looks, IDENTITY]))
 
     def match(self, options: ModelOptions, text: str) -> PromptMatch:
-        """What a prompt is taken for."""
+        """The looks that a prompt names.
+
+        Raises:
+            UsageProblem: written weights that make no sense.
+            ModelError: the model's looks or the text encoder cannot be read.
+        """
         if options.model not in self._readers:
             from mirage_cli.stream.families import open_prompts
 
@@ -109,10 +129,15 @@ class Engine:
 
 @dataclass(frozen=True)
 class ReadPrompt:
-    """A prompt and the ``PromptMatch`` that it was understood as."""
+    """A prompt and what it was understood as."""
 
     prompt: TimedPrompt
     match: PromptMatch
+
+    @property
+    def seconds(self) -> float:
+        """When it begins."""
+        return self.prompt.time_seconds or 0.0
 
     def document(self) -> dict[str, Any]:
         """For ``--json``."""
@@ -126,8 +151,8 @@ class ReadPrompt:
         }
 
 
-def read_prompts(prompts: list[TimedPrompt], engine: Engine, options: ModelOptions, ui: Ui) -> list[ReadPrompt]:
-    """Find the looks of every prompt, and tell what each was taken for.
+def read_prompts(prompts: list[TimedPrompt], models: ModelLoader, options: ModelOptions, ui: Ui) -> list[ReadPrompt]:
+    """Find the looks of every prompt, and tell the user what each was taken for.
 
     Raises:
         UsageProblem: written weights that make no sense.
@@ -135,7 +160,7 @@ def read_prompts(prompts: list[TimedPrompt], engine: Engine, options: ModelOptio
     """
     result = []
     for prompt in prompts:
-        match = engine.match(options, prompt.text)
+        match = models.match(options, prompt.text)
         (ui.note if match.known else ui.warn)(match.message)
         result.append(ReadPrompt(prompt, match))
     return result
@@ -143,5 +168,5 @@ def read_prompts(prompts: list[TimedPrompt], engine: Engine, options: ModelOptio
 
 def track_of(read: list[ReadPrompt], blend_seconds: float) -> LookTrack:
     """The track of looks of a run, from its read prompts."""
-    changes = [(item.prompt.time_seconds or 0.0, item.match.weights) for item in read]
+    changes = [(item.seconds, item.match.weights) for item in read]
     return build_track(changes, blend_seconds)

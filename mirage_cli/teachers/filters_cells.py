@@ -66,19 +66,17 @@ def superpixels(
     full = torch.cat([x, position], 1)
     shifts = [(di, dj) for di in (-1, 0, 1) for dj in (-1, 0, 1)]
     for _ in range(rounds + 1):
-        best, choice = None, None
+        best = torch.full_like(position[:, :1], math.inf)
+        choice = torch.zeros_like(best)
         for k, (di, dj) in enumerate(shifts):
             there = _spread(_neighbour(cells, di, dj), size, tall)
             near = ((x - there[:, :channels]) ** 2).sum(1, keepdim=True)
             away = (position - there[:, channels:]) ** 2
             far = (away**4).sum(1, keepdim=True) ** 0.25 if square else away.sum(1, keepdim=True)
             distance = near + compactness * compactness * far
-            if best is None:
-                best, choice = distance, torch.zeros_like(distance)
-            else:
-                closer = distance < best
-                best = torch.where(closer, distance, best)
-                choice = torch.where(closer, torch.full_like(choice, float(k)), choice)
+            closer = distance < best
+            best = torch.where(closer, distance, best)
+            choice = torch.where(closer, torch.full_like(choice, float(k)), choice)
         total = torch.zeros_like(cells)
         count = torch.zeros(batch, 1, rows, columns, dtype=x.dtype, device=x.device)
         for k, (di, dj) in enumerate(shifts):

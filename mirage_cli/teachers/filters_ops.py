@@ -96,8 +96,9 @@ def smoothstep(x: Tensor, low: float, high: float) -> Tensor:
     return t * t * (3 - 2 * t)
 
 
-def mix(a: Tensor, b: Tensor, t: Tensor | float) -> Tensor:
-    return a + (b - a) * t
+def mix(a: Tensor | float, b: Tensor | float, t: Tensor | float) -> Tensor:
+    """``a`` where ``t`` is 0, ``b`` where it is 1; one of the three is a tensor."""
+    return torch.as_tensor(a + (b - a) * t)
 
 
 def soft_levels(x: Tensor, levels: int, sharpness: float) -> Tensor:

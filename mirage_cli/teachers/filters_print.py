@@ -105,7 +105,8 @@ def chalkboard_scene(rgb: Tensor) -> Tensor:
 def chalkboard_screen(scene: Tensor) -> Tensor:
     chalk, stick = scene[:, :1], scene[:, 1:]
     tooth = ops.paper_grain(scene, 32, 19, 0.55)
-    strokes = torch.cos(2 * math.pi * sum(ops.pixel_grid(scene)) / 8)
+    across, down = ops.pixel_grid(scene)
+    strokes = torch.cos(2 * math.pi * (across + down) / 8)
     # chalk takes on the board's high points first
     uneven = ops.smoothstep(chalk, 0.02, 0.30) * ops.smoothstep(chalk, 1.1, 0.65)
     laid = chalk + (0.115 * tooth + 0.06 * strokes) * uneven

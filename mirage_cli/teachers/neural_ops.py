@@ -110,7 +110,7 @@ def kuwahara(x: Tensor, radius: float, power: float = 4.0) -> Tensor:
     pad = math.ceil(radius)
     stack = F.pad(torch.cat((mean, variance), 1), (pad,) * 4, mode="reflect")
     height, width = x.shape[-2:]
-    total, weights = 0.0, 0.0
+    total, weights = torch.zeros_like(x), torch.zeros_like(luma)
     for k in range(8):
         dy = round(radius * math.sin(k * math.pi / 4)) + pad
         dx = round(radius * math.cos(k * math.pi / 4)) + pad
@@ -189,7 +189,8 @@ def op_paint(
 
     ``shifts`` renders are averaged, each moved against the net's 4-pixel grid, which hides it.
     """
-    return sum(t.paint(state[source], styles, scale, shift=4 * k // shifts) for k in range(shifts)) / shifts
+    painted = [t.paint(state[source], styles, scale, shift=4 * k // shifts) for k in range(shifts)]
+    return sum(painted[1:], painted[0]) / shifts
 
 
 def op_transfer(
@@ -335,15 +336,11 @@ def op_ramp(
     """Maps lightness to colours; stops are [lightness, r, g, b]. Warm hues may take their own tint."""
     lab = to_lab(state[source])
     light = lab[:, :1]
-    out = None
     colours = [to_lab(colour_tensor(s[1:], lab)) for s in stops]
+    out = colours[0]
     for index in range(len(stops) - 1):
         weight = smoothstep(light, stops[index][0], stops[index + 1][0])
-        out = (
-            colours[0] + (colours[1] - colours[0]) * weight
-            if out is None
-            else (out + (colours[index + 1] - colours[index]) * weight)
-        )
+        out = out + (colours[index + 1] - colours[index]) * weight
     if warm is not None:
         hue = to_lab(state["photo"])
         amount = smoothstep(guided(hue[:, :1], hue[:, 1:2] + hue[:, 2:3], 5, 0.002), 0.03, 0.13)

@@ -114,7 +114,8 @@ class NeuralTeachers(torch.nn.Module):
 
     def transfer(self, x: Tensor, styles: dict[str, float], scale: float) -> Tensor:
         total = sum(styles.values())
-        vector = sum(self.style_vector(key) * (value / total) for key, value in styles.items())
+        parts = [self.style_vector(key) * (value / total) for key, value in styles.items()]
+        vector = sum(parts[1:], parts[0])
 
         def run(pictures: Tensor) -> Tensor:  # the network takes and gives [B, H, W, 3]
             style = vector.expand(pictures.shape[0], 1, 1, -1)

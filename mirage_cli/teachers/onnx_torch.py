@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from mirage_cli.errors import MirageError, ModelError
 
 __all__ = ["OnnxModule", "StyleFeatures"]
 
-Attributes = dict[str, object]
+Attributes = dict[str, Any]
 
 
 def _load_onnx(path: Path):
@@ -214,7 +215,7 @@ _HOST_INPUTS = {
 }
 
 
-def _attribute_value(onnx, attribute) -> object:
+def _attribute_value(onnx: Any, attribute: Any) -> Any:
     value = onnx.helper.get_attribute_value(attribute)
     if isinstance(value, bytes):
         return value.decode()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
@@ -126,7 +127,7 @@ def _build(kind: type, data: dict, where: str):
     return replace(default, **values)
 
 
-def load_config(path: str | Path | None, overrides: list[str] = ()) -> TrainConfig:
+def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> TrainConfig:
     """Read a run's TOML file and apply ``key=value`` or ``section.key=value`` overrides (JSON values).
 
     Raises:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -167,7 +167,7 @@ Renderer = Callable[[str, Tensor], Tensor]
 
 
 def render_bank(
-    stills: list[np.ndarray],
+    stills: Sequence[np.ndarray],
     looks: Iterable[str],
     render: Renderer,
     height: int,

@@ -78,10 +78,11 @@ def error_summary(errors: Sequence[float], alone: Sequence[float], period: int) 
         errors: mean absolute differences to the teacher of successive frames.
         alone: those of one round with the past hidden.
     """
-    result = {
+    off_first = float(np.mean(alone[:FIRST]))
+    result: dict[str, float | list[float] | None] = {
         "first_5": float(np.mean(errors[:FIRST])),
         "first_round": float(np.mean(errors[:period])),
-        "history_off_first_5": float(np.mean(alone[:FIRST])),
+        "history_off_first_5": off_first,
         "history_off_round": float(np.mean(alone)),
     }
     done = (len(errors) - FIRST) // period  # whole rounds, each with its return
@@ -92,8 +93,8 @@ def error_summary(errors: Sequence[float], alone: Sequence[float], period: int) 
             "first_return": at[0],
             "last_return": at[-1],
             "last_over_first_return": ratio(at[-1], at[0]) if done > 1 else None,
-            "last_return_over_history_off": ratio(at[-1], result["history_off_first_5"]),
-            "last_return_above_history_off_levels": 127.5 * (at[-1] - result["history_off_first_5"]),
+            "last_return_over_history_off": ratio(at[-1], off_first),
+            "last_return_above_history_off_levels": 127.5 * (at[-1] - off_first),
         }
     return {"returns": done, **result}
 

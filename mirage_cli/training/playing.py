@@ -19,7 +19,8 @@ class StillWalk(CameraWalk):
         self, bank: PictureBank, streams: int, size: int, config: WalkConfig, generator: torch.Generator
     ) -> None:
         device = bank.photos.device
-        super().__init__(streams, (size, size), tuple(bank.photos.shape[2:]), config, device, generator)
+        height, width = bank.photos.shape[2:]
+        super().__init__(streams, (size, size), (height, width), config, device, generator)
         self.bank, self.choices = bank, len(bank)
 
     def view(self, index: Tensor, look: Tensor, other: Tensor) -> Tensor:

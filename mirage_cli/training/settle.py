@@ -22,7 +22,7 @@ from mirage_cli.training.streams import Task
 CELL = 16  # pixels: wider than a stroke, narrower than the areas that change their tone
 
 
-def again_as_begun(
+def repeat_without_past(
     task: Task, seen: Past, levels: Tensor, rows: Tensor, noise: Tensor, no_memory: Tensor
 ) -> tuple[Task, Past, Tensor]:
     """The inputs of a training step with some streams' frames once more at the end, there without a past.
@@ -34,18 +34,27 @@ def again_as_begun(
         noise: the streams' noise [B, 3, H, W]; no_memory: a token of an empty memory bank [..., C].
 
     Returns:
-        (task, past, levels) of B + n frames; of the task only what the network is told is lengthened.
+        (task, past, levels) of B + n frames; of the task only the network's inputs are lengthened.
     """
+    last, older, luma = (torch.zeros_like(field[rows]) for field in seen[:3])
     fresh = Past(
-        *(torch.zeros_like(field[rows]) for field in seen[:3]),
+        last,
+        older,
+        luma,
         no_memory.detach().to(seen.memory.dtype).expand_as(seen.memory[rows]),
         torch.zeros_like(seen.valid[rows]),
     )
-    begun = {"x_t": noise[rows], "t": torch.zeros_like(task.t[rows]), "d": torch.ones_like(task.d[rows])}
-    longer = {name: torch.cat((getattr(task, name), value)) for name, value in begun.items()}
-    longer |= {name: torch.cat((value := getattr(task, name), value[rows])) for name in ("frame", "look", "strength")}
+    longer = replace(
+        task,
+        x_t=torch.cat((task.x_t, noise[rows])),
+        t=torch.cat((task.t, torch.zeros_like(task.t[rows]))),
+        d=torch.cat((task.d, torch.ones_like(task.d[rows]))),
+        frame=torch.cat((task.frame, task.frame[rows])),
+        look=torch.cat((task.look, task.look[rows])),
+        strength=torch.cat((task.strength, task.strength[rows])),
+    )
     past = Past(*(torch.cat(pair) for pair in zip(seen, fresh)))
-    return replace(task, **longer), past, torch.cat((levels, torch.ones_like(levels[rows])))
+    return longer, past, torch.cat((levels, torch.ones_like(levels[rows])))
 
 
 def settle_difference(settled: Tensor, begun: Tensor, counts: Tensor) -> Tensor:
@@ -53,7 +62,7 @@ def settle_difference(settled: Tensor, begun: Tensor, counts: Tensor) -> Tensor:
 
     Args:
         settled, begun: [n, 3, H, W], with a past and without.
-        counts: [n], 0 where the two are no twins.
+        counts: [n], 0 where the two are not of the same frame.
     """
     tone = F.avg_pool2d(settled - begun, CELL).abs().mean(dim=(1, 2, 3))
     strokes = (edge_strength(settled, CELL) - edge_strength(begun, CELL)).abs().mean(dim=(1, 2, 3))

@@ -119,7 +119,9 @@ class StreamPool:
         self.channels = banks[0][0].channels
         self.sizes = [max(1, round(streams * share)) for _, share in banks]
         self.streams = streams = sum(self.sizes)
-        self.walks = [StillWalk(bank, n, size, config.walk, self.generator) for (bank, _), n in zip(banks, self.sizes)]
+        self.walks: list[StillWalk | ClipPlayer] = [
+            StillWalk(bank, n, size, config.walk, self.generator) for (bank, _), n in zip(banks, self.sizes)
+        ]
         if videos is not None:
             count = max(1, round(streams * videos[1]))
             self.walks.append(ClipPlayer(videos[0], count, size, self.generator))
@@ -237,8 +239,8 @@ class StreamPool:
         for walk, (look, other, index) in zip(self.walks, parts):
             walk.advance()
             views.append(walk.view(index, look, other))
-        views = torch.cat(views)
-        clean, pictures = views[:, :3], views[:, 3:].unflatten(1, (2, 4))  # [B, 2, 4, H, W]: look, mixed in
+        seen = torch.cat(views)
+        clean, pictures = seen[:, :3], seen[:, 3:].unflatten(1, (2, 4))  # [B, 2, 4, H, W]: look, mixed in
         finished = pictures[:, :, :3].clone()
         present = torch.stack((self.look, self.other), dim=1).tolist()  # one wait for the device, not one a look
         for position, look in enumerate(self.own):

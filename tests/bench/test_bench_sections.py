@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from mirage_cli.kernels.shapes import CONV_SHAPES
 
 from mirage_cli.bench import report as bench_report, run as bench
 from mirage_cli.bench.compiled import CompiledPainter
@@ -18,7 +19,7 @@ from mirage_cli.bench.race import host_frame, paced
 from mirage_cli.bench.subjects import Subject, measure, pictures, prepared, rows
 from mirage_cli.config import BenchConfig, ModelOptions
 from mirage_cli.engine import reference
-from mirage_cli.engine.layers import LAYERS
+from mirage_cli.engine.conv import ConvCall
 from mirage_cli.errors import MediaError, UsageProblem
 from mirage_cli.lsd.family import LsdModel
 from mirage_cli.lsd.model import LSDConfig, LSDNet
@@ -121,16 +122,17 @@ def test_the_floor_counts_every_convolution_once() -> None:
     assert kernel_table(session) is None and host_frame(session, FRAMES, 1) is None  # these are CUDA's
 
 
-@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("layer", CONV_SHAPES)
 def test_the_bare_convolution_is_of_the_layers_shape(layer: str) -> None:
-    shape = LAYERS[layer]
+    shape = CONV_SHAPES[layer]
     taps = (3, 3) if shape.taps == 9 else (1, 1)
-    weights = [torch.randn(64, shape.channels0, *taps)]
-    if shape.channels1:
-        weights.append(torch.randn(64, shape.channels1, 1, 1))
+    weights = [torch.randn(64, shape.channels, *taps)]
+    if shape.second_channels:
+        weights.append(torch.randn(64, shape.second_channels, 1, 1))
     if layer.startswith("attention"):
-        weights = [torch.randn(64, shape.channels0)]
-    call = SimpleNamespace(layer=layer, height=6, width=10, weights=weights, bias=torch.randn(64))
+        weights = [torch.randn(64, shape.channels)]
+    unread = torch.empty(0)
+    call = ConvCall(layer=layer, size=(6, 10), in0=unread, weights=tuple(weights), bias=torch.randn(64), out=unread)
     assert bare_convolution(call, torch.device("cpu"))().shape == (1, 64, 6, 10)
 
 
@@ -232,13 +234,13 @@ def test_reports_that_cannot_be(tmp_path) -> None:
 
 
 def test_without_ffmpeg_frames_are_made_and_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    from helpers.slow_model import SlowEngine
+    from helpers.slow_model import SlowModels
 
     def missing() -> None:
         raise MediaError("no ffmpeg", "install it")
 
     monkeypatch.setattr("mirage_cli.media.ffmpeg.find_ffmpeg", missing)
     monkeypatch.setattr(bench, "weights", lambda model: {"sha256": "none"})
-    document = bench.run(BenchConfig(size=(64, 48), frames=3, warmup=0), engine=SlowEngine(0.0, 1.0, 0.0))
+    document = bench.run(BenchConfig(size=(64, 48), frames=3, warmup=0), engine=SlowModels(0.0, 1.0, 0.0))
     assert document["source"] == "test picture" and document["versions"]["ffmpeg"] == "none"
     assert document["frames"] == document["pipelined"]["frames"] == 3

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 
-from mirage_cli.cli import main
+from helpers.fakes import main
 
 # ---- where settings come from -----------------------------------------------------------------
 
 
-def test_flag_over_environment_over_file_over_default(clip, tmp_path, capsys, fakes, monkeypatch):
+def test_flag_over_environment_over_file_over_default(clip, tmp_path, capsys, monkeypatch):
     file = tmp_path / "mirage.toml"
     file.write_text(
         'strength = 0.25\nseed = 5\n[transform]\nsize = "64x48"\nprompt = "night"\n'
@@ -33,7 +33,7 @@ def test_flag_over_environment_over_file_over_default(clip, tmp_path, capsys, fa
     assert run() == ([64, 48], 0.75, 5)
 
 
-def test_bad_settings_are_named(clip, capsys, fakes, monkeypatch, tmp_path):
+def test_bad_settings_are_named(clip, capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("MIRAGE_SIZE", "0x0")
     assert main(["transform", str(clip), "-p", "night"]) == 2
     assert "width 0" in capsys.readouterr().err
@@ -70,7 +70,7 @@ def test_bench_gets_its_settings_and_prints_them(monkeypatch, capsys):
         seen.append((config, more["against_fp32"]))
         return {"frames": config.frames, "latency_ms": {"denoise": {"p50": 1.0, "max": 2.0}}}
 
-    monkeypatch.setattr("mirage_cli.bench.stages.run", run)
+    monkeypatch.setattr("mirage_cli.bench.run.run", run)
     assert main(["bench", "--size", "64x48", "--frames", "7", "--steps", "2", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["frames"] == 7
     config, against = seen[0]

@@ -178,9 +178,9 @@ def test_a_change_that_gets_no_frame_is_withdrawn(monkeypatch):
 
     stalled = threading.Event()
     with running(control="0") as run:
-        match = run.engine.match
-        run.engine.match = lambda options, text: goes_on.wait(5) and match(options, text)
-        session = run.engine.sessions[0]
+        match = run.models.match
+        run.models.match = lambda options, text: goes_on.wait(5) and match(options, text)
+        session = run.models.sessions[0]
         make = session.step
 
         def slow(rgb):
@@ -294,7 +294,7 @@ def test_floods_are_refused_and_the_stream_goes_on(monkeypatch):
             with contextlib.suppress(ConnectionError):
                 for _ in range(1000):
                     await ws.send_str('{"strength": 0.5}')
-            while (message := await ws.receive(timeout=5)).type == aiohttp.WSMsgType.TEXT:
+            while (await ws.receive(timeout=5)).type == aiohttp.WSMsgType.TEXT:
                 pass
             return ws.close_code
 
@@ -413,9 +413,9 @@ def test_a_port_that_is_taken_is_one_error():
     before = threads()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(MediaError, match=f"--control 127.0.0.1:{port} cannot be listened on"):
-            with running(control=str(port)):
-                pass
+        refusal = pytest.raises(MediaError, match=f"--control 127.0.0.1:{port} cannot be listened on")
+        with refusal, running(control=str(port)):
+            pass
     assert threads() == before
 
 
@@ -435,4 +435,4 @@ def test_two_ports_are_one_server():
 
     with running(control="0", preview="127.0.0.1:0") as run:  # the same address, and so one port
         assert browse(run, work)["frame"] > 0
-        assert len(run.live.steering._open[0].addresses) == 1
+        assert len(run.live.steering.servers[0].addresses) == 1

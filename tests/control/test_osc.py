@@ -52,9 +52,9 @@ class Performer:
 
 def performer(run):
     deadline = time.monotonic() + 5
-    while not run.live.steering._open and time.monotonic() < deadline:
+    while not run.live.steering.servers and time.monotonic() < deadline:
         time.sleep(0.01)
-    return Performer(run.live.steering._open[-1].address.port)
+    return Performer(run.live.steering.servers[-1].address.port)
 
 
 def test_each_message_is_applied_and_answered():
@@ -139,9 +139,9 @@ def test_a_flood_is_dropped():
 def test_a_port_that_is_taken_and_a_library_that_is_missing(monkeypatch):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
         taken.bind(("127.0.0.1", 0))
-        with pytest.raises(MediaError, match="--osc 127.0.0.1:.* cannot be listened on"):
-            with running(osc=str(taken.getsockname()[1])):
-                pass
+        refusal = pytest.raises(MediaError, match="--osc 127.0.0.1:.* cannot be listened on")
+        with refusal, running(osc=str(taken.getsockname()[1])):
+            pass
     monkeypatch.setitem(sys.modules, "pythonosc", None)
     with pytest.raises(UsageProblem, match="--osc needs python-osc") as caught, running(osc="0"):
         pass

@@ -45,7 +45,7 @@ class FakeSession:
     frames: int = 0
     echo: float = 0.0  # with FAKE_ECHO, a past that every later frame depends on
     report: StepReport = field(default_factory=lambda: StepReport(dict(TIMES_MS)))
-    copies: None = None
+    copies: None = None  # as on a CPU
 
     def set_look(self, weights):
         assert abs(sum(weights.values()) - 1.0) < 1e-9
@@ -95,7 +95,7 @@ class FakeSession:
         }
 
 
-class FakeEngine:
+class FakeModels:
     def __init__(self, **session):
         self.session_options = session
         self.sessions: list[FakeSession] = []
@@ -143,18 +143,26 @@ class RecordingUi:
         return self.may_overwrite
 
 
+def main(arguments: list[str], models: FakeModels | None = None) -> int:
+    """``mirage`` in this process; the model is a stand-in."""
+    from mirage_cli import cli
+    from mirage_cli.commands.terminal import Call
+
+    return cli.main(arguments, Call(models=models or FakeModels()))
+
+
 if __name__ == "__main__":
     import functools
 
     from mirage_cli import cli
     from mirage_cli.__main__ import run
+    from mirage_cli.commands import transform
+    from mirage_cli.commands.terminal import Call
     from mirage_cli.config import TransformConfig
-    from mirage_cli.runs import batch, live, transform
 
-    cli.TransformConfig = functools.partial(  # type: ignore[misc]
+    transform.TransformConfig = functools.partial(
         TransformConfig, piece_frames=int(os.environ.get("FAKE_PIECE_FRAMES", "250"))
     )
-    transform.Engine = live.Engine = batch.Engine = FakeEngine  # type: ignore[misc,assignment]
     if "FAKE_READY_FD" in os.environ:
         mark, begin = int(os.environ["FAKE_READY_FD"]), cli.cli.main
 
@@ -163,5 +171,5 @@ if __name__ == "__main__":
             os.close(mark)
             return begin(*arguments, **options)
 
-        cli.cli.main = ready  # type: ignore[method-assign]
-    sys.exit(run())
+        cli.cli.main = ready
+    sys.exit(run(Call(models=FakeModels())))

@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from helpers.fakes import FakeEngine, RecordingUi
+from helpers.fakes import FakeModels, RecordingUi
 from helpers.live import config
 from helpers.media import probe
 
@@ -105,9 +105,7 @@ def test_it_is_found_again_under_another_number(monkeypatch, wanted, tmp_path):
     monkeypatch.setattr("mirage_cli.inputs.devices.os.path.exists", lambda path: True)  # of /dev/video0
     plugs, told = Plugs(monkeypatch, Device(3), Device(20)), []
     camera = CameraSource(wanted, timeout_seconds=5.0, tell=told.append)
-    count = 0
-    for _ in camera:
-        count += 1
+    for count, _ in enumerate(camera, start=1):
         if count == 1:  # another camera takes its number, it takes a new one
             plugs.there = [(0, "Desk View"), (4, "Logi C920")]
         if count == 5:
@@ -140,7 +138,7 @@ def test_live_goes_on_when_the_camera_is_back(monkeypatch, tmp_path):
     document = live.run(
         config(camera=0, input=None, size=None, output=str(out), frames=40, timeout_seconds=2.0),
         ui,
-        engine=FakeEngine(),
+        models=FakeModels(),
         keys=False,
     )
     assert document["frames"] == probe(out).frames == 40 and document["ended_by"] == "frames"
@@ -157,7 +155,7 @@ def test_a_camera_that_stays_away_spoils_nothing(monkeypatch, tmp_path, reconnec
         live.run(
             config(camera=0, input=None, size=None, output=str(out), timeout_seconds=0.3, reconnect=reconnect),
             ui,
-            engine=FakeEngine(),
+            models=FakeModels(),
             keys=False,
         )
     assert caught.value.exit_code == 3

@@ -138,7 +138,7 @@ def test_a_wrong_address_is_said_soon():
 
 
 def test_a_push_that_breaks_is_mended(tmp_path, monkeypatch):
-    monkeypatch.setattr("mirage_cli.outputs.open.push.FIRST_SECONDS", 0.1)
+    monkeypatch.setattr("mirage_cli.outputs.push.FIRST_SECONDS", 0.1)
     url = f"tcp://127.0.0.1:{free_port()}"
     told: list[str] = []
     listen = ["-i", f"{url}?listen", "-c", "copy"]
@@ -185,7 +185,7 @@ class Line:
 
 
 def test_a_push_that_takes_nothing_is_lost_after_the_timeout(monkeypatch):
-    monkeypatch.setattr("mirage_cli.outputs.open.push.FIRST_SECONDS", 0.0)
+    monkeypatch.setattr("mirage_cli.outputs.push.FIRST_SECONDS", 0.0)
     made: list[Line] = []
     sink = PushSink("line", lambda again: Line(made, stuck=not made), timeout_seconds=0.3)
     begin = time.perf_counter()
@@ -206,8 +206,8 @@ def test_a_push_that_takes_nothing_is_lost_after_the_timeout(monkeypatch):
 
 
 def test_a_push_that_stays_lost(monkeypatch):
-    monkeypatch.setattr("mirage_cli.outputs.open.push.FIRST_SECONDS", 0.0)
-    monkeypatch.setattr("mirage_cli.outputs.open.push.pause_seconds", lambda attempt: 0.01)
+    monkeypatch.setattr("mirage_cli.outputs.push.FIRST_SECONDS", 0.0)
+    monkeypatch.setattr("mirage_cli.outputs.push.pause_seconds", lambda attempt: 0.01)
 
     def connect(again):
         made.append(1)

@@ -104,6 +104,7 @@ def test_metadata(wheel: Path) -> None:
         "camera",
         "train",
         "tensorboard",
+        "dev",
         "eval",
         "test",
     }

@@ -23,7 +23,7 @@ from mirage_cli.runs import transform
 from mirage_cli.stream import families
 from mirage_cli.stream.families import FAMILIES, look_names, open_model, open_prompts
 from mirage_cli.stream.session import Session
-from mirage_cli.styling.loading import Engine
+from mirage_cli.styling.loading import Models
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ def test_transform_runs_a_model_of_another_family(folder: Path, tmp_path: Path) 
             model=ModelOptions(model=str(folder), device="cpu"),
         ),
         ui,
-        engine=Engine(),
+        models=Models(),
     )
     assert document["model"]["backend_reason"] == "an echo" and document["model"]["looks"] == {"bright sun": 1.0}
     assert [prompt["look"] for prompt in document["prompts"]] == ["a city in snow", "bright sun"]

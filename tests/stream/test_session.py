@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import resource
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.memory import resident_mb
 from helpers.paths import ROOT
 from helpers.sessions import moving, tiny_model
 from mirage_cli.models import catalog
@@ -183,10 +183,10 @@ def test_constant_memory_over_500_frames():
     places = [tensor.data_ptr() for tensor in state()]
     for i in range(60):
         session.step(frames[i % 20])
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = resident_mb()
     for i in range(500):
         session.step(frames[i % 20])
-    grown_mb = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    grown_mb = resident_mb() - before
     assert grown_mb < 8, grown_mb
     assert places == [tensor.data_ptr() for tensor in state()]
 

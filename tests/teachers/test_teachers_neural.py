@@ -72,7 +72,7 @@ def _small_net(path: Path, quantized: bool = False) -> Path:
         "w3": _weights(3, 4, 1, 1, seed=2),
         "b3": _weights(3, seed=3),
     }
-    resize = dict(mode="nearest", nearest_mode="floor", coordinate_transformation_mode="asymmetric")
+    resize = {"mode": "nearest", "nearest_mode": "floor", "coordinate_transformation_mode": "asymmetric"}
     nodes = [
         node("Pad", ["x", "pad"], ["p"], mode="reflect"),
         node("Transpose", ["p"], ["t"], perm=[0, 3, 1, 2]),

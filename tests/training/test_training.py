@@ -117,10 +117,10 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(arguments, tmp_path, 
         return load_config(None, [*arguments, *more])
 
     whole = loop.Trainer(config("whole"), lambda line: None)
-    assert whole.train() and whole.progress["step"] == 9
+    assert whole.train() and whole.progress.step == 9
     asked = iter([False] * 3 + [True])
     first = loop.Trainer(config("parts"), lambda line: None)
-    assert not first.train(stop=lambda: next(asked)) and first.progress["step"] == 4
+    assert not first.train(stop=lambda: next(asked)) and first.progress.step == 4
     said: list[str] = []
     second = loop.Trainer(config("parts"), said.append)
     assert second.same_streams and any("go on where they were" in line for line in said)
