@@ -161,8 +161,8 @@ def longest_shot(frames: list[np.ndarray]) -> tuple[int, int]:
     for number, rgb in enumerate(frames):
         now = _small_luma(rgb)
         if before is not None:
-            moved = warp(before, resize_flow(estimate_motion(before, now), 2))
-            if float(cut_score(moved, now)) > CUT_THRESHOLD:
+            warped = warp(before, resize_flow(estimate_motion(before, now), 2))
+            if float(cut_score(warped, now)) > CUT_THRESHOLD:
                 borders.append(number)
         before = now
     borders.append(len(frames))
