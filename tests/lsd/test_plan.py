@@ -23,6 +23,7 @@ from mirage_cli.lsd.family import LsdModel
 from mirage_cli.lsd.history import History
 from mirage_cli.lsd.memory import MemoryBank
 from mirage_cli.lsd.model import LSDConfig, LSDNet, luma, position_channels
+from mirage_cli.lsd.painter import TorchPainter
 from mirage_cli.lsd.plan import WIDTHS, FramePlan, plan_frame, plan_refusal
 from mirage_cli.lsd.sampling import schedule
 from mirage_cli.stream.motion import estimate_motion
@@ -175,6 +176,15 @@ def test_a_plan_that_cannot_be_had_is_torch_with_the_reason_or_an_error(monkeypa
         "torch: the driver refuses motion.sm90.ptx"
     )
     assert session.step(np.zeros((16, 32, 3), np.uint8)).shape == (16, 32, 3)
+
+
+def test_a_network_that_the_plan_is_not_made_for_takes_kernels_op_by_op_and_says_so(monkeypatch):
+    net = LSDNet(LSDConfig(looks=("a",))).eval().requires_grad_(False)
+    model = LsdModel("tiny", None, net, torch.device("cpu"), torch.float32, "test")
+    monkeypatch.setattr(family, "select_backend", lambda device, backend: (NoKernels(), NoKernels.reason))
+    painter = model.painter((32, 16), steps=1, seed=0, backend="ptx")
+    assert (type(painter), painter.backend) == (TorchPainter, "ptx") and isinstance(painter.ops, NoKernels)
+    assert painter.reason.startswith("ptx: chosen; op by op: ") and "float32" in painter.reason
 
 
 # kernels -------------------------------------------------------------------------------------------------
