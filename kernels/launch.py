@@ -1,6 +1,6 @@
 """Launch loaded kernels through the driver, with the attribute that CuPy's launch cannot set.
 
-``early_start`` is programmatic dependent launch: the kernel may start while the one ahead of it in the
+``early_start`` is programmatic dependent launch (PDL): the kernel may start while the one before it in the
 stream still runs, and waits for it itself (``wait_for_previous`` in tensor_core.cuh). A captured CUDA graph
 keeps that. Arguments are packed once; replaying a plan allocates nothing.
 """
@@ -58,14 +58,14 @@ def _check(code: int, what: str) -> None:
 
 
 class Launch:
-    """One launch with its arguments, ready to be made again and again.
+    """One launch with its arguments, ready to be repeated.
 
     Args:
         name: for messages; function: CUfunction.
         grid, block: blocks and threads, three numbers each.
         shared_bytes: dynamic shared memory of a block.
         arguments: ctypes scalars and structures, kept; a later change of their value counts.
-        early_start: see above.
+        early_start: with PDL, see above.
     """
 
     def __init__(
