@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -219,7 +219,7 @@ class KnownWarps:
             }
         return result
 
-    def _distance(self, video: Sequence[Tensor], targets: Tensor, places: Iterable[int]) -> float:
+    def _distance(self, video: Mapping[int, Tensor] | Sequence[Tensor], targets: Tensor, places: Iterable[int]) -> float:
         assert self.perceptual is not None, "asked for only where there are weights"
         return float(torch.stack([self.perceptual(video[i].clamp(-1, 1), targets[i]).mean() for i in places]).mean())
 

@@ -169,7 +169,8 @@ def frame_loss(
         with torch.no_grad():
             wanted = features(target[half] * 0.5 + 0.5)
         given = features(generated[half].clamp(-1.2, 1.2) * 0.5 + 0.5)
-        terms["features"] = sum((g - w).abs().mean() for g, w in zip(given, wanted)) / len(wanted)
+        first, *others = ((g - w).abs().mean() for g, w in zip(given, wanted))
+        terms["features"] = sum(others, first) / len(wanted)
         loss = loss + config.features * terms["features"]
         if config.style:
             terms["style"] = style_difference(given, wanted)
