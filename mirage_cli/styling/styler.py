@@ -19,10 +19,8 @@ from mirage_cli.prompts.track import LookTrack, Weights
 from mirage_cli.styling.changes import Pause, Reset, SetBlend, SetSeed, SetStrength, StyleChange, SwapSession, TurnTo
 from mirage_cli.styling.torch_errors import explained
 
-if TYPE_CHECKING:
-    from mirage_cli.stream.copies import Copies
-
 if TYPE_CHECKING:  # torch is imported late
+    from mirage_cli.stream.copies import Copies
     from mirage_cli.stream.stepping import Stream
 
 MAX_EVENTS_KEPT = 100

@@ -22,7 +22,7 @@ from mirage_cli.lsd import family, model as lsd_model, plan as plan_module, plan
 from mirage_cli.lsd.family import LsdModel
 from mirage_cli.lsd.history import History
 from mirage_cli.lsd.memory import MemoryBank
-from mirage_cli.lsd.model import LSDConfig, LSDNet, luma, screen_channels
+from mirage_cli.lsd.model import LSDConfig, LSDNet, luma, position_channels
 from mirage_cli.lsd.plan import WIDTHS, FramePlan, plan_frame, plan_refusal
 from mirage_cli.lsd.sampling import schedule
 from mirage_cli.stream.motion import estimate_motion
@@ -74,7 +74,7 @@ def make_plan(
         memory,
         0.3 * random(2, steps, 1, net.modulate.out_features).to(dtype),
         random(1, 3, height, width),
-        screen_channels(height, width, on).to(dtype),
+        position_channels(height, width, on).to(dtype),
         schedule(steps),
         size or (height, width),
         on,
@@ -131,7 +131,7 @@ def test_the_kernels_shapes_are_the_networks():
     assert net.config.widths == WIDTHS
     stem, down0 = CONV_SHAPES["stem"], CONV_SHAPES["down0"]
     assert (stem.channels, stem.second_channels) == (lsd_model.SEEN_CHANNELS, lsd_model.PICTURE_CHANNELS)
-    assert stem.depth + lsd_model.SCREEN_CHANNELS == net.stem.in_channels
+    assert stem.depth + lsd_model.POSITION_CHANNELS == net.stem.in_channels
     assert (down0.channels, down0.second_channels) == (WIDTHS[0], lsd_model.OLDER_CHANNELS)
     assert net.attention.heads * plan_module.HEAD_WIDTH == WIDTHS[2]
 
