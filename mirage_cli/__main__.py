@@ -1,11 +1,21 @@
 """``python -m mirage_cli`` is ``mirage``."""
 
+from __future__ import annotations
+
 import signal
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mirage_cli.styling.loading import Models
 
 
-def run() -> int:
-    """Import the command line and run it; Ctrl-C and SIGTERM are no traceback, however early or late."""
+def run(models: Models | None = None) -> int:
+    """Import the command line and run it; Ctrl-C and SIGTERM never end in a traceback, however early or late.
+
+    Args:
+        models: as in ``cli.main``.
+    """
     listens = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if listens:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing to clean up yet
@@ -16,9 +26,9 @@ def run() -> int:
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a KeyboardInterrupt too, hence 130
     try:
-        return main()
+        return main(models=models)
     finally:
-        # All is written and said; Python only takes its leave.
+        # The work is done and reported; a signal must not disturb Python's own end.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
 

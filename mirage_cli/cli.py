@@ -7,8 +7,8 @@ needs when it runs.
 from __future__ import annotations
 
 import sys
-import time
 import traceback
+from typing import TYPE_CHECKING
 
 import click
 
@@ -19,14 +19,35 @@ from mirage_cli.commands.evaluate import evaluate
 from mirage_cli.commands.listing import devices, doctor, models
 from mirage_cli.commands.live import live
 from mirage_cli.commands.presets import presets
-from mirage_cli.commands.terminal import INTERRUPTED, Asked, fail, guard_streams, lost_stdout, print_error, say
+from mirage_cli.commands.terminal import Call, StdoutLost, Terminal, guard_streams, say
 from mirage_cli.commands.train import train
 from mirage_cli.commands.transform import transform
-from mirage_cli.errors import Interrupted, MediaError, MirageError, UsageProblem
+from mirage_cli.errors import Interrupted, MirageError, UsageProblem
+
+if TYPE_CHECKING:
+    from mirage_cli.styling.loading import Models
 
 
-@click.group(context_settings=flags.CONTEXT, invoke_without_command=True)
-@click.version_option(__version__, "-V", "--version", prog_name="mirage")
+class Program(flags.TerminalHelp, click.Group):
+    """The whole of ``mirage``."""
+
+
+def _show_version(context: click.Context, _param: click.Parameter, wanted: bool) -> None:
+    if wanted and not context.resilient_parsing:
+        context.ensure_object(Call).terminal.print(f"mirage, version {__version__}")
+        context.exit()
+
+
+@click.group(cls=Program, context_settings=flags.CONTEXT, invoke_without_command=True)
+@click.option(
+    "-V",
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="Show the version and exit.",
+)
 @click.pass_context
 def cli(context: click.Context) -> int:
     """Turn a video, a camera or a stream into another look, prompted by text, live.
@@ -39,7 +60,7 @@ def cli(context: click.Context) -> int:
     Exit codes: 0 done, 1 failure, 2 usage, 3 input or output, 4 model, 5 GPU, 130 interrupted.
     """
     if context.invoked_subcommand is None:
-        click.echo(context.get_help(), err=True)
+        say(context.get_help())
         return UsageProblem.exit_code
     return 0
 
@@ -48,49 +69,44 @@ for _command in (transform, live, bench, doctor, devices, models, evaluate, pres
     cli.add_command(_command)
 
 
-def interrupted(message: str) -> int:
-    """Says so, in a document as well where one was asked for; returns the exit code."""
-    say(message)
-    if Asked.json:
-        print_error(message, "", INTERRUPTED)
-    return INTERRUPTED
+def main(arguments: list[str] | None = None, *, models: Models | None = None) -> int:
+    """Run the command line; returns the exit code. Every error is rendered here, once.
 
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code. Every error is rendered here, once."""
-    Asked.begun_seconds = time.perf_counter()
+    Args:
+        arguments: without the program's name; None takes the process's own.
+        models: stands in for the models of transform and live, as tests do; None loads the real ones.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
-    debug = "--debug" in arguments
-    Asked.json = "--json" in arguments
+    call = Call(Terminal(json="--json" in arguments), models=models)
+    terminal = call.terminal
     guard_streams()
     try:
-        code = cli.main(args=arguments, prog_name="mirage", standalone_mode=False)
-        sys.stdout.flush()
+        code = cli.main(args=arguments, prog_name="mirage", standalone_mode=False, obj=call)
+        terminal.flush()
         return int(code or 0)
-    except MirageError as error:
-        if debug:
+    except StdoutLost as error:
+        return terminal.stdout_lost(error)
+    except (Exception, KeyboardInterrupt) as error:
+        if "--debug" in arguments and not isinstance(error, click.ClickException):
             traceback.print_exc()
-        if isinstance(error, Interrupted):
-            return interrupted(error.message)
-        return fail(error.message, error.remedy, error.exit_code, Asked.json)
-    except click.ClickException as error:
-        context = getattr(error, "ctx", None)
-        path = context.command_path if context is not None else "mirage"
-        remedy = f"Try: {path} --help"
-        return fail(error.format_message(), remedy, error.exit_code, Asked.json)
-    except (KeyboardInterrupt, click.Abort):
-        if debug:
-            traceback.print_exc()
-        return interrupted("interrupted: nothing was written")
-    except MemoryError:
-        return fail("not enough memory", "Use a smaller --size.", 1, Asked.json)
-    except Exception as error:
-        if isinstance(error, OSError) and (reason := lost_stdout(error)) is not None:
-            if reason:
-                say(f"error: standard output cannot be written: {reason}", red=True)
-            return MediaError.exit_code
-        if debug:
-            traceback.print_exc()
-        text = (str(error).strip().splitlines() or [""])[0]
-        message = f"{type(error).__name__}: {text}" if text else type(error).__name__
-        return fail(message, "This is a fault of mirage; --debug shows where.", 1, Asked.json)
+        return _render(error, terminal)
+
+
+def _render(error: Exception | KeyboardInterrupt, terminal: Terminal) -> int:
+    """Say what ended a command; returns the exit code."""
+    match error:
+        case Interrupted():
+            return terminal.interrupted(error.message)
+        case MirageError():
+            return terminal.fail(error.message, error.remedy, error.exit_code)
+        case click.ClickException():
+            context = error.ctx if isinstance(error, click.UsageError) else None
+            path = context.command_path if context is not None else "mirage"
+            return terminal.fail(error.format_message(), f"Try: {path} --help", error.exit_code)
+        case KeyboardInterrupt() | click.Abort():
+            return terminal.interrupted("interrupted: nothing was written")
+        case MemoryError():
+            return terminal.fail("not enough memory", "Use a smaller --size.", 1)
+    text = (str(error).strip().splitlines() or [""])[0]
+    message = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return terminal.fail(message, "This is a fault of mirage; --debug shows where.", 1)

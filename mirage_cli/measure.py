@@ -7,11 +7,12 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 THREADS = {"decode": "read", "model": "model", "encode": "write"}  # thread of a run -> its stage
+PERCENTS = (50, 95, 99)
 STAGES = ("read", "prepare", "denoise", "compose", "model", "write", "end_to_end")
 
 
@@ -43,7 +44,7 @@ class LatencyHistogram:
         self.min_ms = min(self.min_ms, latency_ms)
 
     def percentile(self, percent: float) -> float:
-        """The latency that ``percent`` of all are at or under, in ms; NaN when there is none."""
+        """The latency that ``percent`` of all are at or under, in ms; NaN without any."""
         if not self.count:
             return math.nan
         rank = max(1, math.ceil(self.count * percent / 100.0))
@@ -72,9 +73,7 @@ class LatencyHistogram:
         if not self.count:
             return {}
         return {
-            "p50": round(self.percentile(50), 3),
-            "p95": round(self.percentile(95), 3),
-            "p99": round(self.percentile(99), 3),
+            **{f"p{percent}": round(self.percentile(percent), 3) for percent in PERCENTS},
             "max": round(self.max_ms, 3),
             "mean": round(self.total_ms / self.count, 3),
             "count": self.count,
@@ -87,6 +86,18 @@ def exact_percentile(values: Iterable[float], percent: float) -> float:
     if not ordered:
         return math.nan
     return ordered[max(0, math.ceil(len(ordered) * percent / 100.0) - 1)]
+
+
+def percentiles(values: Iterable[float]) -> dict[str, float]:
+    """p50, p95 and p99, nearest rank; NaN for an empty list."""
+    ordered = sorted(values)
+    return {f"p{percent}": exact_percentile(ordered, percent) for percent in PERCENTS}
+
+
+def summary(values: Sequence[float]) -> dict[str, float]:
+    """p50, p95, p99 (nearest rank), max and mean of one value or more, rounded to three digits."""
+    numbers = {**percentiles(values), "max": max(values), "mean": sum(values) / len(values)}
+    return {name: round(value, 3) for name, value in numbers.items()}
 
 
 class RateMeter:
@@ -177,7 +188,7 @@ class Meter:
         """Which part of a run was at work, and for how much of its time.
 
         A thread that waits for another one's frame, or for room to put its own, is not busy; a decode or
-        encode thread that waits for its file or its ffmpeg is, for there its stage is slow.
+        encode thread that waits for its file or its ffmpeg is, as there its own stage is slow.
 
         Args:
             seconds: of the run, from the first read to the last write.
@@ -197,7 +208,7 @@ class Meter:
         return {"busy": shares, "limiting_stage": max(spent, key=spent.__getitem__) if any(spent.values()) else None}
 
     def latency_summary(self) -> dict[str, dict[str, float | int]]:
-        """Stage -> p50, p95, p99, max, mean in ms; stages nobody counted are left out."""
+        """Stage -> p50, p95, p99, max, mean in ms; stages without a count are left out."""
         with self._lock:
             return {name: h.summary() for name, h in self.stages.items() if h.count}
 
@@ -224,7 +235,7 @@ class PeakMemory:
         self._children = 0.0
 
     def sample(self) -> None:
-        """Look at the children while they live; once a second is plenty."""
+        """Read the children's peaks while they live; once a second is enough."""
         try:
             tasks = os.listdir("/proc/self/task")
         except OSError:
@@ -237,7 +248,7 @@ class PeakMemory:
             except OSError:
                 continue
             alive |= set(pids)
-        # Of those that live now: a long job has an encoder for each piece, one after another.
+        # Of those that live now: a long job has an encoder for each segment, one after another.
         self._children = max(self._children, sum(map(_high_water_mb, alive)))
 
     def megabytes(self) -> dict[str, float]:
@@ -266,7 +277,7 @@ class Stats:
         size: width and height in pixels.
         model, device, dtype, backend, steps: of the session.
         frames_in, frames_out, dropped: counted so far.
-        frames_total: expected, None where nobody knows.
+        frames_total: expected, None if unknown.
         fps_in, fps_out: frames a second over the last frames.
         p50_ms, p95_ms, p99_ms: latency of the last frames from source to sink; NaN before any.
         model_p50_ms, model_p95_ms: of the model alone; the rest of a latency is reading, writing
@@ -274,9 +285,9 @@ class Stats:
         elapsed_seconds: since the first read; ``left_seconds`` until the end, None if unknown.
         position_seconds: time of the last written frame in the stream.
         cuts, guard_events: counted so far; ``last_event`` in words.
-        typed: the line being typed, None where nothing is read.
-        message: the last thing worth telling.
-        strength: of the look, None where it is not to be shown.
+        typed: the line being typed, None if standard input is not read.
+        message: the last event worth showing.
+        strength: of the look, None if not shown.
         paused: the last picture is held; ``recording`` is the file being recorded, None for none.
         control: where the stream can be steered from, as a URL.
     """

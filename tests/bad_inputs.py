@@ -491,25 +491,21 @@ class Runner:
     """Runs cases in this process; the shipped model and its prompt reader are loaded once."""
 
     def __init__(self, limit_seconds: float) -> None:
-        from mirage_cli.runs import live, transform
-        from mirage_cli.styling.styler import Engine
+        from mirage_cli.styling.loading import Models
 
-        shared = Engine()
+        shared = Models()
 
-        class SharedEngine(Engine):
-            """Another model is loaded anew, so that nothing of a tampered one stays."""
-
-            def __new__(cls) -> Any:
-                return super().__new__(cls)
+        class SharedModels(Models):
+            """Another model is loaded for each case, so that nothing of a tampered one stays."""
 
             def session(self, options: Any, width: int, height: int) -> Any:
                 mine = options.model == "lsd-small"
-                return Engine.session(shared if mine else self, options, width, height)
+                return Models.session(shared if mine else self, options, width, height)
 
             def match(self, options: Any, text: str) -> Any:
-                return Engine.match(shared if options.model == "lsd-small" else self, options, text)
+                return Models.match(shared if options.model == "lsd-small" else self, options, text)
 
-        transform.Engine = live.Engine = SharedEngine  # type: ignore[misc]
+        self.models = SharedModels
         self.limit = limit_seconds
 
     def run(
@@ -543,7 +539,7 @@ class Runner:
         signal.setitimer(signal.ITIMER_REAL, self.limit)
         try:
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-                code = main(arguments)
+                code = main(arguments, models=self.models())
         except Hang:
             code = -999
         except BaseException as error:

@@ -32,10 +32,11 @@ from mirage_cli.inputs.landscape import TestPicture
 from mirage_cli.inputs.wrappers import PacedSource
 from mirage_cli.measure import Meter, PeakMemory
 from mirage_cli.media.ffmpeg import find_ffmpeg
-from mirage_cli.pipeline import run as run_pipeline
+from mirage_cli.pipeline import Flow, causes_raised, run as run_pipeline
 from mirage_cli.prompts.track import LookTrack
 from mirage_cli.runs.machine import commit, gpu_memory, hardware, versions
-from mirage_cli.styling.styler import Engine, Styler
+from mirage_cli.styling.loading import Models
+from mirage_cli.styling.styler import Styler
 
 Clock = Callable[[], float]
 METHOD = (
@@ -44,7 +45,7 @@ METHOD = (
 )
 
 
-def run(config: BenchConfig, *, engine: Engine | None = None, clock: Clock = time.perf_counter) -> dict[str, Any]:
+def run(config: BenchConfig, *, engine: Models | None = None, clock: Clock = time.perf_counter) -> dict[str, Any]:
     """Measure.
 
     Args:
@@ -65,7 +66,7 @@ def run(config: BenchConfig, *, engine: Engine | None = None, clock: Clock = tim
             f"frames {config.frames} and warm-up {config.warmup} are not 1 and 0 to {MAX_FRAMES}",
             "Try: mirage bench --live --frames 300 --warmup 30",
         )
-    engine = engine or Engine()
+    engine = engine or Models()
     cpu = engine.is_cpu(config.model)
     size = config.size or (CPU_SIZE if cpu else GPU_SIZE)
     block_pixels(size[0])
@@ -81,19 +82,22 @@ def run(config: BenchConfig, *, engine: Engine | None = None, clock: Clock = tim
 
         sink: FrameSink = _H264(size, source.info.fps, look) if config.through == "h264" else _Reader(look)
         try:
-            result = run_pipeline(
-                source,
-                styler.step,
-                sink,
-                meter=meter,
-                newest_wins=True,
-                max_frames=config.warmup + config.frames,
-                compose=_carried(config.inject_ms),
-                tick=memory.sample,
-                tick_seconds=0.5,
-                timeout_seconds=60.0,
-                clock=clock,
-            )
+            with causes_raised():
+                result = run_pipeline(
+                    Flow(
+                        source,
+                        styler.step,
+                        sink,
+                        meter,
+                        newest_wins=True,
+                        max_frames=config.warmup + config.frames,
+                        compose=_carried(config.inject_ms),
+                        tick=memory.sample,
+                        tick_seconds=0.5,
+                        timeout_seconds=60.0,
+                        clock=clock,
+                    )
+                )
         finally:
             sink.close()
         about, name = dict(session.describe()), source.info.name

@@ -19,7 +19,7 @@ import numpy as np
 
 from mirage_cli.errors import UsageProblem
 from mirage_cli.frames import Frame, FrameSource, Wrapper
-from mirage_cli.measure import exact_percentile
+from mirage_cli.measure import summary
 
 COUNTER_BITS, CHECK_BITS = 24, 8
 BLOCKS = 2 + COUNTER_BITS + CHECK_BITS
@@ -150,13 +150,5 @@ class Sightings:
             "unreadable": self.unreadable,
         }
         if kept:
-            result["latency_ms"] = {
-                "min": round(min(kept), 3),
-                "p50": round(exact_percentile(kept, 50), 3),
-                "p95": round(exact_percentile(kept, 95), 3),
-                "p99": round(exact_percentile(kept, 99), 3),
-                "max": round(max(kept), 3),
-                "mean": round(sum(kept) / len(kept), 3),
-                "count": len(kept),
-            }
+            result["latency_ms"] = {"min": round(min(kept), 3), **summary(kept), "count": len(kept)}
         return result

@@ -34,7 +34,7 @@ from mirage_cli.inputs.wrappers import LoopedSource
 from mirage_cli.measure import PeakMemory
 from mirage_cli.models import catalog
 from mirage_cli.runs.machine import commit, gpu_memory, hardware, versions
-from mirage_cli.styling.styler import Engine
+from mirage_cli.styling.loading import Models
 
 GPU_FRAMES, CPU_FRAMES = 2000, 20
 PACES_HERTZ, PACED_SECONDS = (30.0, 60.0), 5
@@ -95,7 +95,7 @@ EXAMPLE_CLIP = _CLONE / "examples" / "bunny.mp4"
 def run(
     config: BenchConfig,
     *,
-    engine: Engine | None = None,
+    engine: Models | None = None,
     against_fp32: bool = False,
     clock: Clock = time.perf_counter,
     begun_seconds: float | None = None,
@@ -125,7 +125,7 @@ def run(
     if config.report is not None:
         bench_report.check(config.report)
     begun = clock() if begun_seconds is None else begun_seconds
-    engine = engine or Engine()
+    engine = engine or Models()
     cpu = engine.is_cpu(config.model)
     size = config.size or (CPU_SIZE if cpu else GPU_SIZE)
     if config.ladder or config.race or config.paced or config.floor:

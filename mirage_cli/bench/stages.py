@@ -26,9 +26,9 @@ from mirage_cli.config import BenchConfig
 from mirage_cli.errors import MediaError, MirageError
 from mirage_cli.frames import Frame, FrameSink, FrameSource
 from mirage_cli.inputs.wrappers import LoopedSource
-from mirage_cli.measure import Meter, PeakMemory, exact_percentile
-from mirage_cli.pipeline import run as run_pipeline
-from mirage_cli.styling.styler import Engine
+from mirage_cli.measure import Meter, PeakMemory, exact_percentile, summary
+from mirage_cli.pipeline import Flow, causes_raised, run as run_pipeline
+from mirage_cli.styling.loading import Models
 
 BUDGETS_MS = (40.0, 16.0, 10.0)
 STAGES = ("read", "prepare", "denoise", "compose", "write")
@@ -81,7 +81,7 @@ def _summary(rows: list[dict[str, float]]) -> dict[str, Any]:
     whole = sum(columns["end_to_end"])
     staged = sum(sum(columns[name]) for name in STAGES)
     return {
-        "latency_ms": {name: percentiles(values) for name, values in columns.items()},
+        "latency_ms": {name: summary(values) for name, values in columns.items()},
         "stages_over_end_to_end": round(staged / whole, 4),
         "budgets": [
             {
@@ -95,30 +95,19 @@ def _summary(rows: list[dict[str, float]]) -> dict[str, Any]:
     }
 
 
-def percentiles(values_ms: list[float]) -> dict[str, float]:
-    """p50, p95, p99 (nearest rank), max and mean of latencies in ms."""
-    return {
-        "p50": round(exact_percentile(values_ms, 50), 3),
-        "p95": round(exact_percentile(values_ms, 95), 3),
-        "p99": round(exact_percentile(values_ms, 99), 3),
-        "max": round(max(values_ms), 3),
-        "mean": round(sum(values_ms) / len(values_ms), 3),
-    }
-
-
 def _pipelined(
     open_source: Callable[[], FrameSource], session: Any, frames: int, clock: Clock, memory: PeakMemory
 ) -> dict[str, Any]:
     """The rate of the threaded pipeline, as transform runs it; on a GPU also with the copies in the model's turn."""
-    result = _rate(open_source, session, frames, clock, memory, ahead=True)
+    result = _rate(open_source, session, frames, clock, memory, prefetch=True)
     if getattr(session, "copies", None) is not None:
-        in_turn = _rate(open_source, session, frames, clock, memory, ahead=False)
+        in_turn = _rate(open_source, session, frames, clock, memory, prefetch=False)
         result["copies_in_turn_frames_per_second"] = in_turn["frames_per_second"]
     return result
 
 
 def _rate(
-    open_source: Callable[[], FrameSource], session: Any, frames: int, clock: Clock, memory: PeakMemory, ahead: bool
+    open_source: Callable[[], FrameSource], session: Any, frames: int, clock: Clock, memory: PeakMemory, prefetch: bool
 ) -> dict[str, Any]:
     """Frames a second through the pipeline's threads.
 
@@ -126,7 +115,7 @@ def _rate(
     frame written in each playing counts, so that opening files does not.
     """
     denoise_ms: list[float] = []
-    copies = getattr(session, "copies", None) if ahead else None
+    copies = getattr(session, "copies", None) if prefetch else None
 
     def step(frame: Frame) -> Any:
         rgb = session.step(frame.rgb) if copies is None else session.step_later(frame.upload)
@@ -140,18 +129,20 @@ def _rate(
     while len(denoise_ms) < frames:
         source = open_source()
         left = frames - len(denoise_ms)
-        with closing(source), _TemporarySink(source) as sink:
+        with closing(source), _TemporarySink(source) as sink, causes_raised():
             stamped = _StampedSink(sink, clock)
             run_pipeline(
-                source,
-                step,
-                stamped,
-                meter=Meter(),
-                max_frames=left,
-                clock=clock,
-                ahead=None if copies is None else send,
-                tick=memory.sample,
-                tick_seconds=0.5,
+                Flow(
+                    source,
+                    step,
+                    stamped,
+                    Meter(),
+                    max_frames=left,
+                    clock=clock,
+                    prefetch=None if copies is None else send,
+                    tick=memory.sample,
+                    tick_seconds=0.5,
+                )
             )
         if stamped.count < 2 and left > 1:
             raise MediaError(
@@ -195,7 +186,7 @@ class _StampedSink:
 
 def _fp32_ratio(
     config: BenchConfig,
-    engine: Engine,
+    engine: Models,
     size: tuple[int, int],
     open_source: Callable[[], FrameSource],
     rows: list[dict[str, float]],

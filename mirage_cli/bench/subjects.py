@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from mirage_cli.inputs.landscape import TestPicture
-from mirage_cli.measure import exact_percentile
+from mirage_cli.measure import exact_percentile, percentiles
 
 WARM_UP = 50
 TURN = 25  # frames of one subject before the next one's turn
@@ -49,7 +49,7 @@ def pictures(width: int, height: int, count: int = PICTURES) -> list[np.ndarray]
 
 def summary(times_ms: Sequence[float]) -> dict[str, float | int]:
     """p50, p95, p99 and max in ms, and how many."""
-    numbers = {f"p{p}": round(exact_percentile(times_ms, p), 4) for p in (50, 95, 99)}
+    numbers = {name: round(value, 4) for name, value in percentiles(times_ms).items()}
     return {**numbers, "max": round(max(times_ms), 4), "frames": len(times_ms)}
 
 

@@ -8,7 +8,8 @@ import click
 
 from mirage_cli.commands import options as flags
 from mirage_cli.commands.options import OUTPUT, SOURCE, SectionCommand, option
-from mirage_cli.commands.terminal import Asked, make_ui, print_json, print_rich
+from mirage_cli.commands.terminal import Call
+from mirage_cli.commands.ui import make_ui
 from mirage_cli.config import BenchConfig
 from mirage_cli.errors import UsageProblem
 
@@ -85,7 +86,8 @@ from mirage_cli.errors import UsageProblem
 @flags.model_options
 @flags.report_options
 @flags.config_options
-def bench(**values: Any) -> int:
+@click.pass_obj
+def bench(call: Call, **values: Any) -> int:
     """Measure speed, latency and memory on this machine.
 
     \b
@@ -94,8 +96,7 @@ def bench(**values: Any) -> int:
     mirage bench --live
     mirage bench --ladder --race --floor --report bench.html
     """
-    ui = make_ui(values)
-    as_json = values.pop("as_json")
+    ui = make_ui(call, values)
     if values["size"] == "native":
         raise UsageProblem("bench needs a size in pixels, not native", "Try --size 512x288.")
     against_fp32 = values.pop("against_fp32")
@@ -112,13 +113,13 @@ def bench(**values: Any) -> int:
         from mirage_cli.bench import run as job
 
         ui.note(job.intention(config))
-        document = job.run(config, against_fp32=against_fp32, begun_seconds=Asked.begun_seconds)
-    if as_json:
-        print_json(document)
+        document = job.run(config, against_fp32=against_fp32, begun_seconds=call.begun_seconds)
+    if call.terminal.json:
+        call.terminal.print_json(document)
     else:
         from mirage_cli.commands.tables import data_tables
 
-        print_rich(data_tables(document))
+        call.terminal.print_rich(data_tables(document))
     return 0
 
 

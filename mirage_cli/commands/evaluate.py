@@ -8,7 +8,8 @@ import click
 
 from mirage_cli.commands import options as flags
 from mirage_cli.commands.options import OUTPUT, SOURCE, SectionCommand, option
-from mirage_cli.commands.terminal import make_ui, print_json, print_rich
+from mirage_cli.commands.terminal import Call, Terminal
+from mirage_cli.commands.ui import make_ui
 from mirage_cli.config import EVAL_PARTS, EvalConfig
 from mirage_cli.errors import Interrupted, UsageProblem
 
@@ -117,7 +118,8 @@ class NamesType(click.ParamType):
 @flags.model_options
 @flags.report_options
 @flags.config_options
-def evaluate(**values: Any) -> int:
+@click.pass_obj
+def evaluate(call: Call, **values: Any) -> int:
     """Measure how good a model is: drift, consistency in time, fidelity, prompts.
 
     Clips are played to and fro inside one shot, as long as it takes. docs/evaluation.md explains every
@@ -128,8 +130,7 @@ def evaluate(**values: Any) -> int:
     mirage eval --clips held-out --looks all --frames 1000 --sheet looks.jpg --plot drift.png
     mirage eval --parts drift --looks mosaic,night --frames 10000 --json
     """
-    ui = make_ui(values)
-    as_json = values.pop("as_json")
+    ui = make_ui(call, values)
     if values["size"] == "native":
         raise UsageProblem("eval needs a size in pixels, not native", "Try --size 256x144.")
     model = flags.take_model_options(values)
@@ -139,24 +140,24 @@ def evaluate(**values: Any) -> int:
 
     progress = ui.note if ui.progress else lambda text: None
     document = job.run(config, progress, ui.warn)
-    if as_json:
-        print_json(document)
+    if call.terminal.json:
+        call.terminal.print_json(document)
     else:
-        _print(document, report.rows(document))
+        _print(call.terminal, document, report.rows(document))
     return Interrupted.exit_code if document.get("interrupted") else int(bool(document.get("failed")))
 
 
-def _print(document: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+def _print(terminal: Terminal, document: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     from mirage_cli.commands.tables import rows_table
 
     if rows:
-        print_rich(rows_table(rows, f"{document['settings']['model']['model']}, {document['commit']}"))
+        terminal.print_rich(rows_table(rows, f"{document['settings']['model']['model']}, {document['commit']}"))
     if document["bars"]:
-        click.echo()
-        print_rich(rows_table(document["bars"], "over all looks"))
+        terminal.print()
+        terminal.print_rich(rows_table(document["bars"], "over all looks"))
     reasons: dict[str, list[str]] = {}
     for entry in document["left_out"]:
         reasons.setdefault(f"{entry['part']}: {entry['why']}", []).append(entry.get("look", ""))
     for reason, looks in reasons.items():
         named = ", ".join(look for look in looks if look)
-        click.echo(f"left out: {reason}" + (f" ({named})" if named else ""))
+        terminal.print(f"left out: {reason}" + (f" ({named})" if named else ""))

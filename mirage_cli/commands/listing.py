@@ -8,13 +8,14 @@ import click
 
 from mirage_cli.commands import options as flags
 from mirage_cli.commands.options import SectionCommand, option
-from mirage_cli.commands.terminal import print_json, print_rich, say
+from mirage_cli.commands.terminal import Call, say
 
 
 @click.command(cls=SectionCommand)
 @option("--json/--no-json", "as_json", default=False, envvar="MIRAGE_JSON", help="Print one JSON document.")
 @flags.config_options
-def devices(as_json: bool) -> int:
+@click.pass_obj
+def devices(call: Call, as_json: bool) -> int:
     """List cameras, virtual cameras and screens.
 
     Each with what to type for it. A camera may be given by number, by a part of its name or by its /dev path.
@@ -27,15 +28,15 @@ def devices(as_json: bool) -> int:
 
     found = list_devices()
     if as_json:
-        print_json({"command": "devices", **found})
+        call.terminal.print_json({"command": "devices", **found})
         return 0
     from mirage_cli.commands.tables import rows_table
 
     for title, key in (("cameras", "cameras"), ("virtual cameras", "virtual_cameras"), ("screens", "screens")):
         if not found[key]:
-            click.echo(f"{title}: none found")
+            call.terminal.print(f"{title}: none found")
             continue
-        print_rich(rows_table([_row(entry) for entry in found[key]], title))
+        call.terminal.print_rich(rows_table([_row(entry) for entry in found[key]], title))
     return 0
 
 
@@ -51,7 +52,8 @@ def _row(entry: dict[str, Any]) -> dict[str, Any]:
 @click.command(cls=SectionCommand)
 @option("--json/--no-json", "as_json", default=False, envvar="MIRAGE_JSON", help="Print one JSON document.")
 @flags.config_options
-def doctor(as_json: bool) -> int:
+@click.pass_obj
+def doctor(call: Call, as_json: bool) -> int:
     """Check this machine; each finding comes with its fix.
 
     Looks at Python, torch, GPU, ffmpeg, cameras and models. Ends with 1 when the main job cannot run on this machine.
@@ -61,30 +63,31 @@ def doctor(as_json: bool) -> int:
     findings = job.run()
     failed = [finding["name"] for finding in findings if finding["status"] == "fail"]
     if as_json:
-        print_json({"command": "doctor", "ok": not failed, "findings": findings})
+        call.terminal.print_json({"command": "doctor", "ok": not failed, "findings": findings})
     else:
         from mirage_cli.commands.tables import doctor_table
 
-        print_rich(doctor_table(findings))
+        call.terminal.print_rich(doctor_table(findings))
         if failed:
             say(f"\nmirage cannot run here: {', '.join(failed)}", red=True)
         else:
-            click.echo("\nmirage transform can run here.")
+            call.terminal.print("\nmirage transform can run here.")
     return job.exit_code(findings)
 
 
 @click.command(cls=SectionCommand)
 @option("--json/--no-json", "as_json", default=False, envvar="MIRAGE_JSON", help="Print one JSON document.")
 @flags.config_options
-def models(as_json: bool) -> int:
+@click.pass_obj
+def models(call: Call, as_json: bool) -> int:
     """List models, their looks and prompts for each."""
     from mirage_cli.models.catalog import describe_models
 
     entries = describe_models()
     if as_json:
-        print_json({"command": "models", "models": entries})
+        call.terminal.print_json({"command": "models", "models": entries})
     else:
         from mirage_cli.commands.tables import models_table
 
-        print_rich(models_table(entries))
+        call.terminal.print_rich(models_table(entries))
     return 0

@@ -9,7 +9,8 @@ import click
 from mirage_cli.commands import options as flags
 from mirage_cli.commands.options import CONTROL, OUTPUT, SOURCE, SectionCommand, option, stack
 from mirage_cli.commands.presets import preset_option
-from mirage_cli.commands.terminal import Asked, finish, make_ui
+from mirage_cli.commands.terminal import Call
+from mirage_cli.commands.ui import finish, make_ui
 from mirage_cli.config import LiveConfig
 
 control_options = stack(
@@ -110,7 +111,8 @@ control_options = stack(
 @flags.model_options
 @flags.report_options
 @flags.config_options
-def live(**values: Any) -> int:
+@click.pass_obj
+def live(call: Call, **values: Any) -> int:
     """Turn a camera or stream into another look, live.
 
     The newest frame wins: what the model has no time for is dropped, so latency never builds up.
@@ -124,11 +126,10 @@ def live(**values: Any) -> int:
     mirage live --input clip.mp4 --loop -p mosaic
     mirage live --input rtsp://host/stream -p night -o out.mkv --duration 60
     """
-    ui = make_ui(values)
-    as_json = values.pop("as_json")
+    ui = make_ui(call, values)
     if values["window"] is None:
         values["window"] = not values["output"] and values["preview"] is None
-    flags.take_outputs(values, as_json)
+    flags.take_outputs(values, call.terminal.json)
     source = click.get_current_context().get_parameter_source
     from_line = click.core.ParameterSource.COMMANDLINE
     if values["camera"] is not None and values["input"] is not None:  # the flag wins over the rest
@@ -143,5 +144,5 @@ def live(**values: Any) -> int:
     from mirage_cli.styling.stopping import StopSwitch
 
     with StopSwitch().signals() as stop, ui:
-        document = job.run(config, ui, stop=stop, begun_seconds=Asked.begun_seconds)
-        return finish(document, ui, as_json)  # a signal that comes now changes nothing
+        document = job.run(config, ui, models=call.models, stop=stop, begun_seconds=call.begun_seconds)
+        return finish(call, document, ui)  # a signal that comes now changes nothing

@@ -4,13 +4,14 @@ from. Every flag may also be set by ``MIRAGE_<FLAG>`` or in the file of ``--conf
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import click
 
-from mirage_cli.commands.terminal import check_stdout
-from mirage_cli.config import BACKENDS, DTYPES, ModelOptions, load_config_file, parse_seconds, parse_size
+from mirage_cli.commands.terminal import Call
+from mirage_cli.config import BACKENDS, DTYPES, PIPE, ModelOptions, load_config_file, parse_seconds, parse_size
 from mirage_cli.control.schema import BY_NAME
 from mirage_cli.errors import UsageProblem
 
@@ -104,7 +105,23 @@ class SectionOption(click.Option):
             self.envvar = "MIRAGE_" + self.name.upper()
 
 
-class SectionCommand(click.Command):
+class TerminalHelp(click.Command):
+    """A command whose help goes out as every result does; see ``Terminal.print``."""
+
+    def get_help_option(self, ctx: click.Context) -> click.Option | None:
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.callback = _show_help
+        return option
+
+
+def _show_help(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        ctx.ensure_object(Call).terminal.print(ctx.get_help())
+        ctx.exit()
+
+
+class SectionCommand(TerminalHelp):
     """A command whose help lists its options by group."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -310,6 +327,23 @@ def output_option(text: str) -> Decorator:
     )
 
 
+def _check_stdout(output: str | None, as_json: bool) -> None:
+    """Raises:
+    UsageProblem: standard output is asked for the video, and cannot carry it.
+    """
+    if output != PIPE:
+        return
+    if as_json:
+        raise UsageProblem(
+            "--json and a video on standard output do not go together", "Write the video to a file: -o out.mp4"
+        )
+    if sys.stdout.isatty():
+        raise UsageProblem(
+            "a video on standard output would fill the terminal",
+            "Pipe it on (| ffplay -), or write to a file: -o out.mp4",
+        )
+
+
 def take_outputs(values: dict[str, Any], as_json: bool) -> None:
     """Part the outputs into the first and the others.
 
@@ -318,7 +352,7 @@ def take_outputs(values: dict[str, Any], as_json: bool) -> None:
     """
     outputs = list(values["output"])
     for name in outputs:
-        check_stdout(name, as_json)
+        _check_stdout(name, as_json)
     twice = next((name for name in outputs if outputs.count(name) > 1), None)
     if twice is not None:
         from mirage_cli.outputs.names import without_secrets

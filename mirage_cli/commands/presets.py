@@ -8,7 +8,7 @@ import click
 
 from mirage_cli.commands import options as flags
 from mirage_cli.commands.options import LOOK, SectionCommand, option
-from mirage_cli.commands.terminal import print_json, print_rich, say
+from mirage_cli.commands.terminal import Call, say
 
 
 def _use_preset(ctx: click.Context, _param: click.Parameter, name: str | None) -> None:
@@ -63,7 +63,8 @@ preset_option = option(
 @option("-y", "--overwrite", is_flag=True, envvar=None, section=flags.OUTPUT, help="Replace an existing file.")
 @option("--json/--no-json", "as_json", default=False, envvar="MIRAGE_JSON", help="Print one JSON document.")
 @flags.config_options
-def presets(save: str | None, about: str, overwrite: bool, as_json: bool, **values: Any) -> int:
+@click.pass_obj
+def presets(call: Call, save: str | None, about: str, overwrite: bool, as_json: bool, **values: Any) -> int:
     """List the shipped presets, or save one.
 
     A preset is a TOML file of prompt (or blend), strength, blend_seconds, seed and model.
@@ -81,15 +82,15 @@ def presets(save: str | None, about: str, overwrite: bool, as_json: bool, **valu
         document = make_preset(save, {**given, "about": about}, "the preset").document()
         save_preset(save, given, about, overwrite)
         if as_json:
-            print_json({"command": "presets", "saved": save, **document})
+            call.terminal.print_json({"command": "presets", "saved": save, **document})
         else:
             say(f"wrote {save}; use it with --preset {save}")
         return 0
     rows = [preset.document() for preset in shipped_presets()]
     if as_json:
-        print_json({"command": "presets", "presets": rows})
+        call.terminal.print_json({"command": "presets", "presets": rows})
     else:
         from mirage_cli.commands.tables import rows_table
 
-        print_rich(rows_table(rows))
+        call.terminal.print_rich(rows_table(rows))
     return 0

@@ -9,11 +9,12 @@ import click
 
 from mirage_cli.commands import options as flags
 from mirage_cli.commands.options import OUTPUT, SectionCommand, option
-from mirage_cli.commands.terminal import make_ui, print_json
+from mirage_cli.commands.terminal import Call
+from mirage_cli.commands.ui import make_ui
 from mirage_cli.errors import Interrupted, UsageProblem, plain_text
 
 SIGNALS_TOGETHER_SECONDS = 60.0
-"""torchrun passes a signal on once more; among several processes a second one so soon is no insisting."""
+"""torchrun passes a signal on; with several processes, a second one this soon is a duplicate, not "force quit"."""
 
 
 @click.command(cls=SectionCommand)
@@ -33,7 +34,10 @@ SIGNALS_TOGETHER_SECONDS = 60.0
 )
 @flags.report_options
 @flags.config_options
-def train(recipe: str | None, overrides: tuple[str, ...], smoke: bool, tensorboard: str | None, **values: Any) -> int:
+@click.pass_obj
+def train(
+    call: Call, recipe: str | None, overrides: tuple[str, ...], smoke: bool, tensorboard: str | None, **values: Any
+) -> int:
     """Train a model by a RECIPE.
 
     RECIPE is a TOML file; without one the defaults are taken. KEY=VALUE changes an entry of it. Ctrl-C
@@ -52,7 +56,7 @@ def train(recipe: str | None, overrides: tuple[str, ...], smoke: bool, tensorboa
         raise UsageProblem(f"{bad!r} is not KEY=VALUE", "As in: mirage train recipe.toml minutes=20")
     if smoke and recipe is not None:
         raise UsageProblem(f"--smoke has a recipe of its own; {recipe!r} is another", "Try: mirage train --smoke")
-    ui, as_json = make_ui(values), values.pop("as_json")
+    ui = make_ui(call, values)
     first = int(os.environ.get("RANK", 0)) == 0  # of the processes of torchrun; it speaks for all
     ui.quiet, ui.progress = ui.quiet or not first, ui.progress and first
     settings = [*overrides, *([f"tensorboard={tensorboard}"] if tensorboard else [])]
@@ -78,11 +82,11 @@ def train(recipe: str | None, overrides: tuple[str, ...], smoke: bool, tensorboa
         if first:
             raise
         return error.exit_code
-    if as_json and first:
-        print_json(record)
+    if call.terminal.json and first:
+        call.terminal.print_json(record)
     elif first and not ui.quiet:
         for line in lines:
-            click.echo(plain_text(line))
+            call.terminal.print(plain_text(line))
     return 0
 
 

@@ -10,33 +10,34 @@ import click
 from mirage_cli.commands import options as flags
 from mirage_cli.commands.options import OUTPUT, SOURCE, SectionCommand, option
 from mirage_cli.commands.presets import preset_option
-from mirage_cli.commands.terminal import Asked, TerminalUi, finish, make_ui, print_json, print_rich, say
+from mirage_cli.commands.terminal import Call, Terminal, say
+from mirage_cli.commands.ui import TerminalUi, finish, make_ui
 from mirage_cli.config import TransformConfig
 from mirage_cli.errors import UsageProblem
 
 
-def run_batch(config: TransformConfig, inputs: list[str], ui: TerminalUi, as_json: bool) -> int:
+def run_batch(call: Call, config: TransformConfig, inputs: list[str], ui: TerminalUi) -> int:
     """Do them all and print the report; the exit code is ``batch.exit_code``'s."""
     from mirage_cli.runs import batch
     from mirage_cli.styling.stopping import StopSwitch
 
     with StopSwitch().signals() as stop, ui:
-        report = batch.run(config, inputs, ui, stop=stop)
-    if as_json:
-        print_json(report)
+        report = batch.run(config, inputs, ui, models=call.models, stop=stop)
+    if call.terminal.json:
+        call.terminal.print_json(report)
     elif not ui.quiet:
-        _print(report, batch.rows(report))
+        _print(call.terminal, report, batch.rows(report))
     if report["interrupted"]:
         say("interrupted: what is done is whole")
     return batch.exit_code(report)
 
 
-def _print(report: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+def _print(terminal: Terminal, report: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     from mirage_cli.commands.tables import rows_table
 
-    print_rich(rows_table(rows))
+    terminal.print_rich(rows_table(rows))
     parts = [f"{report[state]} {state}" for state in ("done", "failed", "skipped", "left") if report[state]]
-    click.echo(f"{', '.join(parts)} in {report['seconds']:.1f} s")
+    terminal.print(f"{', '.join(parts)} in {report['seconds']:.1f} s")
 
 
 @click.command(cls=SectionCommand)
@@ -108,7 +109,8 @@ def _print(report: dict[str, Any], rows: list[dict[str, Any]]) -> None:
 @flags.model_options
 @flags.report_options
 @flags.config_options
-def transform(**values: Any) -> int:
+@click.pass_obj
+def transform(call: Call, **values: Any) -> int:
     """Turn the video INPUT into another look.
 
     INPUT is any file or URL that ffmpeg reads, - for a pipe, or pictures (a folder, 'shots/*.png',
@@ -131,20 +133,20 @@ def transform(**values: Any) -> int:
     names = names or ((flag,) if flag else ())
     if not names:
         raise UsageProblem("no input was given", 'Example: mirage transform clip.mp4 --prompt "oil painting"')
-    ui = make_ui(values)
-    as_json = values.pop("as_json")
-    flags.take_outputs(values, as_json)
+    ui = make_ui(call, values)
+    flags.take_outputs(values, call.terminal.json)
     model = flags.take_model_options(values)
 
     from mirage_cli.runs import batch
+    from mirage_cli.styling.loading import Models
 
-    inputs = batch.expand(names, lambda: batch.Engine().look_names(model), ui.note)
+    inputs = batch.expand(names, lambda: (call.models or Models()).look_names(model), ui.note)
     config = TransformConfig(input=inputs[0], model=model, **values)
     if len(inputs) > 1 or (tuple(inputs) != names and not os.path.isdir(inputs[0])):
-        return run_batch(config, inputs, ui, as_json)
+        return run_batch(call, config, inputs, ui)
     from mirage_cli.runs import transform as job
     from mirage_cli.styling.stopping import StopSwitch
 
     with StopSwitch().signals() as stop, ui:
-        document = job.run(config, ui, stop=stop, begun_seconds=Asked.begun_seconds)
-        return finish(document, ui, as_json)  # a signal that comes now changes nothing
+        document = job.run(config, ui, models=call.models, stop=stop, begun_seconds=call.begun_seconds)
+        return finish(call, document, ui)  # a signal that comes now changes nothing

@@ -1,11 +1,11 @@
-"""Carries a change from whoever asks to the frame where it takes effect, and acknowledges it.
+"""Carries a change from its sender to the frame where it takes effect, and acknowledges it.
 
     answer = controls.submit(parse_message('{"strength": 0.4}'), "socket").result()
     answer["frame"]     # the first frame, counted from 0, that was made with it
 
 What the model thread must do is queued for the next frame. What takes time (understanding a prompt,
-loading a model, opening a file) is done before, in one worker thread and in order; a change without any
-of it overtakes.
+loading a model, opening a file) is done before, in one worker thread and in order; a change that needs
+none of it overtakes.
 """
 
 from __future__ import annotations
@@ -15,18 +15,20 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Future, InvalidStateError, ThreadPoolExecutor, TimeoutError as NotInTime
+from concurrent.futures import CancelledError, Future, InvalidStateError, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
 from mirage_cli.config import ModelOptions
 from mirage_cli.control.presets import blend_prompt, shipped_preset
-from mirage_cli.control.schema import Change
+from mirage_cli.control.schema import Change, ChangeRefused
 from mirage_cli.errors import MirageError, UsageProblem
 from mirage_cli.measure import Stats
 from mirage_cli.outputs.taps import TapSink
+from mirage_cli.styling.changes import Pause, Reset, SetBlend, SetSeed, SetStrength, StyleChange, SwapSession, TurnTo
+from mirage_cli.styling.loading import ModelLoader
 from mirage_cli.styling.stopping import StopSwitch
-from mirage_cli.styling.styler import Busy as Busy, Engine, Styler
+from mirage_cli.styling.styler import Busy, Styler
 
 MAX_WAITING = 32
 FRAME_SECONDS = 10.0
@@ -35,6 +37,14 @@ PREPARE_SECONDS = 60.0
 """The same for one that is still being prepared: a model may take long to load."""
 
 _SLOW = ("prompt", "blend", "model", "preset", "record", "snapshot")
+# What is set between two frames; of several in one change the last named here is applied first.
+_SETTINGS: dict[str, Callable[[Any], StyleChange]] = {
+    "blend_seconds": SetBlend,
+    "strength": SetStrength,
+    "seed": SetSeed,
+    "pause": Pause,
+    "reset": lambda _: Reset(),
+}
 _log = logging.getLogger("mirage.control")
 
 Answer = dict[str, Any]
@@ -49,24 +59,28 @@ class Controls:
 
     Args:
         styler: gets the changes, between frames.
-        engine, options: understand prompts and load models.
+        models, options: understand prompts and load models; the options that hold now.
         taps: recordings and snapshots.
-        stop: is told of quit.
-        prompt: the first one.
+        stop: ends the run on quit.
+
+    Attributes:
+        matched: how the last prompt was understood.
+        changes, refused: how many were applied and refused.
+        stats: gives the counters of the run, for ``state``.
+        on_applied: called with the answer of every change that was applied, by any thread.
     """
 
     def __init__(
-        self, styler: Styler, engine: Engine, options: ModelOptions, taps: TapSink, stop: StopSwitch, prompt: str = ""
+        self, styler: Styler, models: ModelLoader, options: ModelOptions, taps: TapSink, stop: StopSwitch
     ) -> None:
-        self.styler, self.engine, self.options = styler, engine, options
+        self.styler, self.models, self.options = styler, models, options
         self.taps, self.stop = taps, stop
-        self.prompt = prompt
-        styler.known = frozenset(engine.look_names(options))
+        styler.known = frozenset(models.look_names(options))
         self.matched = ""
         self.changes = 0
         self.refused = 0
         self.stats: Callable[[], Stats] | None = None
-        self.told: list[Callable[[Answer], Any]] = []
+        self.on_applied: list[Callable[[Answer], Any]] = []
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="mirage-changes")
         self._waiting = 0
         self._open: dict[Future[Answer], _Work] = {}  # what has no answer yet, the oldest first
@@ -159,15 +173,20 @@ class Controls:
             with self._lock:
                 self._waiting -= 1
 
-    def tell(self, answer: Answer) -> None:
-        """Tell all listeners what was applied."""
+    def count_applied(self, answer: Answer) -> None:
+        """Count a change that was applied, and hand its answer to ``on_applied``."""
         with self._lock:
             self.changes += 1
-        for listener in list(self.told):
-            listener(answer)
+        for call in list(self.on_applied):
+            call(answer)
+
+    def count_refused(self) -> None:
+        """Count a change that was refused; for any thread."""
+        with self._lock:
+            self.refused += 1
 
     def close(self) -> None:
-        """No frame will come any more; whoever waits for an answer is told so."""
+        """No frame will come any more: changes that wait for an answer are refused."""
         self.styler.end()
         self.taps.end()
         self._worker.shutdown(wait=True, cancel_futures=True)
@@ -178,7 +197,7 @@ class Controls:
 
     def looks(self) -> tuple[str, ...]:
         """Names of the looks that ``blend`` takes."""
-        return self.engine.look_names(self.options)
+        return self.models.look_names(self.options)
 
     def state(self) -> dict[str, Any]:
         """What holds now, as plain data."""
@@ -222,7 +241,7 @@ class _Work:
         self.hub, self.change, self.origin = hub, change, origin
         self.arrived, self.answer = arrived, answer
         self.notes: list[str] = []
-        self.requests: list[tuple[str, str, Any]] = []
+        self.requests: list[tuple[StyleChange, str]] = []
         self.settings: dict[str, Any] = {}
         self.frame: int | None = None
         self.text = ""
@@ -261,9 +280,9 @@ class _Work:
         weights = None
         if change.model is not None and change.model != options.model:
             options = replace(options, model=change.model)
-            hub.engine.check_model(options)
+            hub.models.check_model(options)
         if change.blend is not None:
-            known = hub.engine.look_names(options)
+            known = hub.models.look_names(options)
             if unknown := next((look for look in change.blend if look not in known), None):
                 raise UsageProblem(f"no look {unknown!r} in {options.model}", f"There are: {', '.join(known)}.")
             weights = dict(change.blend)
@@ -271,7 +290,7 @@ class _Work:
             hub.matched = ""
         elif change.prompt is not None or options is not self.options:
             prompt = change.prompt or held
-            match = hub.engine.match(options, prompt)
+            match = hub.models.match(options, prompt)
             weights = match.weights
             self.notes.append(match.message)
             hub.matched = match.message
@@ -279,11 +298,11 @@ class _Work:
             return
         self.settings["prompt"] = prompt
         if options is self.options:
-            self.requests.append(("look", prompt, weights))
+            self.requests.append((TurnTo(weights), prompt))
         else:
-            session = hub.engine.session(options, *hub.styler.size)
-            names = hub.engine.look_names(options)
-            self.requests.append(("session", options.model, (session, weights, names)))
+            session = hub.models.session(options, *hub.styler.size)
+            names = hub.models.look_names(options)
+            self.requests.append((SwapSession(session, weights, names), options.model))
             self.settings["model"] = options.model
 
     def ask(self) -> None:
@@ -291,10 +310,10 @@ class _Work:
         change, hub = self.change, self.hub
         if self.answer.done():
             return
-        for name in ("blend_seconds", "strength", "seed", "pause", "reset"):
-            value = getattr(change, name)
-            if value is not None:
-                self.requests.insert(0, (name, self._words(name, value), value))
+        given = change.values()
+        for name, setting in _SETTINGS.items():
+            if name in given:
+                self.requests.insert(0, (setting(given[name]), self._words(name, given[name])))
         if change.quit:
             hub.stop.stop("quit")
         self._left = len(self.requests)
@@ -309,7 +328,7 @@ class _Work:
             self.withdraw()
 
     def withdraw(self) -> None:
-        """Nothing of it is made any more."""
+        """Cancel what is still queued of it."""
         for future in self._futures:
             future.cancel()
 
@@ -352,15 +371,14 @@ class _Work:
         }
         if change.id is not None:
             answer["id"] = change.id
-        hub.tell(answer)
-        with contextlib.suppress(InvalidStateError):  # who asked has gone
+        hub.count_applied(answer)
+        with contextlib.suppress(InvalidStateError):  # the sender has gone
             self.answer.set_result(answer)
 
     def fail(self, error: MirageError) -> None:
         if self.answer.done():
             return
-        with self.hub._lock:
-            self.hub.refused += 1
+        self.hub.count_refused()
         with contextlib.suppress(InvalidStateError):
             self.answer.set_exception(error)
         self.withdraw()
@@ -378,17 +396,10 @@ def _finite(value: float) -> float | None:
     return round(value, 3) if value == value and abs(value) != float("inf") else None
 
 
-def wait(answer: Future[Answer]) -> Answer:
-    """The answer, or ``TooLate`` when none comes in ``FRAME_SECONDS`` and the change is withdrawn."""
-    try:
-        return answer.result(FRAME_SECONDS)
-    except NotInTime:
-        answer.cancel()
-        raise _no_frame() from None
-
-
 def error_document(error: MirageError, mark: str | int | None = None) -> Answer:
-    """An error as an answer."""
+    """An error as an answer, with the sender's own ``mark`` where it is known."""
+    if mark is None and isinstance(error, ChangeRefused):
+        mark = error.mark
     answer: Answer = {"ok": False, "error": {"message": error.message, "remedy": error.remedy}}
     if mark is not None:
         answer["id"] = mark

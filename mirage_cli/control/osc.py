@@ -76,7 +76,7 @@ class OscServer:
 
     def _message(self, client: tuple[str, int], address: str, *arguments: Any) -> None:
         if not self._rate.allows(client[0]):
-            self._controls.refused += 1
+            self._controls.count_refused()
             return  # no answer: it would be a flood too
         parts = address.strip("/").split("/")
         if not parts or parts.pop(0) != "mirage":
@@ -84,7 +84,7 @@ class OscServer:
         if self._token is not None:
             given = parts.pop(0) if parts else ""
             if not hmac.compare_digest(given.encode(), self._token.encode()):
-                self._controls.refused += 1
+                self._controls.count_refused()
                 return
         name, look = (parts + [""])[0].replace("-", "_"), parts[1] if len(parts) > 1 else None
         try:
@@ -92,7 +92,7 @@ class OscServer:
         except Released:
             return
         except MirageError as error:
-            self._controls.refused += 1
+            self._controls.count_refused()
             self._reply(client, "/mirage/refused", error.message)
             return
 

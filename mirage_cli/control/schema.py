@@ -129,11 +129,24 @@ class Change:
         }
 
 
+class ChangeRefused(UsageProblem):
+    """A message that is not allowed.
+
+    Attributes:
+        mark: the sender's ``id``, given back so that it knows which one.
+    """
+
+    def __init__(self, mark: str | int | None, cause: UsageProblem) -> None:
+        super().__init__(cause.message, cause.remedy)
+        self.mark = mark
+
+
 def make_change(data: Any, what: str = "message") -> Change:
     """Check a mapping of field names to values.
 
     Raises:
-        UsageProblem: not a mapping, empty, an unknown field, or a value that is not allowed.
+        UsageProblem: not a mapping, or an id that is not allowed.
+        ChangeRefused: empty, an unknown field, or a value that is not allowed.
     """
     if not isinstance(data, dict):
         raise UsageProblem(f"{what}: a {_type_name(data)} is not an object of fields", 'Send {"strength": 0.5}.')
@@ -146,8 +159,7 @@ def make_change(data: Any, what: str = "message") -> Change:
     try:
         return _checked(given, mark, what)
     except UsageProblem as error:
-        error.mark = mark  # type: ignore[attr-defined]  # so that the sender knows which it was
-        raise
+        raise ChangeRefused(mark, error) from error
 
 
 def _checked(given: dict[str, Any], mark: str | int | None, what: str) -> Change:

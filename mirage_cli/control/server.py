@@ -97,7 +97,7 @@ class ControlServer:
         self._thread = threading.Thread(target=self._loop.run_forever, name="mirage-control", daemon=True)
         self._runner: Any = None
         self._sockets: set[_Socket] = set()
-        self._stream = _Stream(picture, self._loop) if picture is not None else None
+        self.preview = _Stream(picture, self._loop) if picture is not None else None
         self.addresses: list[Address] = []
 
     # --- life --------------------------------------------------------------------------------------
@@ -114,14 +114,14 @@ class ControlServer:
         except BaseException:
             self.close()
             raise
-        self._controls.told.append(self._tell)
+        self._controls.on_applied.append(self._tell)
 
     def close(self) -> None:
         """Let all clients go; idempotent."""
         if self._loop.is_closed():
             return
         with contextlib.suppress(ValueError):
-            self._controls.told.remove(self._tell)
+            self._controls.on_applied.remove(self._tell)
         if self._thread.is_alive():
             with contextlib.suppress(Exception):
                 self._call(self._shut(), 5.0)
@@ -182,7 +182,7 @@ class ControlServer:
         app.router.add_get("/api/schema", self._schema)
         app.router.add_get("/api/socket", self._socket)
         app.router.add_get("/metrics", self._metrics)
-        if self._stream is not None:
+        if self.preview is not None:
             app.router.add_get("/preview.mjpg", self._preview)
             for path in _PAGE:
                 app.router.add_get(path, self._page)
@@ -202,7 +202,7 @@ class ControlServer:
         if not response.prepared:
             response.headers.update(_HEADERS)
             if response.status >= 400:  # whatever else such a client has sent is not read
-                self._controls.refused += 1
+                self._controls.count_refused()
                 response.force_close()
         return response
 
@@ -262,7 +262,7 @@ class ControlServer:
         except MirageError as error:
             kinds = ((Busy, 429), (TooLate, 504), (UsageProblem, 400))
             status = next((status for kind, status in kinds if isinstance(error, kind)), 409)
-            return self._json(error_document(error, getattr(error, "mark", None)), status)
+            return self._json(error_document(error), status)
 
     async def _state(self, request: Any) -> Any:
         return self._json(self._controls.state())
@@ -293,7 +293,7 @@ class ControlServer:
         return self._web.Response(status=204)
 
     async def _preview(self, request: Any) -> Any:
-        if len(self._stream.clients) >= MAX_STREAMS:
+        if len(self.preview.clients) >= MAX_STREAMS:
             return self._error(503, f"{MAX_STREAMS} pages watch already", "Close one.")
         kind = f"multipart/x-mixed-replace; boundary={_Stream.BOUNDARY}"
         response = self._web.StreamResponse(headers={"Content-Type": kind, **_HEADERS})
@@ -301,7 +301,7 @@ class ControlServer:
         plain = request.transport and request.transport.get_extra_info("socket")
         if plain:  # what a slow client has not taken must not grow old in a large buffer
             plain.setsockopt(SOL_SOCKET, SO_SNDBUF, PREVIEW_BUFFER)
-        await self._stream.serve(response, request.transport)
+        await self.preview.serve(response, request.transport)
         return response
 
     async def _socket(self, request: Any) -> Any:
@@ -382,8 +382,8 @@ class _Socket:
         try:
             change = parse_message(data)
         except UsageProblem as error:
-            self._controls.refused += 1
-            self.send({"type": "answer", **error_document(error, getattr(error, "mark", None))})
+            self._controls.count_refused()
+            self.send({"type": "answer", **error_document(error)})
             return
         task = asyncio.ensure_future(self._answer(change))
         self._tasks.add(task)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 from mirage_cli.config import LiveConfig
 from mirage_cli.control.access import Address, check_token, parse_address
@@ -13,13 +13,11 @@ from mirage_cli.control.presets import load_preset, save_preset
 from mirage_cli.control.schema import parse_line
 from mirage_cli.errors import MirageError, UsageProblem
 from mirage_cli.frames import Ui
-from mirage_cli.outputs.taps import NewestPicture, TapSink
-from mirage_cli.styling.stopping import StopSwitch
-from mirage_cli.styling.styler import Engine, Styler
+from mirage_cli.outputs.taps import NewestPicture
 
 
 @dataclass(frozen=True)
-class Doors:
+class Listeners:
     """Where to listen, checked: made before anything slow is begun."""
 
     control: Address | None
@@ -28,64 +26,66 @@ class Doors:
     token: str | None
 
     @property
-    def listeners(self) -> list[tuple[str, Address]]:
+    def http(self) -> list[tuple[str, Address]]:
         """(flag, address) of each TCP port, each once."""
-        doors = [("--control", self.control), ("--preview", self.preview)]
+        asked = [("--control", self.control), ("--preview", self.preview)]
         found: dict[Address, str] = {}
-        for flag, address in doors:
+        for flag, address in asked:
             if address is not None:
                 found.setdefault(address, flag)
         return [(flag, address) for address, flag in found.items()]
 
 
-def check_doors(config: LiveConfig) -> Doors:
+def check_listeners(config: LiveConfig) -> Listeners:
     """The addresses that a run listens on.
 
     Raises:
-        UsageProblem: an address that is none, one that others can reach and no token, or a library
+        UsageProblem: not an address, one that other machines can reach without a token, or a library
             that is not installed.
     """
     control, preview, osc = (
         None if text is None else parse_address(text, flag)
         for flag, text in (("--control", config.control), ("--preview", config.preview), ("--osc", config.osc))
     )
-    doors = Doors(control, preview, osc, config.control_token)
-    check_token(config.control_token, [*doors.listeners, *([("--osc", osc)] if osc else [])])
-    if doors.listeners:
+    listeners = Listeners(control, preview, osc, config.control_token)
+    check_token(config.control_token, [*listeners.http, *([("--osc", osc)] if osc else [])])
+    if listeners.http:
         from mirage_cli.control.server import need_aiohttp
 
-        need_aiohttp(doors.listeners[0][0])
+        need_aiohttp(listeners.http[0][0])
     if osc is not None:
         from mirage_cli.control.osc import need_osc
 
         need_osc()
-    return doors
+    return listeners
+
+
+class Server(Protocol):
+    """What listens on a port, from ``start`` to ``close``."""
+
+    def start(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class Steering:
-    """Opens what ``doors`` names, and understands typed lines.
+    """Opens the listeners, and understands typed lines.
 
     Args:
-        doors: from ``check_doors``.
-        taps: the output, for recordings, snapshots and the preview.
-        prompt: the first one.
+        hub: gets the changes.
+        listeners: from ``check_listeners``.
+        ui: is told of addresses, files and refusals.
+
+    Attributes:
+        servers: what listens, once it is started: HTTP first, then OSC.
+        address: where a browser or program can steer, as a URL; "" before ``start`` and without a port.
     """
 
-    def __init__(
-        self,
-        doors: Doors,
-        config: LiveConfig,
-        styler: Styler,
-        engine: Engine,
-        taps: TapSink,
-        stop: StopSwitch,
-        ui: Ui,
-        prompt: str,
-    ) -> None:
-        self.hub = Controls(styler, engine, config.model, taps, stop, prompt)
-        self._doors, self._ui = doors, ui
-        self.hub.told.append(self._tell_files)
-        self._open: list[Any] = []
+    def __init__(self, hub: Controls, listeners: Listeners, ui: Ui) -> None:
+        self.hub = hub
+        self._listeners, self._ui = listeners, ui
+        self.hub.on_applied.append(self._note_files)
+        self.servers: list[Server] = []
         self.address = ""
 
     def start(self) -> None:
@@ -95,23 +95,23 @@ class Steering:
             MediaError: a port is taken.
             UsageProblem: a library is missing.
         """
-        doors = self._doors
-        if doors.listeners:
+        listeners = self._listeners
+        if listeners.http:
             from mirage_cli.control.server import ControlServer
 
-            picture = NewestPicture(self.hub.taps) if doors.preview is not None else None
-            server = ControlServer(self.hub, doors.listeners, doors.token, picture)
-            self._open.append(server)
+            picture = NewestPicture(self.hub.taps) if listeners.preview is not None else None
+            server = ControlServer(self.hub, listeners.http, listeners.token, picture)
+            self.servers.append(server)
             server.start()
             names = {"--control": "control", "--preview": "preview and control"}
-            for (flag, _), address in zip(doors.listeners, server.addresses):
+            for (flag, _), address in zip(listeners.http, server.addresses):
                 self._ui.note(f"{names[flag] if not picture or flag == '--preview' else 'control'}: {address.url()}")
             self.address = server.addresses[-1].url()
-        if doors.osc is not None:
+        if listeners.osc is not None:
             from mirage_cli.control.osc import OscServer
 
-            osc = OscServer(self.hub, doors.osc, doors.token if not doors.osc.loopback else None)
-            self._open.append(osc)
+            osc = OscServer(self.hub, listeners.osc, listeners.token if not listeners.osc.loopback else None)
+            self.servers.append(osc)
             osc.start()
             self._ui.note(f"osc: {osc.address.host}:{osc.address.port}")
 
@@ -141,7 +141,7 @@ class Steering:
         save_preset(path, self.hub.state())
         self._ui.note(f"wrote {path}; use it with --preset {path}")
 
-    def _tell_files(self, answer: Answer) -> None:
+    def _note_files(self, answer: Answer) -> None:
         if "record" in answer["applied"] or "snapshot" in answer["applied"]:
             self._ui.note(f"{answer['notes'][-1]} (frame {answer['frame']})")
 
@@ -156,7 +156,7 @@ class Steering:
         self._ui.warn(f"{error.message}. {error.remedy}")
 
     def close(self) -> None:
-        """Close all doors; whoever waits for a frame is told that none will come."""
+        """Stop listening; changes that wait for a frame are refused, since none will come. Idempotent."""
         self.hub.close()
-        for server in self._open:
+        for server in self.servers:
             server.close()

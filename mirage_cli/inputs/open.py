@@ -27,7 +27,7 @@ from mirage_cli.media.addresses import (
     stream_address,
 )
 from mirage_cli.outputs.names import targets_of
-from mirage_cli.styling.styler import Engine
+from mirage_cli.styling.loading import ModelLoader
 
 TRANSFORM_CPU_LIMIT: Size = (768, 432)
 """More pixels than this are scaled down by default where the model runs on a CPU."""
@@ -41,7 +41,7 @@ Clock = Callable[[], float]
 
 
 def open_source(
-    config: LiveConfig, engine: Engine, ui: Ui, clock: Clock = time.perf_counter
+    config: LiveConfig, models: ModelLoader, ui: Ui, clock: Clock = time.perf_counter
 ) -> tuple[FrameSource, Size]:
     """The source and the size of the frames that it gives.
 
@@ -50,7 +50,7 @@ def open_source(
         UsageProblem: a name that makes no sense.
     """
     wanted = config.size if isinstance(config.size, tuple) else None
-    cpu = engine.is_cpu(config.model)
+    cpu = models.is_cpu(config.model)
     name = str(config.input)
     if config.input == TEST:
         size = wanted or TEST_SIZE
@@ -137,7 +137,7 @@ def _wait_for_data(timeout_seconds: float) -> None:
         )
 
 
-def open_input(config: TransformConfig, engine: Engine, ui: Ui) -> tuple[FrameSource, Size, Size]:
+def open_input(config: TransformConfig, models: ModelLoader, ui: Ui) -> tuple[FrameSource, Size, Size]:
     """The source at the size the model will run at, that size, and the input's own.
 
     Raises:
@@ -145,7 +145,7 @@ def open_input(config: TransformConfig, engine: Engine, ui: Ui) -> tuple[FrameSo
     """
     from mirage_cli.inputs.file import FileSource, open_file
 
-    cpu = engine.is_cpu(config.model)
+    cpu = models.is_cpu(config.model)
     wanted = config.size if isinstance(config.size, tuple) else None
     images = find_images(config.input)
     if images:

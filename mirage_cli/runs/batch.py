@@ -21,8 +21,8 @@ from mirage_cli.outputs.job_folder import unfinished
 from mirage_cli.outputs.names import without_secrets
 from mirage_cli.outputs.open import default_output
 from mirage_cli.runs import transform
+from mirage_cli.styling.loading import Models
 from mirage_cli.styling.stopping import StopSwitch
-from mirage_cli.styling.styler import Engine
 
 VIDEO_SUFFIXES = frozenset(
     [
@@ -105,7 +105,7 @@ def run(
     inputs: Sequence[str],
     ui: Ui,
     *,
-    engine: Engine | None = None,
+    models: Models | None = None,
     stop: StopSwitch | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Any]:
@@ -124,13 +124,13 @@ def run(
     Raises:
         UsageProblem: an output that is no folder, or inputs that cannot be part of a batch.
     """
-    engine, stop = engine or Engine(), stop or StopSwitch()
+    models, stop = models or Models(), stop or StopSwitch()
     folder = _folder(config)
     if bad := [name for name in inputs if name == PIPE or is_url(name)]:
         raise UsageProblem(f"{without_secrets(bad[0])!r} cannot be one of several inputs", "Give it alone, with -o.")
     begin = clock()
-    engine.check_model(config.model)
-    look = engine.match(config.model, transform.parse_prompts(config.prompts)[0].text).look
+    models.check_model(config.model)
+    look = models.match(config.model, transform.parse_prompts(config.prompts)[0].text).look
     entries: list[dict[str, Any]] = []
     taken: set[str] = set()
     for number, name in enumerate(inputs, 1):
@@ -147,7 +147,7 @@ def run(
         if config.resume and is_image(target):
             one = replace(one, resume=False)
         try:
-            document = transform.run(one, ui, engine=engine, stop=stop, clock=clock)
+            document = transform.run(one, ui, models=models, stop=stop, clock=clock)
             entry["document"] = document
             if document["interrupted"]:
                 entry["status"] = "interrupted"

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from types import TracebackType
 from typing import Any
 
 from mirage_cli.config import PIPE, LiveConfig, Size
-from mirage_cli.control.steering import Doors, Steering, check_doors
+from mirage_cli.control.hub import Controls
+from mirage_cli.control.steering import Steering, check_listeners
 from mirage_cli.errors import Interrupted, MediaError, UsageProblem
 from mirage_cli.frames import FrameSink, FrameSource, Ui
 from mirage_cli.inputs.open import open_source
-from mirage_cli.measure import Meter, PeakMemory, Stats
+from mirage_cli.measure import Meter, Stats
 from mirage_cli.media.addresses import is_url
 from mirage_cli.media.sound_line import SoundCarrier
 from mirage_cli.outputs.fan_out import FanOut
@@ -19,283 +23,340 @@ from mirage_cli.outputs.names import check_targets, shown_target, targets_of, wi
 from mirage_cli.outputs.open import check_output, live_info, open_live_output
 from mirage_cli.outputs.taps import TapSink
 from mirage_cli.outputs.window import NullSink, WindowSink
-from mirage_cli.pipeline import RunResult, run as run_pipeline
+from mirage_cli.pipeline import Flow, PipelineError, RunResult, run as run_pipeline
 from mirage_cli.prompts.track import parse_prompts
+from mirage_cli.runs.context import Clock, RunContext, side_by_side
 from mirage_cli.runs.typing_lines import LineReader
 from mirage_cli.styling.account import account, stats_of
-from mirage_cli.styling.adaptive import LiveEngine
-from mirage_cli.styling.loading import read_prompts, track_of
+from mirage_cli.styling.adaptive import LiveModels
+from mirage_cli.styling.loading import ModelLoader, Models, read_prompts, track_of
 from mirage_cli.styling.stopping import StopSwitch
-from mirage_cli.styling.styler import Engine, Styler, side_by_side
+from mirage_cli.styling.styler import Styler
 
 
 def run(
     config: LiveConfig,
     ui: Ui,
     *,
-    engine: Engine | None = None,
+    models: Models | None = None,
     stop: StopSwitch | None = None,
     keys: bool = True,
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Clock = time.perf_counter,
     begun_seconds: float | None = None,
+    started: Callable[[LiveRun], None] = lambda run: None,
 ) -> dict[str, Any]:
     """Run until the source ends, a limit is reached, q is typed, or a signal comes.
 
     Args:
         config: what is asked for.
         ui: is told of progress, notes and warnings.
-        engine: loads model and prompts; tests pass their own.
+        models: loads models and reads prompts; tests pass their own.
         stop: ends the run; a file that is written as well is finished and kept.
         keys: read prompts from standard input while running.
         clock: seconds, for the pace and all latencies.
         begun_seconds: when the program started on that clock, for the time to the first frame.
+        started: gets the run before its first frame, for a program that steers it from another thread.
 
     Returns:
-        The document of ``--json``: see ``_Live.document``.
+        The document of ``--json``: see ``LiveRun.document``.
 
     Raises:
         MirageError: of the kind that fits.
     """
-    engine, stop = engine or Engine(), stop or StopSwitch()
-    if config.target_fps is not None or config.skip_similar > 0:
-        engine = LiveEngine(engine, config.target_fps, config.skip_similar, ui.note)  # type: ignore[assignment]
-    begun = clock() if begun_seconds is None else begun_seconds
+    context, loader = RunContext.of(ui, stop, clock, begun_seconds), _keeping_up(config, models or Models(), ui)
+    _check_source(config)
+    prompts = parse_prompts(config.prompts)
+    check_targets(targets_of(config), lambda target: check_output(config.input or PIPE, target, config.overwrite, ui))
+    listeners = check_listeners(config)
+    loader.check_model(config.model)
+    with ExitStack() as stack:
+        source, size = open_source(config, loader, ui, clock)
+        stack.callback(source.close)
+        outputs = _Outputs(config, ui, Meter())
+        stack.push(outputs.end)
+        outputs.open_window(source, size)
+        read = read_prompts(prompts, loader, config.model, ui)
+        session = loader.session(config.model, *size)
+        texts = [(item.seconds, item.prompt.text) for item in read]
+        styler = Styler(session, track_of(read, config.blend_seconds), outputs.meter, size, texts)
+        context.stop.graceful = True  # from here on there is a file to finish
+        outputs.open(source, size, styler.number_of)
+        steering = Steering(Controls(styler, loader, config.model, outputs.taps, context.stop), listeners, ui)
+        stack.callback(steering.close)
+        live = LiveRun(config, context, source, outputs, styler, steering, [item.document() for item in read])
+        started(live)
+        result = live.flow(keys and config.input != PIPE)
+        live.finish()
+    return live.document(result)
+
+
+def _keeping_up(config: LiveConfig, models: Models, ui: Ui) -> ModelLoader:
+    """The models, with sessions that adapt where the config asks for it."""
+    if config.target_fps is None and config.skip_similar <= 0:
+        return models
+    return LiveModels(models, config.target_fps, config.skip_similar, ui.note)
+
+
+def _check_source(config: LiveConfig) -> None:
+    """Raises:
+    UsageProblem: no source is given, or two.
+    """
     if (config.camera is None) == (config.input is None):
         raise UsageProblem(
             "live needs one source: a camera or an input", "Use --camera 0, --input FILE, --input URL or --input test."
         )
-    prompts = parse_prompts(config.prompts)
-    check_targets(targets_of(config), lambda target: check_output(config.input or PIPE, target, config.overwrite, ui))
-    doors = check_doors(config)
-    engine.check_model(config.model)
-    source, size = open_source(config, engine, ui, clock)
-    sink: TapSink | None = None
-    window: WindowSink | None = None
-    finished = False
-    live: _Live | None = None
-    failure: Exception | None = None
-    try:
-        shown = (size[0] * (2 if config.compare else 1), size[1])
-        if config.window:
-            window = WindowSink(f"mirage: {source.info.name}", *shown)
-        read = read_prompts(prompts, engine, config.model, ui)
-        session = engine.session(config.model, *size)
-        texts = [(item.prompt.time_seconds or 0.0, item.prompt.text) for item in read]
-        styler = Styler(session, track_of(read, config.blend_seconds), Meter(), size, texts)
-        stop.graceful = True  # from here on there is a file to finish
-        sink = _open_sinks(config, source, shown, window, ui, styler.number_of)
-        live = _Live(config, ui, source, sink, window, styler, engine, stop, clock, begun, doors, read[0].prompt.text)
-        live.prompts = [item.document() for item in read]
-        result = live.flow(keys and config.input != PIPE)
-        if stop.by_signal and not styler.meter.frames_out:
-            raise Interrupted("interrupted before the first frame")
-        live.memory.sample()
-        live.outlet.close(commit=styler.meter.frames_out > 0)
-        finished = True
-    except Exception as error:
-        failure = error
-        raise
-    finally:
-        if not finished:
-            if live is not None:
-                live.steering.close()
-            # A camera that is pulled out, a model or another output that fails spoils nothing of what was written.
-            keep = failure is not None and live is not None and live.styler.meter.frames_out > 0
-            for item in (sink, window):
-                try:
-                    if item is not None:
-                        item.close(commit=keep)
-                except Exception as problem:
-                    if problem is not failure:
-                        ui.warn(str(problem))
-            _tell_kept(config, sink, failure, ui)
-        source.close()
-    return live.document(result)
 
 
-def _tell_kept(config: LiveConfig, sink: TapSink | None, failure: Exception | None, ui: Ui) -> None:
-    """Name the outputs that were finished although the run failed."""
-    whole = getattr(sink.inner, "whole", []) if sink is not None and failure is not None else []
-    names = ", ".join(without_secrets(target) for target in targets_of(config) if shown_target(target) in whole)
-    if names:
-        part = getattr(failure, "pipeline_part", "run").replace("sink", "output")
-        ui.note(f"wrote {names}: what came before the {part} failed")
+class _Outputs:
+    """The window and all other outputs of a live run; opened one after another, and closed together.
+
+    Args:
+        meter: its frames_out says whether anything was written.
+
+    Attributes:
+        taps: passes frames on to all outputs, recordings and snapshots.
+        sink: the same, with the source's sound where it has any.
+        failed_part: source, model or sink, once the pipeline has failed.
+    """
+
+    taps: TapSink
+    sink: FrameSink
+
+    def __init__(self, config: LiveConfig, ui: Ui, meter: Meter) -> None:
+        self.config, self.ui, self.meter = config, ui, meter
+        self.window: WindowSink | None = None
+        self.failed_part = "run"
+        self._fan_out: FanOut | None = None
+        self._opened: list[FrameSink] = []  # what ``end`` closes
+
+    def _shown_size(self, size: Size) -> Size:
+        return size[0] * (2 if self.config.compare else 1), size[1]
+
+    def open_window(self, source: FrameSource, size: Size) -> None:
+        """Open the window, if there is to be one, for frames of ``size``."""
+        if self.config.window:
+            self.window = WindowSink(f"mirage: {source.info.name}", *self._shown_size(size))
+            self._opened.append(self.window)
+
+    def open(self, source: FrameSource, size: Size, number_of: Callable[[int], int]) -> None:
+        """Open files and connections for frames of ``size``; ``number_of`` as in ``TapSink``.
+
+        Raises:
+            MediaError, UsageProblem: one cannot be opened; the others are discarded.
+        """
+        config, sound = self.config, getattr(source, "sound", None)
+        with_line = sound is not None
+        info = live_info(source.info, self._shown_size(size))
+
+        def open_recording(path: str, **options: Any) -> FrameSink:
+            from mirage_cli.outputs.file import open_output
+
+            return open_output(path, info, crf=config.crf, with_line=with_line, **options)
+
+        with ExitStack() as opened:
+            sinks: list[tuple[str, FrameSink]] = []
+            for target in targets_of(config):
+                sink = open_live_output(target, config, info, self.ui.warn, with_line=with_line)
+                opened.callback(sink.close, commit=False)
+                sinks.append((shown_target(target), sink))
+            if config.sound and not with_line and any(map(is_url, targets_of(config))):
+                self.ui.note(f"{source.info.name} gives no sound: what is sent is silent")
+            if self.window is not None:
+                sinks.append(("window", self.window))
+            if sinks:
+                self._fan_out = FanOut(sinks, self.ui.warn, self._goes_on)
+            self.taps = TapSink(self._fan_out or NullSink(), config.record_folder, open_recording, number_of)
+            if config.record:
+                self.taps.record_from_start()
+            opened.pop_all()  # all are open: from here on they belong to the taps
+        self._opened.insert(0, self.taps)
+        self.sink = self.taps if sound is None else SoundCarrier(self.taps, sound)
+
+    def _goes_on(self) -> bool:
+        """Whether the run goes on when every output has failed."""
+        return self.config.preview is not None or self.taps.recording is not None
+
+    @property
+    def names(self) -> str:
+        """All outputs, for the display."""
+        names = [shown_target(target) for target in targets_of(self.config)]
+        return " + ".join([*names, "window"] if self.window is not None else names) or "nowhere"
+
+    def end(self, _kind: type[BaseException] | None, error: BaseException | None, _at: TracebackType | None) -> None:
+        """On the way out of a run that failed: close all outputs.
+
+        A camera that is pulled out, or a model or output that fails, does not spoil what was written before.
+        """
+        if error is None:
+            return
+        failed = isinstance(error, Exception)
+        for sink in self._opened:
+            try:
+                sink.close(commit=failed and self.meter.frames_out > 0)
+            except Exception as problem:
+                if problem is not error:
+                    self.ui.warn(str(problem))
+        if failed:
+            self._name_kept()
+
+    def _name_kept(self) -> None:
+        """Name the outputs that were finished although the run failed."""
+        whole = self._fan_out.whole if self._fan_out is not None else []
+        names = ", ".join(without_secrets(name) for name in targets_of(self.config) if shown_target(name) in whole)
+        if names:
+            part = "output" if self.failed_part == "sink" else self.failed_part
+            self.ui.note(f"wrote {names}: what came before the {part} failed")
+
+    def blame(self, error: BaseException) -> BaseException:
+        """The error of outputs that hang, with the name of the one that does."""
+        stuck = self._fan_out.inside if self._fan_out is not None else ""
+        if stuck and isinstance(error, MediaError):
+            error.message = error.message.replace(self.names, stuck)
+            error.args = (error.message,)
+        return error
 
 
-def _open_sinks(
-    config: LiveConfig,
-    source: FrameSource,
-    size: Size,
-    window: WindowSink | None,
-    ui: Ui,
-    number_of: Callable[[int], int],
-) -> TapSink:
-    info = live_info(source.info, size)
-    with_line = getattr(source, "sound", None) is not None
-    sinks: list[tuple[str, FrameSink]] = []
+@dataclass
+class LiveRun:
+    """A running live stream: its keys, limits and account.
 
-    def open_recording(path: str, **options: Any) -> FrameSink:
-        from mirage_cli.outputs.file import open_output
+    Attributes:
+        prompts: the first ones, as they were understood.
+        flow_begin: when frames began to flow, on the context's clock.
+    """
 
-        return open_output(path, info, crf=config.crf, with_line=with_line, **options)
+    config: LiveConfig
+    context: RunContext
+    source: FrameSource
+    outputs: _Outputs
+    styler: Styler
+    steering: Steering
+    prompts: list[dict[str, Any]]
+    flow_begin: float = 0.0
 
-    try:
-        for target in targets_of(config):
-            sink = open_live_output(target, config, info, ui.warn, with_line=with_line)
-            sinks.append((shown_target(target), sink))
-        if config.sound and not with_line and any(map(is_url, targets_of(config))):
-            ui.note(f"{source.info.name} gives no sound: what is sent is silent")
-        if window is not None:
-            sinks.append(("window", window))
-        goes_on = lambda: config.preview is not None or taps.recording is not None  # noqa: E731
-        inner = FanOut(sinks, ui.warn, goes_on) if sinks else NullSink()
-        taps = TapSink(inner, config.record_folder, open_recording, number_of)
-        if config.record:
-            taps.record_from_start()
-        return taps
-    except BaseException:
-        for _, sink in sinks:
-            sink.close(commit=False)
-        raise
-
-
-class _Live:
-    """A running live stream: its keys, limits and account."""
-
-    def __init__(
-        self,
-        config: LiveConfig,
-        ui: Ui,
-        source: FrameSource,
-        sink: TapSink,
-        window: WindowSink | None,
-        styler: Styler,
-        engine: Engine,
-        stop: StopSwitch,
-        clock: Callable[[], float],
-        begun: float,
-        doors: Doors,
-        prompt: str,
-    ) -> None:
-        self.config, self.ui, self.source, self.sink = config, ui, source, sink
-        self.window, self.styler, self.engine = window, styler, engine
-        self.stop, self.clock, self.begun = stop, clock, begun
-        self.memory = PeakMemory()
-        self.about = dict(styler.session.describe())
-        self.prompts: list[dict[str, Any]] = []
-        self.steering = Steering(doors, config, styler, engine, sink, stop, ui, prompt)
-        self.steering.hub.stats = self._stats
-        sound = getattr(source, "sound", None)
-        self.outlet = sink if sound is None else SoundCarrier(sink, sound)
-        self.keys = LineReader(self.line)
-        self.flow_begin = 0.0
-        self._next_sample = 0.0
-        self._told = 0
+    def __post_init__(self) -> None:
+        self.about = dict(self.styler.session.describe())
+        self.steering.hub.stats = self.stats
+        self.keys = LineReader(self.steering.line)
+        self._announced = 0  # changes that were announced as applied
 
     def flow(self, keys: bool) -> RunResult:
-        self.flow_begin = self.clock()
+        """Move frames until the run ends.
+
+        Args:
+            keys: read lines from standard input meanwhile.
+        """
+        self.flow_begin = self.context.clock()
         self.steering.start()
-        self.stop.graceful = True
+        self.context.stop.graceful = True
         if keys:
             self.keys.start()
+        flow = Flow(
+            self.source,
+            self.styler.step,
+            self.outputs.sink,
+            self.styler.meter,
+            newest_wins=True,
+            stop=self.context.stop.event,
+            max_frames=self.config.frames,
+            compose=side_by_side if self.config.compare else None,
+            tick=self._tick,
+            tick_seconds=0.01,
+            timeout_seconds=self.config.timeout_seconds,
+            names=(self.source.info.name, self.outputs.names),
+            clock=self.context.clock,
+        )
         try:
-            return run_pipeline(
-                self.source,
-                self.styler.step,
-                self.outlet,
-                meter=self.styler.meter,
-                newest_wins=True,
-                stop=self.stop.event,
-                max_frames=self.config.frames,
-                compose=side_by_side if self.config.compare else None,
-                tick=self._tick,
-                tick_seconds=0.01,
-                timeout_seconds=self.config.timeout_seconds,
-                names=(self.source.info.name, self._targets()),
-                clock=self.clock,
-            )
-        except MediaError as error:
-            if stuck := getattr(self.sink.inner, "inside", ""):  # of several outputs, the one to blame
-                error.message = error.message.replace(self._targets(), stuck)
-                error.args = (error.message,)
-            raise
+            return run_pipeline(flow)
+        except PipelineError as error:
+            failed = error
         finally:
             self.keys.stop()
             self.steering.close()
-            self._tell_applied()
+            self._announce_applied()
+        self.outputs.failed_part = failed.part
+        raise self.outputs.blame(failed.cause)
 
-    def line(self, text: str) -> None:
-        """A typed line: a prompt, ``/field value``, or ``q``."""
-        self.steering.line(text)
+    def finish(self) -> None:
+        """Finish all outputs.
 
-    def _tell_applied(self) -> None:
+        Raises:
+            Interrupted: a signal came before the first frame.
+            MirageError: an output cannot be finished.
+        """
+        written = self.styler.meter.frames_out > 0
+        if self.context.stop.by_signal and not written:
+            raise Interrupted("interrupted before the first frame")
+        self.context.memory.sample()
+        self.outputs.sink.close(commit=written)
+
+    def _tick(self) -> None:
+        stop, window = self.context.stop, self.outputs.window
+        limit = self.config.duration_seconds
+        if limit is not None and self.context.clock() - self.flow_begin >= limit:
+            stop.stop("duration")
+        if window is not None and not window.pump():
+            stop.stop("window")
+        if self.styler.applied_count != self._announced:
+            self._announce_applied()
+        self.context.tick(self.stats)
+
+    def _announce_applied(self) -> None:
         """Say at which frame a typed change took effect."""
         total = self.styler.applied_count
-        new = total - self._told
+        new = total - self._announced
         for change in list(self.styler.applied)[-new:] if new else []:
             matched = self.steering.hub.matched
             found = f" ({matched})" if change["kind"] == "look" and matched else ""
-            self.ui.note(f'"{change["text"]}" applied at frame {change["frame"]}{found}')
-        self._told = total
-
-    def _tick(self) -> None:
-        now = self.clock()
-        limit = self.config.duration_seconds
-        if limit is not None and now - self.flow_begin >= limit:
-            self.stop.stop("duration")
-        if self.window is not None and not self.window.pump():
-            self.stop.stop("window")
-        if now >= self._next_sample:
-            self._next_sample = now + 1.0
-            self.memory.sample()
-        if self.styler.applied_count != self._told:
-            self._tell_applied()
-        self.ui.tick(self._stats)
-
-    def _targets(self) -> str:
-        names = [shown_target(target) for target in targets_of(self.config)]
-        if self.window is not None:
-            names.append("window")
-        return " + ".join(names) or "nowhere"
+            self.context.ui.note(f'"{change["text"]}" applied at frame {change["frame"]}{found}')
+        self._announced = total
 
     def _connection(self) -> str:
-        states = (getattr(self.source, "state", ""), self.sink.state)
+        states = (getattr(self.source, "state", ""), self.outputs.taps.state)
         return "; ".join(state for state in states if state not in ("", "connected"))
 
-    def _stats(self) -> Stats:
+    def stats(self) -> Stats:
+        """What holds now, for the display and for clients."""
         return stats_of(
-            "live",
-            self.source.info.name,
-            self._targets(),
-            self.steering.hub.prompt,
             self.styler,
             self.about,
-            self.clock(),
+            self.context.clock(),
             self.flow_begin,
+            command="live",
+            source=self.source.info.name,
+            target=self.outputs.names,
+            prompt=self.steering.hub.prompt,
             typed=self.keys.typed,
-            message="ending" if self.stop.event.is_set() else self._connection(),
+            message="ending" if self.context.stop.event.is_set() else self._connection(),
             strength=self.steering.hub.options.strength,
             paused=self.styler.paused,
-            recording=self.sink.recording,
+            recording=self.outputs.taps.recording,
             control=self.steering.address,
         )
 
     def document(self, result: RunResult) -> dict[str, Any]:
         """What happened, as plain data."""
-        meter = self.styler.meter
+        meter, hub, window = self.styler.meter, self.steering.hub, self.outputs.window
         return {
             "command": "live",
             "input": self.source.info.name,
             "output": self.config.output and without_secrets(self.config.output),
             "more_outputs": list(map(without_secrets, self.config.more_outputs)),
-            "window": self.window.toolkit_name if self.window else None,
-            "sound": self.outlet is not self.sink,
+            "window": window.toolkit_name if window else None,
+            "sound": self.outputs.sink is not self.outputs.taps,
             "prompts": self.prompts,
             "changes": list(self.styler.applied),
-            "control_changes": {"applied": self.steering.hub.changes, "refused": self.steering.hub.refused},
-            "files": list(self.sink.files),
-            "ended_by": self.stop.reason or ("frames" if result.stopped else "source"),
+            "control_changes": {"applied": hub.changes, "refused": hub.refused},
+            "files": list(self.outputs.taps.files),
+            "ended_by": self.context.stop.reason or ("frames" if result.stopped else "source"),
             "fps_in": round(meter.frames_in / result.seconds, 2) if result.seconds else 0.0,
-            **account(self.styler, self.config.model, self.source, self.sink, self.memory, result.seconds, self.begun),
-            "interrupted": self.stop.by_signal,
+            **account(
+                self.styler,
+                self.config.model,
+                [*self.source.warnings, *self.outputs.taps.warnings],
+                self.context.memory,
+                result.seconds,
+                self.context.begun_seconds,
+            ),
+            "interrupted": self.context.stop.by_signal,
         }

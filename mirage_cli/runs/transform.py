@@ -3,38 +3,46 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from types import TracebackType
 from typing import Any
+
+import numpy as np
 
 from mirage_cli.config import PIPE, Size, TransformConfig
 from mirage_cli.errors import Interrupted, MediaError, MirageError, UsageProblem
 from mirage_cli.frames import Frame, FrameSink, FrameSource, Ui
 from mirage_cli.inputs.open import open_input
 from mirage_cli.inputs.wrappers import SkippingSource
-from mirage_cli.measure import Meter, PeakMemory, Stats
+from mirage_cli.measure import Meter, Stats
 from mirage_cli.media.addresses import is_url
 from mirage_cli.outputs.names import check_targets, shown_target, without_secrets
 from mirage_cli.outputs.open import check_output, check_unfinished, default_output, open_sink
 from mirage_cli.outputs.segments import JobSink
-from mirage_cli.pipeline import run as run_pipeline
+from mirage_cli.pipeline import Flow, Pending, causes_raised, run as run_pipeline
 from mirage_cli.prompts.track import parse_prompts
+from mirage_cli.runs.context import Clock, RunContext, side_by_side
 from mirage_cli.styling.account import account, stats_of
-from mirage_cli.styling.loading import ReadPrompt, read_prompts, track_of
+from mirage_cli.styling.loading import Models, ReadPrompt, read_prompts, track_of
+from mirage_cli.styling.sessions import ResumableSession
 from mirage_cli.styling.stopping import StopSwitch
-from mirage_cli.styling.styler import Engine, Styler, side_by_side
+from mirage_cli.styling.styler import Styler
 
 TIMEOUT_SECONDS = 120.0
-"""A source or sink that hangs for so long is lost; ``--timeout`` sets another time."""
+"""A source or sink that hangs for longer is lost; ``--timeout`` sets another time."""
+NOTHING_WRITTEN = "interrupted before the first frame: nothing was written"
 
 
 def run(
     config: TransformConfig,
     ui: Ui,
     *,
-    engine: Engine | None = None,
+    models: Models | None = None,
     stop: StopSwitch | None = None,
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Clock = time.perf_counter,
     begun_seconds: float | None = None,
 ) -> dict[str, Any]:
     """Do the whole job.
@@ -42,7 +50,7 @@ def run(
     Args:
         config: what is asked for.
         ui: is told of progress, notes and warnings.
-        engine: loads model and prompts; tests pass their own.
+        models: loads models and reads prompts; a caller with several runs passes one, and so do tests.
         stop: ends the run early; what is written by then is finished and kept.
         clock: seconds, for all latencies.
         begun_seconds: when the program started on that clock, for the time to the first frame.
@@ -54,80 +62,94 @@ def run(
         MirageError: of the kind that fits; no output is left behind.
         Interrupted: stopped before the first frame was written; no output is left behind.
     """
-    engine, stop = engine or Engine(), stop or StopSwitch()
-    begun = clock() if begun_seconds is None else begun_seconds
-    stop.graceful = False  # it may have served another job
+    models, context = models or Models(), RunContext.of(ui, stop, clock, begun_seconds)
+    context.stop.graceful = False  # it may have served another job
     prompts = parse_prompts(config.prompts)
-    target = config.output
-    if target is None and (config.input == PIPE or is_url(config.input)):
+    _check_outputs(config, ui)
+    models.check_model(config.model)
+    with ExitStack() as stack:
+        source, size, input_size = open_input(config, models, ui)
+        stack.callback(source.close)
+        read = read_prompts(prompts, models, config.model, ui)
+        target = _named_output(config, read[0], ui) if config.output is None else config.output
+        source.warnings.extend(_late_prompts(read, source.info.duration_seconds))
+        context.stop.graceful = True  # a signal must not leave a half-made file behind
+        sink = open_sink(
+            config, target, source, size, ui.warn, context.stop.event
+        )  # before the model: errors come fast
+        stack.push(partial(_keep_segments, sink, ui))
+        context.stop.graceful = False
+        if context.stop.event.is_set():
+            raise Interrupted(NOTHING_WRITTEN)
+        session = models.session(config.model, *size)
+        styler = Styler(session, track_of(read, config.blend_seconds), Meter(), size)
+        job = _Job(config, context, source, sink, styler, session, read, target, input_size)
+        job.resume()
+        job.flow()
+        job.finish()
+    return job.document()
+
+
+# --- before the frames -----------------------------------------------------------------------------
+
+
+def _check_outputs(config: TransformConfig, ui: Ui) -> None:
+    """Refuse outputs that cannot be written, before anything slow is begun.
+
+    Raises:
+        UsageProblem, MediaError: see above.
+    """
+    if config.output is None and (config.input == PIPE or is_url(config.input)):
         raise UsageProblem(
             f"the output needs a name when the input is {without_secrets(config.input)!r}",
             "Add -o out.mp4, or -o - for a pipe.",
         )
+    named = [name for name in (config.output, *config.more_outputs) if name is not None]
+    check_targets(named, lambda name: _check_output(config, name, ui))
 
-    def check(name: str) -> None:
-        check_output(config.input, name, config.overwrite, ui)
-        check_unfinished(config, name)
 
-    check_targets([name for name in (target, *config.more_outputs) if name is not None], check)
-    engine.check_model(config.model)
-    source, size, input_size = open_input(config, engine, ui)
-    sink: FrameSink | None = None
-    finished = False
-    try:
-        read = read_prompts(prompts, engine, config.model, ui)
-        if target is None:
-            target = default_output(config.input, read[0].match.look)
-            check(target)
-        source.warnings.extend(_late_prompts(read, source.info.duration_seconds))
-        stop.graceful = True  # a signal while the file is made must not leave it behind
-        sink = open_sink(config, target, source, size, ui.warn, stop.event)  # before the model: errors come fast
-        stop.graceful = False
-        if stop.event.is_set():
-            raise Interrupted("interrupted before the first frame: nothing was written")
-        session = engine.session(config.model, *size)
-        styler = Styler(session, track_of(read, config.blend_seconds), Meter(), size)
-        job = _Job(config, ui, source, sink, styler, read, target, input_size, stop, clock, begun)
-        job.go_on()
-        job.flow()
-        written = job.resumed_at + styler.meter.frames_out
-        if stop.event.is_set() and not written:
-            raise Interrupted("interrupted before the first frame: nothing was written")
-        if not written:
-            raise MediaError(
-                f"no frame could be decoded from {without_secrets(config.input)!r}",
-                "Check that it holds video: ffmpeg -i FILE lists its streams.",
-            )
-        job.memory.sample()
-        sink.close(commit=True)
-        job.flow_end = clock()
-        _let_go(sink, ui, keep=stop.event.is_set() and config.resume)
-        finished = True
-    except BaseException as error:
-        if sink is not None and not finished:
-            sink.close(commit=False)
-            _let_go(sink, ui, keep=True, error=error)
-        raise
-    finally:
-        source.close()
-    return job.document()
+def _check_output(config: TransformConfig, name: str, ui: Ui) -> None:
+    check_output(config.input, name, config.overwrite, ui)
+    check_unfinished(config, name)
+
+
+def _named_output(config: TransformConfig, first: ReadPrompt, ui: Ui) -> str:
+    """A name made from the input and the look of the first prompt, checked."""
+    target = default_output(config.input, first.match.look)
+    _check_output(config, target, ui)
+    return target
 
 
 def _late_prompts(read: list[ReadPrompt], seconds: float | None) -> list[str]:
-    """What a user should know of prompts whose time comes late, or never."""
-    late = [item.prompt for item in read if seconds is not None and item.prompt.time_seconds >= seconds]
-    told = [
-        f"the prompt {p.text!r} begins at {p.time_seconds:g} s, and the input lasts {seconds:.1f} s: it is never shown"
-        for p in late
+    """Warnings of prompts whose time comes late, or never, in an input that lasts ``seconds``."""
+    late = [item for item in read if seconds is not None and item.seconds >= seconds]
+    warnings = [
+        f"the prompt {item.prompt.text!r} begins at {item.seconds:g} s, and the input lasts {seconds:.1f} s: "
+        "it is never shown"
+        for item in late
     ]
-    first = read[0].prompt
-    if first.time_seconds > 0 and first not in late:
-        told.append(f"the picture is unchanged until {first.time_seconds:g} s, when the prompt {first.text!r} begins")
-    return told
+    first = read[0]
+    if first.seconds > 0 and first not in late:
+        warnings.append(
+            f"the picture is unchanged until {first.seconds:g} s, when the prompt {first.prompt.text!r} begins"
+        )
+    return warnings
 
 
-def _let_go(sink: FrameSink, ui: Ui, keep: bool, error: BaseException | None = None) -> None:
-    """Take the folder of the job away, or keep what is whole in it and say how to go on."""
+# --- after the frames ------------------------------------------------------------------------------
+
+
+def _keep_segments(
+    sink: FrameSink, ui: Ui, _kind: type[BaseException] | None, error: BaseException | None, _at: TracebackType | None
+) -> None:
+    """On the way out of a run that failed: discard the output, and keep what ``--resume`` can go on from."""
+    if error is not None:
+        sink.close(commit=False)
+        _release(sink, ui, keep=True, error=error)
+
+
+def _release(sink: FrameSink, ui: Ui, keep: bool, error: BaseException | None = None) -> None:
+    """Remove the folder of the job, or keep the whole segments in it and say how to go on."""
     if not isinstance(sink, JobSink):
         return
     if not keep or not sink.kept:
@@ -141,50 +163,76 @@ def _let_go(sink: FrameSink, ui: Ui, keep: bool, error: BaseException | None = N
         ui.note(how)
 
 
+# --- the frames ------------------------------------------------------------------------------------
+
+
+@dataclass
 class _Job:
-    """The flow of one transform and its account."""
+    """The flow of one transform and its account.
 
-    def __init__(
-        self,
-        config: TransformConfig,
-        ui: Ui,
-        source: FrameSource,
-        sink: FrameSink,
-        styler: Styler,
-        read: list[ReadPrompt],
-        target: str,
-        input_size: Size,
-        stop: StopSwitch,
-        clock: Callable[[], float],
-        begun: float,
-    ) -> None:
-        self.config, self.ui, self.source, self.sink = config, ui, source, sink
-        self.styler, self.read, self.target, self.input_size = styler, read, target, input_size
-        self.stop, self.clock, self.begun = stop, clock, begun
-        self.memory = PeakMemory()
-        self.about = dict(styler.session.describe())
-        self.on_gpu = getattr(styler.session, "copies", None) is not None
-        self.flow_begin = self.flow_end = self.pipeline_seconds = 0.0
-        self.resumed_at = 0
-        self._next_sample = 0.0
+    Attributes:
+        read: the prompts, as they were understood.
+        target: the first output's name.
+        input_size: width and height of the input itself.
+        resumed_at: frames that an earlier run of this job has written.
+        flow_begin, flow_end: on the context's clock; the end is when the file was finished.
+        pipeline_seconds: how long frames flowed.
+    """
 
-    def go_on(self) -> None:
-        """Take up a job that was killed: its state, and the frames after what is whole."""
+    config: TransformConfig
+    context: RunContext
+    source: FrameSource
+    sink: FrameSink
+    styler: Styler
+    session: ResumableSession
+    read: list[ReadPrompt]
+    target: str
+    input_size: Size
+    resumed_at: int = 0
+    flow_begin: float = 0.0
+    flow_end: float = 0.0
+    pipeline_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.about = dict(self.session.describe())
+
+    def resume(self) -> None:
+        """Take up a job that was killed: its state, and the frames after its whole segments."""
         if not isinstance(self.sink, JobSink) or not self.sink.resumed_at:
             return
         arrays, facts = self.sink.folder.read_state()
-        self.styler.session.load_state((arrays, facts))
+        self.session.load_state((arrays, facts))
         run = facts["run"]
         self.styler.frames = self.resumed_at = self.sink.resumed_at
         self.styler.cuts, self.styler.guard_count = run["cuts"], run["guard_count"]
         self.styler.guard_events.extend(run["guard_events"])
         self.source = SkippingSource(self.source, self.resumed_at)
-        self.ui.note(f"going on at frame {self.resumed_at}")
+        self.context.ui.note(f"going on at frame {self.resumed_at}")
 
-    def _step(self, frame: Frame) -> Any:
+    def flow(self) -> None:
+        """Move all frames from the source to the sink."""
+        self.flow_begin = self.context.clock()
+        self.context.stop.graceful = True
+        flow = Flow(
+            self.source,
+            self._step,
+            self.sink,
+            self.styler.meter,
+            stop=self.context.stop.event,
+            prefetch=self.styler.prefetch(),
+            compose=side_by_side if self.config.compare else None,
+            tick=lambda: self.context.tick(self._stats),
+            timeout_seconds=self._timeout_seconds,
+            names=(without_secrets(self.config.input), without_secrets(self.target)),
+            clock=self.context.clock,
+        )
+        with causes_raised():
+            self.pipeline_seconds = run_pipeline(flow).seconds
+
+    def _step(self, frame: Frame) -> np.ndarray | Pending:
         rgb = self.styler.step(frame)
         if isinstance(self.sink, JobSink) and self.sink.state_due(frame.index + 1):
-            arrays, facts = self.styler.session.state()
+            arrays, facts = self.session.state()
             run = {
                 "cuts": self.styler.cuts,
                 "guard_count": self.styler.guard_count,
@@ -195,55 +243,49 @@ class _Job:
 
     @property
     def _timeout_seconds(self) -> float | None:
-        """A pipe may rest as long as whoever is at its other end likes."""
+        """No timeout for pipes: the other end sets the pace."""
         piped = PIPE in (self.config.input, self.target)
         return self.config.timeout_seconds or (None if piped else TIMEOUT_SECONDS)
 
-    def flow(self) -> None:
-        self.flow_begin = self.clock()
-        self.stop.graceful = True
-        ended = run_pipeline(
-            self.source,
-            self._step,
-            self.sink,
-            meter=self.styler.meter,
-            stop=self.stop.event,
-            ahead=self.styler.ahead(),
-            compose=side_by_side if self.config.compare else None,
-            tick=self._tick,
-            timeout_seconds=self._timeout_seconds,
-            names=(without_secrets(self.config.input), without_secrets(self.target)),
-            clock=self.clock,
-        )
-        self.pipeline_seconds = ended.seconds
+    def finish(self) -> None:
+        """Finish the output, as far as it came.
 
-    def _tick(self) -> None:
-        now = self.clock()
-        if now >= self._next_sample:
-            self._next_sample = now + 1.0
-            self.memory.sample()
-        self.ui.tick(self._stats)
+        Raises:
+            Interrupted, MediaError: there is no frame in it, or it cannot be finished.
+        """
+        stopped = self.context.stop.event.is_set()
+        if not self.resumed_at + self.styler.meter.frames_out:
+            if stopped:
+                raise Interrupted(NOTHING_WRITTEN)
+            raise MediaError(
+                f"no frame could be decoded from {without_secrets(self.config.input)!r}",
+                "Check that it holds video: ffmpeg -i FILE lists its streams.",
+            )
+        self.context.memory.sample()
+        self.sink.close(commit=True)
+        self.flow_end = self.context.clock()
+        _release(self.sink, self.context.ui, keep=stopped and self.config.resume)
+
+    def _stats(self) -> Stats:
+        position = self.styler.meter.last_out_pts_seconds
+        ending = self.context.stop.event.is_set()
+        return stats_of(
+            self.styler,
+            self.about,
+            self.context.clock(),
+            self.flow_begin,
+            command="transform",
+            source="standard input" if self.config.input == PIPE else Path(self.config.input).name,
+            target=shown_target(self.target),
+            prompt=next((r.prompt.text for r in reversed(self.read) if r.seconds <= position), "(unchanged)"),
+            frames_total=self.source.info.frame_count,
+            message="ending: the file is being finished" if ending else self._lost(),
+        )
 
     def _lost(self) -> str:
         """What is being done about an output that is lost."""
         state = getattr(self.sink, "state", "")
         return "" if state == "connected" else state
-
-    def _stats(self) -> Stats:
-        position = self.styler.meter.last_out_pts_seconds
-        prompt = next((r.prompt.text for r in reversed(self.read) if r.prompt.time_seconds <= position), "(unchanged)")
-        return stats_of(
-            "transform",
-            "standard input" if self.config.input == PIPE else Path(self.config.input).name,
-            shown_target(self.target),
-            prompt,
-            self.styler,
-            self.about,
-            self.clock(),
-            self.flow_begin,
-            frames_total=self.source.info.frame_count,
-            message="ending: the file is being finished" if self.stop.event.is_set() else self._lost(),
-        )
 
     def document(self) -> dict[str, Any]:
         """What happened, as plain data; ``seconds`` is until the file is finished, ``busy`` and ``limiting_stage``
@@ -259,15 +301,14 @@ class _Job:
             "prompts": [item.document() for item in self.read],
             "video_seconds": round(meter.last_out_pts_seconds, 3),
             "model_seconds": round(meter.stages["model"].total_ms / 1e3, 3),
-            **meter.busy(self.pipeline_seconds, on_gpu=self.on_gpu),
+            **meter.busy(self.pipeline_seconds, on_gpu=self.session.copies is not None),
             **account(
                 self.styler,
                 self.config.model,
-                self.source,
-                self.sink,
-                self.memory,
+                [*self.source.warnings, *self.sink.warnings],
+                self.context.memory,
                 self.flow_end - self.flow_begin,
-                self.begun,
+                self.context.begun_seconds,
             ),
-            "interrupted": self.stop.event.is_set(),
+            "interrupted": self.context.stop.event.is_set(),
         }

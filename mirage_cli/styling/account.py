@@ -6,19 +6,12 @@ from typing import Any
 
 from mirage_cli.config import ModelOptions
 from mirage_cli.errors import plain_text
-from mirage_cli.frames import FrameSink, FrameSource
-from mirage_cli.measure import PeakMemory, Stats, exact_percentile
+from mirage_cli.measure import PeakMemory, Stats, percentiles
 from mirage_cli.styling.styler import Styler
 
 
 def account(
-    styler: Styler,
-    options: ModelOptions,
-    source: FrameSource,
-    sink: FrameSink,
-    memory: PeakMemory,
-    seconds: float,
-    begun_seconds: float,
+    styler: Styler, options: ModelOptions, warnings: list[str], memory: PeakMemory, seconds: float, begun_seconds: float
 ) -> dict[str, Any]:
     """The part of a ``--json`` document that transform and live share.
 
@@ -27,6 +20,7 @@ def account(
     compose), ``end_to_end`` from decoded to written, waiting in the channels included.
 
     Args:
+        warnings: of the source and the sink.
         seconds: how long frames flowed.
         begun_seconds: when the program started, on the meter's clock.
     """
@@ -44,26 +38,33 @@ def account(
         "strength": options.strength,
         "seed": options.seed,
         **styler.document(),
-        "warnings": [*source.warnings, *sink.warnings],
+        "warnings": warnings,
         "peak_memory_mb": memory.megabytes(),
     }
 
 
 def stats_of(
-    command: str,
-    source: str,
-    target: str,
-    prompt: str,
     styler: Styler,
     about: dict[str, Any],
     now_seconds: float,
     begin_seconds: float,
+    *,
+    command: str,
+    source: str,
+    target: str,
+    prompt: str,
     frames_total: int | None = None,
     **more: Any,
 ) -> Stats:
-    """Read the counters of a run into a ``Stats``; ``about`` is the session's ``describe()``."""
+    """Read the counters of a run into a ``Stats``.
+
+    Args:
+        about: the session's ``describe()``.
+        now_seconds, begin_seconds: of the meter's clock; when frames began to flow.
+        command, source, target, prompt, frames_total, more: as in ``Stats``.
+    """
     meter = styler.meter
-    recent, model = meter.recent(), meter.recent(model=True)
+    end_to_end, model = percentiles(meter.recent()), percentiles(meter.recent(model=True))
     fps_in, fps_out = meter.rates(now_seconds)
     left = None
     if frames_total and fps_out > 0:
@@ -86,11 +87,11 @@ def stats_of(
         frames_total=frames_total,
         fps_in=fps_in,
         fps_out=fps_out,
-        p50_ms=exact_percentile(recent, 50),
-        p95_ms=exact_percentile(recent, 95),
-        p99_ms=exact_percentile(recent, 99),
-        model_p50_ms=exact_percentile(model, 50),
-        model_p95_ms=exact_percentile(model, 95),
+        p50_ms=end_to_end["p50"],
+        p95_ms=end_to_end["p95"],
+        p99_ms=end_to_end["p99"],
+        model_p50_ms=model["p50"],
+        model_p95_ms=model["p95"],
         elapsed_seconds=now_seconds - begin_seconds,
         left_seconds=left,
         position_seconds=meter.last_out_pts_seconds,

@@ -1,9 +1,9 @@
 """A live model that keeps up: quality that follows the time there is, and frames that need no model.
 
-``LiveEngine`` stands before the engine of a run; the sessions that it makes are stepped like any
-other. With ``--target-fps`` they take fewer sampler steps, then a smaller size inside, while the
-model is too slow, and go back when there is time. With ``--skip-similar`` a frame that looks like
-the last one that was made gets the same picture again.
+``LiveModels`` wraps the models of a run; its sessions are stepped like any other. With
+``--target-fps`` they take fewer sampler steps, then a smaller size inside, while the model is too
+slow, and go back when there is time. With ``--skip-similar`` a frame that looks like the last one
+that was made gets the same picture again.
 """
 
 from __future__ import annotations
@@ -12,19 +12,27 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 
 from mirage_cli.config import MIN_SIDE, ModelOptions
 from mirage_cli.measure import exact_percentile
+from mirage_cli.pipeline import Pending
+from mirage_cli.prompts.track import Weights
+from mirage_cli.styling.loading import Models
+from mirage_cli.styling.sessions import ResumableSession, StreamSession
+
+if TYPE_CHECKING:
+    from mirage_cli.prompts.reader import PromptMatch
+    from mirage_cli.stream.copies import Upload
+    from mirage_cli.stream.session import StepReport
 
 SCALES = (1.0, 0.84, 0.71, 0.59, 0.5)
 THUMBNAIL = (32, 18)
 MOST_IN_A_ROW = 30
-"""After so many skipped frames one is made, so that a slow change is not missed for ever."""
+"""After this many skipped frames in a row one is made, so that a slow change is not missed."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +87,7 @@ class PaceKeeper:
         return self.rungs[self.place]
 
     def saw(self, model_ms: float) -> bool:
-        """Take one frame's time; True when ``rung`` is another one now."""
+        """Take one frame's time; True if ``rung`` has changed."""
         self._recent.append(model_ms)
         now = self._clock()
         stood = now - self._since
@@ -105,11 +113,10 @@ class PaceKeeper:
 
 
 class SimilarFrames:
-    """Tells whether a frame looks like the last one that was made.
+    """Whether a frame looks like the last one that was made.
 
     Args:
-        levels: the difference, in levels of 255, that a field of 1/32 x 1/18 of the picture must
-            reach in its mean.
+        levels: the least difference that counts: of the mean of any of 32x18 fields of the picture, in levels of 255.
     """
 
     def __init__(self, levels: float) -> None:
@@ -135,19 +142,22 @@ class SimilarFrames:
 
 
 class AdaptiveSession:
-    """A session that keeps up; the same calls as ``lsd.stream.Session``.
+    """A session that keeps up; a ``StreamSession`` around others.
 
     Args:
         make: (steps, width, height) -> a session.
-        width, height: of the frames in and out.
+        width, height: pixels of the frames in and out.
+        steps: of the best quality.
         keeper: None leaves the quality alone.
         similar: None makes every frame.
-        tell: gets a sentence at each change.
+        tell: gets a sentence at each change of quality.
     """
+
+    copies = None  # a frame is looked at, and perhaps scaled, on the host first
 
     def __init__(
         self,
-        make: Callable[[int, int, int], Any],
+        make: Callable[[int, int, int], ResumableSession],
         width: int,
         height: int,
         steps: int,
@@ -158,23 +168,23 @@ class AdaptiveSession:
         self._make, self._size, self._steps = make, (width, height), steps
         self.keeper, self.similar, self._tell = keeper, similar, tell
         self.inner = make(steps, width, height)
-        self.report: Any = self.inner.report
+        self.report: StepReport = self.inner.report
         self.changes: deque[str] = deque(maxlen=100)
-        self._settings: dict[str, Any] = {}
+        self._settings: dict[str, Callable[[StreamSession], None]] = {}  # what the user set, for the next session
         self._last: np.ndarray | None = None
 
-    def set_look(self, weights: dict[str, float]) -> None:
-        self._set("look", weights)
+    def set_look(self, weights: Weights) -> None:
+        self._set("look", lambda session: session.set_look(weights))
 
     def set_strength(self, strength: float) -> None:
-        self._set("strength", strength)
+        self._set("strength", lambda session: session.set_strength(strength))
 
     def set_seed(self, seed: int) -> None:
-        self._set("seed", seed)
+        self._set("seed", lambda session: session.set_seed(seed))
 
-    def _set(self, name: str, value: Any) -> None:
-        getattr(self.inner, f"set_{name}")(value)
-        self._settings[name] = value
+    def _set(self, name: str, setting: Callable[[StreamSession], None]) -> None:
+        setting(self.inner)
+        self._settings[name] = setting
         if self.similar is not None:
             self.similar.forget()
 
@@ -184,9 +194,9 @@ class AdaptiveSession:
             self.similar.forget()
 
     def step(self, rgb: np.ndarray) -> np.ndarray:
-        """uint8 [H, W, 3] -> uint8 [H, W, 3]; errors as of the session."""
+        """uint8 [H, W, 3] -> uint8 [H, W, 3]. Raises what the inner session's ``step`` raises."""
         if self.similar is not None and self.similar.like_the_last(rgb) and self._last is not None:
-            self.report = SimpleNamespace(prepare_ms=0.0, denoise_ms=0.0, compose_ms=0.0, cut=False, guard_event=None)
+            self.report = _report_of_nothing()
             return self._last
         size = self._inside()
         begin = time.perf_counter()
@@ -199,7 +209,12 @@ class AdaptiveSession:
             self._change()
         return out
 
+    def step_later(self, upload: Upload) -> np.ndarray | Pending:
+        """The same for a frame that is on its way to the GPU; the copy there is not used."""
+        return self.step(upload.picture)
+
     def _inside(self) -> tuple[int, int]:
+        """Width and height that the model works at."""
         if self.keeper is None or self.keeper.rung.scale == 1.0:
             return self._size
         width, height = (max(MIN_SIDE, round(s * self.keeper.rung.scale)) for s in self._size)
@@ -210,10 +225,9 @@ class AdaptiveSession:
         assert self.keeper is not None
         steps, (width, height) = self.keeper.rung.steps, self._inside()
         old, self.inner = self.inner, self._make(steps, width, height)
-        for name, value in self._settings.items():
-            getattr(self.inner, f"set_{name}")(value)
-        if hasattr(old, "state_for"):
-            self.inner.load_state(old.state_for(self.inner))
+        for setting in self._settings.values():
+            setting(self.inner)
+        self.inner.load_state(old.state_for(self.inner))
         text = (
             f"to hold {1e3 / self.keeper.budget_ms:g} frames a second: {steps} "
             f"step{'s' if steps > 1 else ''}, {width}x{height} inside"
@@ -233,27 +247,45 @@ class AdaptiveSession:
         return facts
 
 
-class LiveEngine:
-    """An engine whose sessions keep up; all else is the engine's own.
+def _report_of_nothing() -> StepReport:
+    """Of a frame that no model made: no time was spent, and nothing happened."""
+    from mirage_cli.stream.session import StepReport  # late: it imports torch, which a session has done by then
+
+    return StepReport()
+
+
+class LiveModels:
+    """A ``ModelLoader`` whose sessions keep up; all else is the inner one's.
 
     Args:
-        engine: the run's.
+        models: the run's.
         target_fps, skip_similar: of ``LiveConfig``.
         tell: gets a sentence at each change of quality.
     """
 
-    def __init__(self, engine: Any, target_fps: float | None, skip_similar: float, tell: Callable[[str], None]) -> None:
-        self._engine, self._target, self._levels, self._tell = engine, target_fps, skip_similar, tell
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._engine, name)
+    def __init__(
+        self, models: Models, target_fps: float | None, skip_similar: float, tell: Callable[[str], None]
+    ) -> None:
+        self._models, self._target, self._levels, self._tell = models, target_fps, skip_similar, tell
 
     def session(self, options: ModelOptions, width: int, height: int) -> AdaptiveSession:
         """A session for frames of that size."""
 
-        def make(steps: int, wide: int, high: int) -> Any:
-            return self._engine.session(replace(options, steps=steps), wide, high)
+        def make(steps: int, wide: int, high: int) -> ResumableSession:
+            return self._models.session(replace(options, steps=steps), wide, high)
 
         keeper = PaceKeeper(self._target, ladder(options.steps)) if self._target else None
         similar = SimilarFrames(self._levels) if self._levels > 0 else None
         return AdaptiveSession(make, width, height, options.steps, keeper, similar, self._tell)
+
+    def is_cpu(self, options: ModelOptions) -> bool:
+        return self._models.is_cpu(options)
+
+    def check_model(self, options: ModelOptions) -> None:
+        self._models.check_model(options)
+
+    def look_names(self, options: ModelOptions) -> tuple[str, ...]:
+        return self._models.look_names(options)
+
+    def match(self, options: ModelOptions, text: str) -> PromptMatch:
+        return self._models.match(options, text)

@@ -1,23 +1,41 @@
-"""Loads model and prompt reader for a run, and makes its sessions."""
+"""Loads models and prompt readers for a run, and makes its sessions."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mirage_cli.config import ModelOptions
 from mirage_cli.frames import Ui
 from mirage_cli.models.catalog import IDENTITY
 from mirage_cli.prompts.track import LookTrack, TimedPrompt, build_track
+from mirage_cli.styling.sessions import ResumableSession, StreamSession
+
+if TYPE_CHECKING:
+    from mirage_cli.prompts.reader import PromptMatch, PromptReader
 
 _DTYPES = {"torch.float32": "fp32", "torch.bfloat16": "bf16", "torch.float16": "fp16"}
 
 
-class Engine:
-    """Loads model and prompt reader, both late: importing torch takes longer than most errors."""
+class ModelLoader(Protocol):
+    """What a run asks of ``Models``, or of what stands in for it."""
+
+    def is_cpu(self, options: ModelOptions) -> bool: ...
+
+    def check_model(self, options: ModelOptions) -> None: ...
+
+    def session(self, options: ModelOptions, width: int, height: int) -> StreamSession: ...
+
+    def look_names(self, options: ModelOptions) -> tuple[str, ...]: ...
+
+    def match(self, options: ModelOptions, text: str) -> PromptMatch: ...
+
+
+class Models:
+    """Loads models and prompt readers, each once and late: importing torch takes longer than most errors."""
 
     def __init__(self) -> None:
-        self._readers: dict[str, Any] = {}
+        self._readers: dict[str, PromptReader] = {}
         self._bundles: dict[tuple[str, str, str], Any] = {}
 
     def is_cpu(self, options: ModelOptions) -> bool:
@@ -51,8 +69,8 @@ class Engine:
             self._bundles[key] = load_bundle(options.model, device=options.device, dtype=options.dtype)
         return self._bundles[key]
 
-    def session(self, options: ModelOptions, width: int, height: int) -> Any:
-        """A ``Session`` for frames of that size in pixels.
+    def session(self, options: ModelOptions, width: int, height: int) -> ResumableSession:
+        """A ``stream.session.Session`` for frames of that size in pixels.
 
         Raises:
             GpuError, MirageError: it would not fit into memory; says what would.
@@ -92,8 +110,13 @@ class Engine:
         looks = [look["name"] for look in read_looks(model_dir(options.model))]
         return tuple(dict.fromkeys([*looks, IDENTITY]))
 
-    def match(self, options: ModelOptions, text: str) -> Any:
-        """The ``PromptMatch`` of a prompt."""
+    def match(self, options: ModelOptions, text: str) -> PromptMatch:
+        """The looks that a prompt names.
+
+        Raises:
+            UsageProblem: written weights that make no sense.
+            ModelError: the model's looks or the text encoder cannot be read.
+        """
         if options.model not in self._readers:
             from mirage_cli.prompts.reader import PromptReader
 
@@ -103,10 +126,15 @@ class Engine:
 
 @dataclass(frozen=True)
 class ReadPrompt:
-    """A prompt and the ``PromptMatch`` that it was understood as."""
+    """A prompt and what it was understood as."""
 
     prompt: TimedPrompt
-    match: Any
+    match: PromptMatch
+
+    @property
+    def seconds(self) -> float:
+        """When it begins."""
+        return self.prompt.time_seconds or 0.0
 
     def document(self) -> dict[str, Any]:
         """For ``--json``."""
@@ -120,8 +148,8 @@ class ReadPrompt:
         }
 
 
-def read_prompts(prompts: list[TimedPrompt], engine: Engine, options: ModelOptions, ui: Ui) -> list[ReadPrompt]:
-    """Find the looks of every prompt, and tell what each was taken for.
+def read_prompts(prompts: list[TimedPrompt], models: ModelLoader, options: ModelOptions, ui: Ui) -> list[ReadPrompt]:
+    """Find the looks of every prompt, and tell the user what each was taken for.
 
     Raises:
         UsageProblem: written weights that make no sense.
@@ -129,7 +157,7 @@ def read_prompts(prompts: list[TimedPrompt], engine: Engine, options: ModelOptio
     """
     result = []
     for prompt in prompts:
-        match = engine.match(options, prompt.text)
+        match = models.match(options, prompt.text)
         (ui.note if match.known else ui.warn)(match.message)
         result.append(ReadPrompt(prompt, match))
     return result
@@ -137,5 +165,5 @@ def read_prompts(prompts: list[TimedPrompt], engine: Engine, options: ModelOptio
 
 def track_of(read: list[ReadPrompt], blend_seconds: float) -> LookTrack:
     """The track of looks of a run, from its read prompts."""
-    changes = [(item.prompt.time_seconds or 0.0, item.match.weights) for item in read]
+    changes = [(item.seconds, item.match.weights) for item in read]
     return build_track(changes, blend_seconds)

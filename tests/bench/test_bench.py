@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.slow_model import SIZE, MadeClock, SlowEngine
+from helpers.slow_model import SIZE, MadeClock, SlowModels
 
 from mirage_cli.bench import run as bench, stages
 from mirage_cli.config import BenchConfig
@@ -29,7 +29,7 @@ def config(**changes: object) -> BenchConfig:
 
 def test_known_speeds_come_out(no_model: None, example_clip: Path) -> None:
     clock = MadeClock()
-    engine = SlowEngine(2.0, 8.0, 2.0, time=clock)
+    engine = SlowModels(2.0, 8.0, 2.0, time=clock)
     document = bench.run(config(input=str(example_clip)), engine=engine, against_fp32=True, clock=clock)
     json.dumps(document)
     latency = document["latency_ms"]
@@ -50,7 +50,7 @@ def test_known_speeds_come_out(no_model: None, example_clip: Path) -> None:
 
 def test_wall_times_hold_the_model_and_everything_else(no_model: None, example_clip: Path) -> None:
     """On the real clock, where a busy machine can only add time."""
-    document = bench.run(config(input=str(example_clip), frames=30), engine=SlowEngine(2.0, 8.0, 2.0))
+    document = bench.run(config(input=str(example_clip), frames=30), engine=SlowModels(2.0, 8.0, 2.0))
     latency = document["latency_ms"]
     assert latency["denoise"]["p50"] >= 8.0 and latency["prepare"]["p50"] >= 2.0
     assert latency["device_frame"]["p50"] >= 12.0
@@ -97,7 +97,7 @@ def test_a_short_clip_is_played_again_and_rewinds_are_not_counted(
         check=True,
         timeout=60,
     )
-    engine = SlowEngine(0.0, 1.0, 0.0)
+    engine = SlowModels(0.0, 1.0, 0.0)
     document = bench.run(config(input=str(short), frames=11, warmup=1), engine=engine)
     assert document["frames"] == 11 and document["pipelined"]["frames"] == 11
     # 1 warm-up, 11 counted, and one uncounted frame after each of the two rewinds; then 11 more.
@@ -108,28 +108,28 @@ def test_without_the_example_clip_the_test_picture_is_measured(
     no_model: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(bench, "EXAMPLE_CLIP", tmp_path / "none.mp4")
-    document = bench.run(config(frames=3, warmup=0), engine=SlowEngine(0.0, 1.0, 0.0))
+    document = bench.run(config(frames=3, warmup=0), engine=SlowModels(0.0, 1.0, 0.0))
     assert document["source"] == "test picture" and document["frames"] == 3
 
 
 @pytest.mark.parametrize("changes", [{"frames": 0}, {"warmup": -1}, {"frames": 10**9}])
 def test_numbers_that_make_no_bench(changes: dict[str, int]) -> None:
     with pytest.raises(UsageProblem, match="frames"):
-        bench.run(config(**changes), engine=SlowEngine(0, 0, 0))
+        bench.run(config(**changes), engine=SlowModels(0, 0, 0))
 
 
 def test_input_that_cannot_be_looped_or_read(tmp_path: Path) -> None:
     with pytest.raises(UsageProblem, match="standard input"):
-        bench.run(config(input="-"), engine=SlowEngine(0, 0, 0))
+        bench.run(config(input="-"), engine=SlowModels(0, 0, 0))
     (tmp_path / "text.mp4").write_text("no video")
     for name in ("nosuch.mp4", "text.mp4"):
         with pytest.raises(MediaError):
-            bench.run(config(input=str(tmp_path / name)), engine=SlowEngine(0, 0, 0))
+            bench.run(config(input=str(tmp_path / name)), engine=SlowModels(0, 0, 0))
 
 
 def test_nothing_is_left_when_the_model_fails(no_model: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    engine = SlowEngine(0.0, 0.0, 0.0)
+    engine = SlowModels(0.0, 0.0, 0.0)
 
     def broken(rgb: np.ndarray) -> np.ndarray:
         raise MirageError("the model broke")

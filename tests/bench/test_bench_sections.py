@@ -200,13 +200,13 @@ def test_reports_that_cannot_be(tmp_path) -> None:
 
 
 def test_without_ffmpeg_frames_are_made_and_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    from helpers.slow_model import SlowEngine
+    from helpers.slow_model import SlowModels
 
     def missing() -> None:
         raise MediaError("no ffmpeg", "install it")
 
     monkeypatch.setattr("mirage_cli.media.ffmpeg.find_ffmpeg", missing)
     monkeypatch.setattr(bench, "weights", lambda model: {"sha256": "none"})
-    document = bench.run(BenchConfig(size=(64, 48), frames=3, warmup=0), engine=SlowEngine(0.0, 1.0, 0.0))
+    document = bench.run(BenchConfig(size=(64, 48), frames=3, warmup=0), engine=SlowModels(0.0, 1.0, 0.0))
     assert document["source"] == "test picture" and document["versions"]["ffmpeg"] == "none"
     assert document["frames"] == document["pipelined"]["frames"] == 3

@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from helpers.fakes import FakeEngine
+from helpers.fakes import FakeModels
 
 from mirage_cli.bench import live as bench_live
 from mirage_cli.bench.marker import MIN_WIDTH, MarkedSource, Sightings, block_pixels, carry, read, stamp
@@ -126,7 +126,7 @@ def measured(monkeypatch, **values):
     config = BenchConfig(
         **{"prompt": "ink wash", "size": (160, 96), "frames": 30, "warmup": 5, "live": True, "fps": 15.0, **values}
     )
-    document = bench_live.run(config, engine=FakeEngine())
+    document = bench_live.run(config, engine=FakeModels())
     json.dumps(document)
     return document
 
@@ -160,7 +160,7 @@ def test_a_delay_in_the_model_is_read_too_and_drops_are_seen(monkeypatch):
     config = BenchConfig(prompt="ink wash", size=(160, 96), frames=20, warmup=3, live=True, fps=50.0)
 
     def attempt():
-        document = bench_live.run(config, engine=FakeEngine())
+        document = bench_live.run(config, engine=FakeModels())
         marker = document["marker"]
         assert marker["latency_ms"]["min"] >= 40.0 and marker["latency_ms"]["p50"] <= 40.0 + 2 * 20.0 + 15.0
         assert marker["dropped"] >= 15 and marker["doubled"] == 0

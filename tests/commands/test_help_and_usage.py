@@ -8,9 +8,9 @@ import sys
 
 import pytest
 from helpers.commands import environment
+from helpers.fakes import main
 
 from mirage_cli import __version__
-from mirage_cli.cli import main
 from mirage_cli.errors import MirageError, UsageProblem
 
 COMMANDS = ("transform", "live", "devices", "bench", "doctor", "models", "train")
@@ -107,7 +107,7 @@ USAGE = [
 
 
 @pytest.mark.parametrize(("arguments", "telling"), USAGE, ids=lambda v: " ".join(v)[:60])
-def test_bad_use_is_one_line_with_a_remedy_and_code_2(arguments, telling, capsys, fakes, tmp_path, monkeypatch):
+def test_bad_use_is_one_line_with_a_remedy_and_code_2(arguments, telling, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     make_empty = tmp_path / "in.mp4"
     make_empty.write_bytes(b"")

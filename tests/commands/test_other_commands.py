@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 
-from mirage_cli.cli import main
+from helpers.fakes import main
 
 # ---- where settings come from -----------------------------------------------------------------
 
 
-def test_flag_over_environment_over_file_over_default(clip, tmp_path, capsys, fakes, monkeypatch):
+def test_flag_over_environment_over_file_over_default(clip, tmp_path, capsys, monkeypatch):
     file = tmp_path / "mirage.toml"
     file.write_text(
         'strength = 0.25\nseed = 5\n[transform]\nsize = "64x48"\nprompt = "night"\n'
@@ -33,7 +33,7 @@ def test_flag_over_environment_over_file_over_default(clip, tmp_path, capsys, fa
     assert run() == ([64, 48], 0.75, 5)
 
 
-def test_bad_settings_are_named(clip, capsys, fakes, monkeypatch, tmp_path):
+def test_bad_settings_are_named(clip, capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("MIRAGE_SIZE", "0x0")
     assert main(["transform", str(clip), "-p", "night"]) == 2
     assert "width 0" in capsys.readouterr().err

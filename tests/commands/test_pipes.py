@@ -11,11 +11,11 @@ import threading
 
 from helpers import media
 from helpers.commands import environment, mirage
+from helpers.fakes import main
 from helpers.media import probe
 from helpers.paths import FAKES
 
-from mirage_cli.cli import main
-from mirage_cli.commands.terminal import TerminalUi
+from mirage_cli.commands.ui import TerminalUi
 
 
 def test_video_through_pipes_and_nothing_else_on_standard_output(clip, tmp_path):
@@ -35,7 +35,7 @@ def test_sound_from_a_pipe_is_kept(clip, tmp_path):
     assert probe(out).sound and probe(out).frames == 20
 
 
-def test_a_named_pipe_is_read_once_and_scaled_down(tmp_path, capsys, fakes):
+def test_a_named_pipe_is_read_once_and_scaled_down(tmp_path, capsys):
     big = media.clip(tmp_path / "big.mkv", seconds=0.4, fps=10, size=(1280, 720), sound="aac")
     pipe, out = tmp_path / "pipe", tmp_path / "out.mp4"
     os.mkfifo(pipe)
@@ -48,7 +48,7 @@ def test_a_named_pipe_is_read_once_and_scaled_down(tmp_path, capsys, fakes):
     assert (made.frames, made.size, made.sound) == (4, (768, 432), True)
 
 
-def test_what_the_output_cannot_keep_is_said(clip, tmp_path, capsys, fakes):
+def test_what_the_output_cannot_keep_is_said(clip, tmp_path, capsys):
     command = ["transform", str(clip), "-p", "night", "-o"]
     assert main([*command, str(tmp_path / "out.gif"), "--json"]) == 0
     streams = capsys.readouterr()
@@ -68,7 +68,7 @@ def test_a_reader_that_goes_away_is_no_traceback(tmp_path):
     assert done.returncode in (0, 3) and b"Traceback" not in done.stderr
 
 
-def test_a_slow_run_without_a_terminal_gives_plain_lines(clip, tmp_path, monkeypatch, capsys, fakes):
+def test_a_slow_run_without_a_terminal_gives_plain_lines(clip, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(TerminalUi, "LINE_SECONDS", 0.1)
     monkeypatch.setenv("FAKE_MODEL_MS", "30")
     out = str(tmp_path / "o.mp4")

@@ -11,14 +11,13 @@ import threading
 import pytest
 from helpers import media
 from helpers.commands import frames_of, mirage
-from helpers.fakes import FakeSession
+from helpers.fakes import FakeSession, main
 from helpers.media import probe
 
-from mirage_cli.cli import main
 from mirage_cli.inputs.size import choose_size
 
 
-def test_a_file_becomes_a_file_named_by_its_look(clip, tmp_path, capsys, fakes):
+def test_a_file_becomes_a_file_named_by_its_look(clip, tmp_path, capsys):
     source = tmp_path / "my clip.mp4"
     source.write_bytes(clip.read_bytes())
     assert main(["transform", str(source), "-p", "ink wash"]) == 0
@@ -32,7 +31,7 @@ def test_a_file_becomes_a_file_named_by_its_look(clip, tmp_path, capsys, fakes):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["my clip.ink-wash.mp4", "my clip.mp4"]
 
 
-def test_a_session_with_copies_gets_its_frames_ahead(clip, tmp_path, capsys, fakes, monkeypatch):
+def test_a_session_with_copies_gets_its_frames_ahead(clip, tmp_path, capsys, monkeypatch):
     """As on a GPU: uploaded in the decode thread, fetched in the encode thread; the same film."""
 
     class Copies:
@@ -62,7 +61,7 @@ def test_a_session_with_copies_gets_its_frames_ahead(clip, tmp_path, capsys, fak
     assert (tmp_path / "late.mp4").read_bytes() == (tmp_path / "plain.mp4").read_bytes()
 
 
-def test_json_is_one_document_that_says_what_happened(clip, tmp_path, capsys, fakes):
+def test_json_is_one_document_that_says_what_happened(clip, tmp_path, capsys):
     out = tmp_path / "out.mp4"
     code = main(
         [
@@ -114,7 +113,7 @@ def test_json_is_one_document_that_says_what_happened(clip, tmp_path, capsys, fa
     assert "warning: no look is known for 'a strange thing'; the nearest is mosaic" in streams.err
 
 
-def test_json_from_the_environment_holds_for_errors_and_interruptions(capsys, fakes, tmp_path, clip, monkeypatch):
+def test_json_from_the_environment_holds_for_errors_and_interruptions(capsys, tmp_path, clip, monkeypatch):
     monkeypatch.setenv("MIRAGE_JSON", "1")
     assert main(["transform", str(tmp_path / "none.mp4"), "-p", "night"]) == 3
     assert json.loads(capsys.readouterr().out)["error"]["exit_code"] == 3
@@ -145,14 +144,14 @@ def test_json_from_the_environment_holds_for_errors_and_interruptions(capsys, fa
         ("transform", "http://user:hidden@127.0.0.1:9/x.mp4?key=hidden", "-p", "night", "-o", "o.mp4"),
     ],
 )
-def test_no_error_shows_a_password(words, capsys, fakes, tmp_path, monkeypatch):
+def test_no_error_shows_a_password(words, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main([*words, "--json"]) in (2, 3)
     told = capsys.readouterr()
     assert "hidden" not in told.out + told.err and "127.0.0.1" in told.err
 
 
-def test_an_error_under_json_is_a_document_too(capsys, fakes, tmp_path):
+def test_an_error_under_json_is_a_document_too(capsys, tmp_path):
     code = main(["transform", str(tmp_path / "none.mp4"), "-p", "night", "--json"])
     streams = capsys.readouterr()
     document = json.loads(streams.out)
@@ -161,7 +160,7 @@ def test_an_error_under_json_is_a_document_too(capsys, fakes, tmp_path):
     assert streams.err.startswith("error: ")
 
 
-def test_quiet_says_nothing(clip, tmp_path, capsys, fakes):
+def test_quiet_says_nothing(clip, tmp_path, capsys):
     assert main(["transform", str(clip), "-p", "x y", "-o", str(tmp_path / "o.mp4"), "-q"]) == 0
     streams = capsys.readouterr()
     assert streams.out == streams.err == ""
@@ -172,7 +171,7 @@ def test_verbose_logs_to_standard_error_only(clip, tmp_path):
     assert done.returncode == 0 and done.stdout.decode().startswith("wrote ")
 
 
-def test_compare_has_the_input_on_the_left(clip, tmp_path, fakes):
+def test_compare_has_the_input_on_the_left(clip, tmp_path):
     out = tmp_path / "out.mkv"
     assert main(["transform", str(clip), "-p", "night", "-o", str(out), "--compare", "--codec", "ffv1"]) == 0
     made, original = frames_of(out), frames_of(clip)
@@ -182,7 +181,7 @@ def test_compare_has_the_input_on_the_left(clip, tmp_path, fakes):
     assert abs(right - (255 - original.astype(int))).mean() < 3
 
 
-def test_a_schedule_blends_from_one_look_to_the_next(clip, tmp_path, fakes):
+def test_a_schedule_blends_from_one_look_to_the_next(clip, tmp_path):
     out = tmp_path / "out.mkv"
     assert (
         main(["transform", str(clip), "-o", str(out), "--codec", "ffv1", "-p", "0.5s:night", "--blend-seconds", "0.2"])
@@ -195,7 +194,7 @@ def test_a_schedule_blends_from_one_look_to_the_next(clip, tmp_path, fakes):
     assert abs(made[12] - 127.5).mean() < 5  # half-way between a picture and its negative: grey
 
 
-def test_start_and_duration_and_size(clip, tmp_path, capsys, fakes):
+def test_start_and_duration_and_size(clip, tmp_path, capsys):
     out = tmp_path / "out.mp4"
     assert (
         main(
@@ -222,7 +221,7 @@ def test_start_and_duration_and_size(clip, tmp_path, capsys, fakes):
     assert document["input_size"] == [96, 64] and probe(out).size == (64, 48)
 
 
-def test_a_large_input_is_scaled_down_on_a_cpu_and_that_is_said(tmp_path, capsys, fakes):
+def test_a_large_input_is_scaled_down_on_a_cpu_and_that_is_said(tmp_path, capsys):
     big = media.clip(tmp_path / "big.mp4", seconds=0.2, fps=10, size=(1280, 720), sound=None)
     assert main(["transform", str(big), "-p", "night", "-o", str(tmp_path / "a.mp4")]) == 0
     assert "size 768x432: the input is 1280x720" in capsys.readouterr().err

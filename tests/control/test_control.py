@@ -10,13 +10,13 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
-from helpers.control import ask, running
-from helpers.fakes import FakeEngine, RecordingUi
+from helpers.control import ask, running, wait
+from helpers.fakes import FakeModels, RecordingUi
 from helpers.media import probe
 
 from mirage_cli.config import LiveConfig, ModelOptions
 from mirage_cli.control import hub as hub_module
-from mirage_cli.control.hub import MAX_WAITING, Controls, TooLate, wait
+from mirage_cli.control.hub import MAX_WAITING, Controls, TooLate
 from mirage_cli.control.schema import make_change
 from mirage_cli.errors import MediaError, MirageError, UsageProblem
 from mirage_cli.frames import Frame
@@ -25,13 +25,14 @@ from mirage_cli.outputs.taps import TapSink
 from mirage_cli.outputs.window import NullSink
 from mirage_cli.prompts.track import LookTrack
 from mirage_cli.runs import live
+from mirage_cli.styling.changes import SetStrength
 from mirage_cli.styling.stopping import StopSwitch
 from mirage_cli.styling.styler import MAX_PENDING, Busy, Styler
 
 
 def test_each_kind_of_change_is_applied_and_acknowledged(tmp_path):
     with running(record_folder=str(tmp_path), blend_seconds=0.0) as run:
-        session = run.engine.sessions[0]
+        session = run.models.sessions[0]
         answer = ask(run, strength=0.5, id=9)
         assert answer["ok"] and answer["id"] == 9 and answer["applied"] == {"strength": 0.5}
         assert answer["waited_frames"] <= 2
@@ -54,7 +55,7 @@ def test_each_kind_of_change_is_applied_and_acknowledged(tmp_path):
 
 def test_the_frame_named_is_the_first_made_with_the_change():
     with running(blend_seconds=0.0) as run:
-        session, made = run.engine.sessions[0], []
+        session, made = run.models.sessions[0], []
         step = session.step
         session.step = lambda rgb: made.append((session.frames, tuple(session.looks[-1]))) or step(rgb)
         frame = ask(run, prompt="night")["frame"]
@@ -66,17 +67,17 @@ def test_the_frame_named_is_the_first_made_with_the_change():
 def test_a_pause_holds_the_picture_and_rests_the_model(tmp_path):
     with running(record_folder=str(tmp_path)) as run:
         ask(run, pause=True)
-        steps = run.engine.sessions[0].frames
+        steps = run.models.sessions[0].frames
         first = ask(run, snapshot=True)["notes"][0].removeprefix("wrote ")
         frames = run.hub.styler.frames
         time.sleep(0.2)
         second = ask(run, snapshot=True)["notes"][0].removeprefix("wrote ")
-        assert run.engine.sessions[0].frames == steps and run.hub.styler.frames > frames + 5
+        assert run.models.sessions[0].frames == steps and run.hub.styler.frames > frames + 5
         assert np.array_equal(cv2.imread(first), cv2.imread(second)) and first != second
-        assert run.live._stats().paused
+        assert run.live.stats().paused
         ask(run, pause=False)
         time.sleep(0.1)
-        assert run.engine.sessions[0].frames > steps
+        assert run.models.sessions[0].frames > steps
     assert run.document["files"] == [first, second]
 
 
@@ -86,7 +87,7 @@ def test_another_model_keeps_prompt_strength_and_seed():
         ask(run, prompt="night")
         answer = ask(run, model="other")
         assert "night" in answer["notes"][0] and run.hub.state()["model"] == "other"
-        first, second = run.engine.sessions
+        first, second = run.models.sessions
         assert second.options == replace(first.options, model="other", strength=0.3, seed=5)
         assert second.looks == [{"night": 1.0}]
         time.sleep(0.05)
@@ -113,7 +114,7 @@ def test_a_model_that_cannot_be_loaded_leaves_the_old_one():
         def broken(options, width, height):
             raise MirageError("weights are damaged", "copy them again")
 
-        run.engine.session = broken
+        run.models.session = broken
         with pytest.raises(MirageError, match="weights are damaged"):
             ask(run, model="other")
         assert run.hub.state()["model"] == "lsd-small" and ask(run, strength=0.5)["ok"]
@@ -121,15 +122,15 @@ def test_a_model_that_cannot_be_loaded_leaves_the_old_one():
 
 def test_a_fast_change_overtakes_a_slow_one():
     with running() as run:
-        match, waiting = run.engine.match, threading.Event()
-        run.engine.match = lambda options, text: waiting.wait(5) and match(options, text)
+        match, waiting = run.models.match, threading.Event()
+        run.models.match = lambda options, text: waiting.wait(5) and match(options, text)
         slow = run.hub.submit(make_change({"prompt": "night"}), "test")
         assert ask(run, strength=0.1)["ok"] and not slow.done()
         many = [run.hub.submit(make_change({"prompt": "night"}), "test") for _ in range(MAX_WAITING + 5)]
         refused = [future for future in many if future.done() and future.exception()]
         assert len(refused) == 6 and "are waiting already" in str(refused[0].exception())
         waiting.set()
-        assert wait(slow)["ok"]
+        assert wait(run.hub, slow)["ok"]
 
 
 def test_of_many_faders_in_one_frame_the_last_counts():
@@ -141,7 +142,7 @@ def test_of_many_faders_in_one_frame_the_last_counts():
             self.strengths.append(value)
 
     styler = Styler(Session(), LookTrack({"a": 1.0}, 0.0), Meter(), (4, 4))
-    futures = [styler.request("strength", "", value / 100) for value in range(50)]
+    futures = [styler.request(SetStrength(value / 100), "") for value in range(50)]
     with pytest.raises(AttributeError):  # the stand-in cannot make frames
         styler.step(Frame(np.zeros((4, 4, 3), np.uint8), 0.0, 0))
     assert styler.session.strengths == [0.49] and {future.result() for future in futures} == {0}
@@ -149,7 +150,7 @@ def test_of_many_faders_in_one_frame_the_last_counts():
 
 def test_whoever_waits_when_the_stream_ends_is_told():
     styler = Styler(None, LookTrack({"a": 1.0}, 0.0), Meter(), (4, 4))
-    hub = Controls(styler, FakeEngine(), ModelOptions(), TapSink(NullSink(), ".", None), StopSwitch())
+    hub = Controls(styler, FakeModels(), ModelOptions(), TapSink(NullSink(), ".", None), StopSwitch())
     waiting = [hub.submit(make_change(fields), "test") for fields in ({"strength": 1}, {"snapshot": True})]
     time.sleep(0.1)
     hub.close()
@@ -182,7 +183,7 @@ def test_a_recording_that_no_picture_began_leaves_no_file(tmp_path):
 def test_a_recording_has_the_frames_between_its_two_acknowledgements(tmp_path):
     with running(record_folder=str(tmp_path / "new"), fps=40.0) as run:
         begun = ask(run, record=True)
-        assert run.hub.state()["record"] and run.live._stats().recording
+        assert run.hub.state()["record"] and run.live.stats().recording
         with pytest.raises(MediaError, match="is being recorded already"):
             ask(run, record=True)
         time.sleep(0.5)
@@ -234,7 +235,7 @@ def test_a_folder_that_cannot_be_written(tmp_path):
 def test_typed_lines_save_and_load_presets(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with running() as run:
-        line = run.live.line
+        line = run.live.steering.line
         line("/save mine")
         line("/preset ./mine.toml")
         line("/preset ./nothing.toml")
@@ -252,7 +253,7 @@ def test_typed_lines_save_and_load_presets(tmp_path, monkeypatch):
         assert part in telling
 
 
-class TwoModels(FakeEngine):
+class TwoModels(FakeModels):
     """Each model has looks of its own, and its session takes no others."""
 
     def look_names(self, options):
@@ -301,12 +302,12 @@ def test_a_look_that_the_running_model_does_not_have_fails_alone():
     hub.close()
 
 
-def still(engine):
+def still(models):
     """A styler that makes a frame at each ``step``, and its hub."""
     options = ModelOptions()
-    session, names = engine.session(options, 4, 4), engine.look_names(options)
-    styler = Styler(session, LookTrack({names[0]: 1.0}, 0.0), Meter(), (4, 4))
-    return styler, Controls(styler, engine, options, TapSink(NullSink(), ".", None), StopSwitch(), "first")
+    session, names = models.session(options, 4, 4), models.look_names(options)
+    styler = Styler(session, LookTrack({names[0]: 1.0}, 0.0), Meter(), (4, 4), [(0.0, "first")])
+    return styler, Controls(styler, models, options, TapSink(NullSink(), ".", None), StopSwitch())
 
 
 def step(styler, number):
@@ -320,9 +321,9 @@ def wait_for_requests(styler, count):
 
 
 def test_a_change_whose_turn_never_came_is_told_of_the_end():
-    styler, hub = still(FakeEngine())
-    goes_on, match = threading.Event(), hub.engine.match
-    hub.engine.match = lambda options, text: goes_on.wait(5) and match(options, text)
+    styler, hub = still(FakeModels())
+    goes_on, match = threading.Event(), hub.models.match
+    hub.models.match = lambda options, text: goes_on.wait(5) and match(options, text)
     waiting = [hub.submit(make_change({"prompt": "night"}), "test") for _ in range(3)]
     threading.Timer(0.1, goes_on.set).start()
     hub.close()
@@ -332,11 +333,11 @@ def test_a_change_whose_turn_never_came_is_told_of_the_end():
 
 
 def test_a_change_that_is_withdrawn_is_not_made_later(monkeypatch):
-    styler, hub = still(FakeEngine())
+    styler, hub = still(FakeModels())
     monkeypatch.setattr(hub_module, "FRAME_SECONDS", 0.05)
     for fields in ({"strength": 0.2}, {"prompt": "night"}):
         with pytest.raises(TooLate, match="no frame came"):
-            wait(hub.submit(make_change(fields), "test"))
+            wait(hub, hub.submit(make_change(fields), "test"))
     hub.submit(make_change({"seed": 3}), "test")
     time.sleep(0.1)
     step(styler, 0)
@@ -346,7 +347,7 @@ def test_a_change_that_is_withdrawn_is_not_made_later(monkeypatch):
 
 
 def test_only_so_many_changes_wait_for_a_frame():
-    styler, hub = still(FakeEngine())
+    styler, hub = still(FakeModels())
     futures = [hub.submit(make_change({"strength": 0.5}), "osc") for _ in range(MAX_PENDING + 3)]
     refused = [future for future in futures if future.done()]
     assert len(refused) == 3 and isinstance(refused[0].exception(), Busy)
@@ -361,7 +362,7 @@ def test_a_scheduled_prompt_is_the_prompt_from_then_on():
     with running(prompts=("0:ink wash", "0.1s:night")) as run:
         assert run.hub.state()["prompt"] in ("ink wash", "night")
         time.sleep(0.3)
-        assert run.hub.state()["prompt"] == "night" and run.live._stats().prompt == "night"
+        assert run.hub.state()["prompt"] == "night" and run.live.stats().prompt == "night"
         assert "'night'" in ask(run, model="other")["notes"][0]
 
 
@@ -370,7 +371,7 @@ def test_a_new_model_drops_the_scheduled_prompts():
         ask(run, model="other")
         time.sleep(0.7)
         assert run.hub.state()["prompt"] == "ink wash"
-        assert run.engine.sessions[-1].looks == [{"ink-wash": 1.0}]
+        assert run.models.sessions[-1].looks == [{"ink-wash": 1.0}]
 
 
 def test_a_prompt_blends_over_the_seconds_asked_for_and_schedules_stay():
@@ -383,8 +384,8 @@ def test_a_prompt_blends_over_the_seconds_asked_for_and_schedules_stay():
     assert track.at(9.0) == {"b": 1.0} and track.at(11.0) == {"b": 0.5, "c": 0.5} and track.at(12.0) == {"c": 1.0}
 
 
-def test_doors_are_checked_before_the_model_is_loaded():
-    class Slow(FakeEngine):
+def test_listeners_are_checked_before_the_model_is_loaded():
+    class Slow(FakeModels):
         def check_model(self, options):
             raise AssertionError("too late")
 
@@ -395,4 +396,4 @@ def test_doors_are_checked_before_the_model_is_loaded():
         ({"preview": "70000"}, "is not \\[HOST:\\]PORT"),
     ):
         with pytest.raises(UsageProblem, match=telling):
-            live.run(LiveConfig(input="test", prompts=("x",), window=False, **values), RecordingUi(), engine=Slow())
+            live.run(LiveConfig(input="test", prompts=("x",), window=False, **values), RecordingUi(), models=Slow())

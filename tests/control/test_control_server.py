@@ -178,9 +178,9 @@ def test_a_change_that_gets_no_frame_is_withdrawn(monkeypatch):
 
     stalled = threading.Event()
     with running(control="0") as run:
-        match = run.engine.match
-        run.engine.match = lambda options, text: goes_on.wait(5) and match(options, text)
-        session = run.engine.sessions[0]
+        match = run.models.match
+        run.models.match = lambda options, text: goes_on.wait(5) and match(options, text)
+        session = run.models.sessions[0]
         make = session.step
 
         def slow(rgb):
@@ -435,4 +435,4 @@ def test_two_ports_are_one_server():
 
     with running(control="0", preview="127.0.0.1:0") as run:  # the same address, and so one port
         assert browse(run, work)["frame"] > 0
-        assert len(run.live.steering._open[0].addresses) == 1
+        assert len(run.live.steering.servers[0].addresses) == 1

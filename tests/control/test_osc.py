@@ -52,9 +52,9 @@ class Performer:
 
 def performer(run):
     deadline = time.monotonic() + 5
-    while not run.live.steering._open and time.monotonic() < deadline:
+    while not run.live.steering.servers and time.monotonic() < deadline:
         time.sleep(0.01)
-    return Performer(run.live.steering._open[-1].address.port)
+    return Performer(run.live.steering.servers[-1].address.port)
 
 
 def test_each_message_is_applied_and_answered():

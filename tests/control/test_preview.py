@@ -37,15 +37,15 @@ def test_the_stream_is_jpegs_of_the_styled_picture():
         return pictures
 
     with running(preview="0", fps=60.0) as run:
-        assert run.live.sink.watch is None  # nobody watches: nothing is encoded
+        assert run.live.outputs.taps.watch is None  # nobody watches: nothing is encoded
         pictures = browse(run, work)
         shown = cv2.cvtColor(pictures[-1], cv2.COLOR_BGR2RGB).astype(int)
         negative = 255 - run.live.source.draw(0.1).astype(int)  # what the stand-in model makes
         assert shown.shape == (48, 64, 3) and np.abs(shown - negative).mean() < 25
         deadline = time.monotonic() + 5
-        while run.live.sink.watch is not None and time.monotonic() < deadline:
+        while run.live.outputs.taps.watch is not None and time.monotonic() < deadline:
             time.sleep(0.02)
-        assert run.live.sink.watch is None
+        assert run.live.outputs.taps.watch is None
 
 
 def test_the_page_needs_nothing_from_elsewhere():
@@ -74,7 +74,7 @@ def test_a_watcher_that_goes_while_no_picture_comes_frees_its_place(monkeypatch)
     monkeypatch.setattr(server_module.NewestPicture, "jpeg", lambda self: None)
     with running(preview="0") as run:
         url_of(run)  # waits until it listens
-        clients = run.live.steering._open[0]._stream.clients
+        clients = run.live.steering.servers[0].preview.clients
         for _ in range(4):
             with socket.create_connection(("127.0.0.1", port_of(run))) as client:
                 client.sendall(f"GET /preview.mjpg HTTP/1.1\r\nHost: 127.0.0.1:{port_of(run)}\r\n\r\n".encode())
@@ -129,12 +129,12 @@ def test_a_watcher_that_takes_nothing_is_let_go(monkeypatch):
         client.connect(("127.0.0.1", port_of(run)))
         client.sendall(f"GET /preview.mjpg HTTP/1.1\r\nHost: 127.0.0.1:{port_of(run)}\r\n\r\n".encode())
         deadline = time.monotonic() + 10
-        while run.live.sink.watch is None and time.monotonic() < deadline:
+        while run.live.outputs.taps.watch is None and time.monotonic() < deadline:
             time.sleep(0.02)
-        assert run.live.sink.watch is not None
-        while run.live.sink.watch is not None and time.monotonic() < deadline:
+        assert run.live.outputs.taps.watch is not None
+        while run.live.outputs.taps.watch is not None and time.monotonic() < deadline:
             time.sleep(0.02)
-        assert run.live.sink.watch is None
+        assert run.live.outputs.taps.watch is None
         before = run.hub.styler.frames
         assert ask(run, strength=0.5)["frame"] >= before
         client.close()
@@ -299,4 +299,4 @@ def test_a_page_of_another_site_gets_nothing(tmp_path):
 
 def test_the_address_is_told():
     with running(preview="0") as run:
-        assert url_of(run).startswith("http://127.0.0.1:") and run.live._stats().control.startswith("http://")
+        assert url_of(run).startswith("http://127.0.0.1:") and run.live.stats().control.startswith("http://")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from concurrent.futures import TimeoutError as NotInTime
 from contextlib import contextmanager
 
 import aiohttp
 
-from helpers.fakes import FakeEngine, RecordingUi
+from helpers.fakes import FakeModels, RecordingUi
 from mirage_cli.config import LiveConfig
-from mirage_cli.control.hub import wait
+from mirage_cli.control import hub as hub_module
 from mirage_cli.control.schema import make_change
 from mirage_cli.runs import live
 from mirage_cli.styling.stopping import StopSwitch
@@ -19,7 +20,7 @@ from mirage_cli.styling.stopping import StopSwitch
 
 @contextmanager
 def running(**values):
-    """A live run in a thread: its engine, ui, hub and, at the end, document."""
+    """A live run in a thread: its models, ui, hub and, at the end, document."""
     given = {
         "input": "test",
         "prompts": ("ink wash",),
@@ -30,23 +31,22 @@ def running(**values):
         **values,
     }
     run = type("Run", (), {})()
-    run.engine, run.ui, run.stop = FakeEngine(), RecordingUi(), StopSwitch()
+    run.models, run.ui, run.stop = FakeModels(), RecordingUi(), StopSwitch()
     ready = threading.Event()
-    original = live._Live.flow
 
-    def flow(self, keys):
-        run.live, run.hub = self, self.steering.hub
+    def started(begun):
+        run.live, run.hub = begun, begun.steering.hub
         ready.set()
-        return original(self, keys)
 
     def work():
         try:
-            run.document = live.run(LiveConfig(**given), run.ui, engine=run.engine, stop=run.stop, keys=False)
+            run.document = live.run(
+                LiveConfig(**given), run.ui, models=run.models, stop=run.stop, keys=False, started=started
+            )
         except BaseException as error:
             run.error = error
             ready.set()
 
-    live._Live.flow = flow
     thread = threading.Thread(target=work)
     try:
         thread.start()
@@ -59,13 +59,21 @@ def running(**values):
     finally:
         run.stop.stop("test")
         thread.join(20)
-        live._Live.flow = original
     if hasattr(run, "error"):
         raise run.error
 
 
+def wait(hub, answer):
+    """The answer, or ``TooLate`` when none comes in time, as a client of the control socket gets it."""
+    while True:
+        try:
+            return answer.result(hub_module.FRAME_SECONDS)
+        except NotInTime:
+            hub.check_time(answer)
+
+
 def ask(run, **fields):
-    return wait(run.hub.submit(make_change(fields), "test"))
+    return wait(run.hub, run.hub.submit(make_change(fields), "test"))
 
 
 TOKEN = "a-long-token_0123456789"

@@ -52,6 +52,8 @@ class FakeSession:
     echo: float = 0.0  # with FAKE_ECHO, a past that every later frame depends on
     report: Report = field(default_factory=Report)
 
+    copies = None  # as on a CPU
+
     def set_look(self, weights):
         assert abs(sum(weights.values()) - 1.0) < 1e-9
         self.looks.append(dict(weights))
@@ -85,6 +87,9 @@ class FakeSession:
     def state(self):
         return {"echo": np.zeros(1, np.float32) + self.echo}, {"frames": self.frames}
 
+    def state_for(self, other):
+        return self.state()
+
     def load_state(self, state):
         arrays, facts = state
         self.echo, self.frames = float(arrays["echo"][0]), facts["frames"]
@@ -101,7 +106,7 @@ class FakeSession:
         }
 
 
-class FakeEngine:
+class FakeModels:
     def __init__(self, **session):
         self.session_options = session
         self.sessions: list[FakeSession] = []
@@ -149,19 +154,24 @@ class RecordingUi:
         return self.may_overwrite
 
 
+def main(arguments: list[str], models: FakeModels | None = None) -> int:
+    """``mirage`` in this process; the model is a stand-in."""
+    from mirage_cli import cli
+
+    return cli.main(arguments, models=models or FakeModels())
+
+
 if __name__ == "__main__":
     import functools
 
     from mirage_cli import cli
     from mirage_cli.__main__ import run
-    from mirage_cli.commands import transform as transform_command
+    from mirage_cli.commands import transform
     from mirage_cli.config import TransformConfig
-    from mirage_cli.runs import batch, live, transform
 
-    transform_command.TransformConfig = functools.partial(  # type: ignore[misc]
+    transform.TransformConfig = functools.partial(
         TransformConfig, piece_frames=int(os.environ.get("FAKE_PIECE_FRAMES", "250"))
     )
-    transform.Engine = live.Engine = batch.Engine = FakeEngine  # type: ignore[misc,assignment]
     if "FAKE_READY_FD" in os.environ:
         mark, begin = int(os.environ["FAKE_READY_FD"]), cli.cli.main
 
@@ -170,5 +180,5 @@ if __name__ == "__main__":
             os.close(mark)
             return begin(*arguments, **options)
 
-        cli.cli.main = ready  # type: ignore[method-assign]
-    sys.exit(run())
+        cli.cli.main = ready
+    sys.exit(run(models=FakeModels()))

@@ -12,14 +12,15 @@ from mirage_cli.frames import Frame, StreamInfo
 
 
 class Source:
-    """Frames that carry their number; a pause before each; an error in place of one."""
+    """Frames that carry their number; a pause before each, by ``sleep`` where one is given; an error in place of one."""
 
     live = False
 
-    def __init__(self, count, pause=0.0, fail_at=None, size=(32, 16)):
+    def __init__(self, count, pause=0.0, fail_at=None, size=(32, 16), sleep=None):
         self.info = StreamInfo(width=size[0], height=size[1], fps=30.0, frame_count=count)
         self.warnings: list[str] = []
         self.count, self.pause, self.fail_at = count, pause, fail_at
+        self.sleep = sleep
         self.given = 0
         self.closed = threading.Event()
 
@@ -27,7 +28,9 @@ class Source:
         for index in range(self.count):
             if index == self.fail_at:
                 raise MediaError("the source broke")
-            if self.pause and self.closed.wait(self.pause):
+            if self.pause and self.sleep is not None:
+                self.sleep(self.pause)
+            elif self.pause and self.closed.wait(self.pause):
                 return
             self.given += 1
             rgb = np.full((self.info.height, self.info.width, 3), index % 256, np.uint8)
@@ -38,16 +41,16 @@ class Source:
 
 
 class Sink:
-    def __init__(self, pause=0.0, fail_at=None):
+    def __init__(self, pause=0.0, fail_at=None, sleep=time.sleep):
         self.frames: list[Frame] = []
-        self.pause, self.fail_at = pause, fail_at
+        self.pause, self.fail_at, self.sleep = pause, fail_at, sleep
         self.ended: list[bool] = []
         self.warnings: list[str] = []
 
     def write(self, frame):
         if self.fail_at == len(self.frames):
             raise MediaError("the disk is full")
-        time.sleep(self.pause)
+        self.sleep(self.pause)
         self.frames.append(frame)
 
     def close(self, commit=True):

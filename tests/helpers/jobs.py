@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from helpers.fakes import FakeEngine, RecordingUi
+from helpers.fakes import FakeModels, RecordingUi
 from mirage_cli.config import TransformConfig
 from mirage_cli.runs import transform
 
@@ -14,12 +14,12 @@ def config(clip, out, **values) -> TransformConfig:
     return TransformConfig(input=str(clip), output=str(out), **given)
 
 
-def do(wanted: TransformConfig, engine=None, stop=None):
+def do(wanted: TransformConfig, models=None, stop=None):
     ui = RecordingUi()
-    return transform.run(wanted, ui, engine=engine or FakeEngine(), stop=stop), ui
+    return transform.run(wanted, ui, models=models or FakeModels(), stop=stop), ui
 
 
-class Dies(FakeEngine):
+class Dies(FakeModels):
     """Its session fails at a frame, once."""
 
     def session(self, options, width, height):
@@ -28,7 +28,7 @@ class Dies(FakeEngine):
         return made
 
 
-class Mirror(FakeEngine):
+class Mirror(FakeModels):
     """Gives the input back."""
 
     def session(self, *arguments):

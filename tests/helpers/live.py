@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from helpers.fakes import FakeEngine, RecordingUi
+from helpers.fakes import FakeModels, RecordingUi
 from helpers.senders import SIZE
 from mirage_cli.config import LiveConfig
 from mirage_cli.runs import live
@@ -24,6 +24,6 @@ def play(url, frames=15, **values):
         **values,
     }
     ui = RecordingUi()
-    document = live.run(LiveConfig(input=url, **given), ui, engine=FakeEngine(), keys=False)
+    document = live.run(LiveConfig(input=url, **given), ui, models=FakeModels(), keys=False)
     assert document["frames"] == frames and document["size"] == list(given.get("size") or SIZE)
     return document, ui

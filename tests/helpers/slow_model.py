@@ -55,8 +55,8 @@ class SlowSession:
         return {"model": "slow", "device": "cpu", "dtype": "fp32", "backend": "torch"}
 
 
-class SlowEngine:
-    """Stands where styler.Engine does."""
+class SlowModels:
+    """Stands where styler.Models does."""
 
     def __init__(self, *times_ms: float, time: Any = time) -> None:
         self.time = time

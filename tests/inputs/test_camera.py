@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from helpers.fakes import FakeEngine, RecordingUi
+from helpers.fakes import FakeModels, RecordingUi
 from helpers.live import config
 from helpers.media import probe
 
@@ -140,7 +140,7 @@ def test_live_goes_on_when_the_camera_is_back(monkeypatch, tmp_path):
     document = live.run(
         config(camera=0, input=None, size=None, output=str(out), frames=40, timeout_seconds=2.0),
         ui,
-        engine=FakeEngine(),
+        models=FakeModels(),
         keys=False,
     )
     assert document["frames"] == probe(out).frames == 40 and document["ended_by"] == "frames"
@@ -157,7 +157,7 @@ def test_a_camera_that_stays_away_spoils_nothing(monkeypatch, tmp_path, reconnec
         live.run(
             config(camera=0, input=None, size=None, output=str(out), timeout_seconds=0.3, reconnect=reconnect),
             ui,
-            engine=FakeEngine(),
+            models=FakeModels(),
             keys=False,
         )
     assert caught.value.exit_code == 3

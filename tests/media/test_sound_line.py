@@ -11,10 +11,10 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from helpers import media, senders
-from helpers.fakes import FakeEngine, RecordingUi
+from helpers.fakes import FakeModels, RecordingUi
 from helpers.senders import free_port, need
 
-from mirage_cli.commands.terminal import summary
+from mirage_cli.commands.ui import summary
 from mirage_cli.config import LiveConfig, TransformConfig
 from mirage_cli.errors import MediaError
 from mirage_cli.frames import Frame, Sound
@@ -194,7 +194,7 @@ def test_live_sends_the_sound_of_a_file(clip, tmp_path):
                 record_folder=str(tmp_path),
             ),
             RecordingUi(),
-            engine=FakeEngine(),
+            models=FakeModels(),
             keys=False,
         )
     assert document["sound"] and all("frames not sent" in text for text in document["warnings"])
@@ -212,7 +212,7 @@ def test_live_passes_the_sound_of_a_stream_on(clip, tmp_path, monkeypatch):
         senders.wait_for_server(there)
         config = live_config(f"{here}?listen=1", there, reconnect=0, timeout_seconds=15.0)
         with senders.later(1.0, *send):
-            document = live.run(config, RecordingUi(), engine=FakeEngine(), keys=False)
+            document = live.run(config, RecordingUi(), models=FakeModels(), keys=False)
     assert document["dropped"] > 10 and document["sound"]
     found = media.offsets_ms(got)
     # A flash is seen on the next picture that was made, 60 ms apart; never before its beep.
@@ -225,7 +225,7 @@ def test_a_looped_file_keeps_step(tmp_path, monkeypatch, model_ms, frames):
     monkeypatch.setenv("FAKE_MODEL_MS", str(model_ms))
     clip, out = media.flashes_and_beeps(tmp_path / "in.mp4", seconds=0.6, every=0.3), tmp_path / "o.mkv"
     document = live.run(
-        live_config(clip, str(out), loop=True, frames=frames), RecordingUi(), engine=FakeEngine(), keys=False
+        live_config(clip, str(out), loop=True, frames=frames), RecordingUi(), models=FakeModels(), keys=False
     )
     assert document["dropped"] > 5 or model_ms == 1
     pictures = media.white_and_tone(out)
@@ -242,12 +242,12 @@ def test_without_sound(clip, tmp_path):
     document = live.run(
         live_config(clip, str(tmp_path / "o.mkv"), sound=False, frames=5),
         RecordingUi(),
-        engine=FakeEngine(),
+        models=FakeModels(),
         keys=False,
     )
     assert not document["sound"] and not media.probe(tmp_path / "o.mkv").sound
     config = TransformConfig(input=str(clip), prompts=("night",), output=str(tmp_path / "t.mp4"), sound=False)
-    transform.run(config, RecordingUi(), engine=FakeEngine())
+    transform.run(config, RecordingUi(), models=FakeModels())
     assert not media.probe(tmp_path / "t.mp4").sound
 
 
@@ -256,7 +256,7 @@ def test_a_silent_source_is_said_where_it_is_sent(tmp_path):
     live.run(
         LiveConfig(input="test", prompts=("night",), window=False, size=(64, 48), frames=5, output=url),
         ui,
-        engine=FakeEngine(),
+        models=FakeModels(),
         keys=False,
     )
     assert "test picture gives no sound: what is sent is silent" in ui.notes
@@ -271,7 +271,7 @@ def test_transform_sends_every_frame_with_its_sound(clip, tmp_path, scheme):
         document = transform.run(
             TransformConfig(input=str(clip), prompts=("night",), output=url, more_outputs=(str(tmp_path / "a.mp4"),)),
             RecordingUi(),
-            engine=FakeEngine(),
+            models=FakeModels(),
         )
     # Viewers of srt watch it now; tcp is a pipe to another program.
     assert (time.monotonic() - begin > 2.8) == (scheme == "srt")
@@ -288,7 +288,7 @@ def test_transform_waits_for_a_receiver_that_was_killed(clip, tmp_path, monkeypa
     config = TransformConfig(input=str(clip), prompts=("night",), output=url)
 
     def work():
-        done.append(transform.run(config, ui, engine=FakeEngine()))
+        done.append(transform.run(config, ui, models=FakeModels()))
 
     job = threading.Thread(target=work)
     listen = [*receiver(url), "-c", "copy"]
@@ -367,5 +367,5 @@ def test_nobody_listens(clip, url, why):
         (live.run, live_config(clip, url, duration_seconds=2.0)),
     ):
         with pytest.raises(MediaError, match=f"cannot send to .*{why}") as caught:
-            run(config, RecordingUi(), engine=FakeEngine())
+            run(config, RecordingUi(), models=FakeModels())
         assert caught.value.exit_code == 3 and "key" not in str(caught.value)

@@ -1,5 +1,5 @@
 """Every kind of bad input, through the command line: one line, its remedy, the right exit code, and
-nothing left behind. What the shipped model and its files have to do with it uses the real engine."""
+nothing left behind. What the shipped model and its files have to do with it uses the real models."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from pathlib import Path
 
 import bad_inputs
 import pytest
-from helpers import media
-from helpers.fakes import FakeEngine
+from helpers import fakes, media
 from helpers.paths import FAKES, ROOT
 from mirage_cli.models import catalog
 
-from mirage_cli.cli import main
+from mirage_cli import cli
 
 
 @pytest.fixture(scope="module")
@@ -25,13 +24,7 @@ def clip(tmp_path_factory) -> Path:
     return media.clip(tmp_path_factory.mktemp("clips") / "in.mp4", seconds=0.4, fps=10, size=(64, 48))
 
 
-@pytest.fixture()
-def fakes(monkeypatch):
-    monkeypatch.setattr("mirage_cli.runs.transform.Engine", FakeEngine)
-    monkeypatch.setattr("mirage_cli.runs.live.Engine", FakeEngine)
-
-
-def refused(capsys, code: int, words: str, *arguments: object, out: Path) -> None:
+def refused(capsys, code: int, words: str, *arguments: object, out: Path, main=fakes.main) -> None:
     """The run ends with ``code`` and one error line that holds ``words``; ``out`` holds no output."""
     before = sorted(os.listdir(out))
     assert main([str(word) for word in arguments]) == code
@@ -67,7 +60,7 @@ def vast_png() -> bytes:
 
 
 @pytest.mark.parametrize("name, make, words", [row[1:] for row in BAD_FILES], ids=[row[0] for row in BAD_FILES])
-def test_files_that_are_no_video(name, make, words, tmp_path, capsys, fakes):
+def test_files_that_are_no_video(name, make, words, tmp_path, capsys):
     make(tmp_path / name)
     refused(capsys, 3, words, "transform", tmp_path / name, "-p", "night", "-o", tmp_path / "o.mp4", out=tmp_path)
 
@@ -91,9 +84,9 @@ def test_a_vast_picture_takes_no_memory(tmp_path):
     assert kind == "MediaError" and int(kilobytes) < 400_000 and "WARN" not in done.stderr
 
 
-def test_a_truncated_file_is_written_as_far_as_it_decodes(tmp_path, capsys, fakes):
+def test_a_truncated_file_is_written_as_far_as_it_decodes(tmp_path, capsys):
     source = media.truncated_clip(tmp_path / "cut.mp4")
-    assert main(["transform", str(source), "-p", "night", "-o", str(tmp_path / "o.mp4")]) == 0
+    assert fakes.main(["transform", str(source), "-p", "night", "-o", str(tmp_path / "o.mp4")]) == 0
     assert "warning: cut.mp4 is cut short" in capsys.readouterr().err
     assert 10 < media.probe(tmp_path / "o.mp4").frames < 60
 
@@ -107,11 +100,11 @@ def test_a_truncated_file_is_written_as_far_as_it_decodes(tmp_path, capsys, fake
         (["-p", "night", "--size", "100000x100000"], "100000 is outside"),
     ],
 )
-def test_prompts_and_sizes_that_cannot_be(flags, words, clip, tmp_path, capsys, fakes):
+def test_prompts_and_sizes_that_cannot_be(flags, words, clip, tmp_path, capsys):
     refused(capsys, 2, words, "transform", clip, *flags, "-o", tmp_path / "o.mp4", out=tmp_path)
 
 
-def test_no_camera_7(tmp_path, capsys, fakes):
+def test_no_camera_7(tmp_path, capsys):
     refused(capsys, 3, "camera 7", "live", "--camera", "7", "-p", "night", "-o", tmp_path / "o.mp4", out=tmp_path)
 
 
@@ -196,6 +189,7 @@ def test_models_that_are_not_whole(damage, words, model, clip, tmp_path, capsys)
         "-o",
         tmp_path / "o.mp4",
         out=tmp_path,
+        main=cli.main,
     )
 
 
@@ -213,6 +207,7 @@ def test_no_such_model(clip, tmp_path, capsys):
         "-o",
         tmp_path / "o.mp4",
         out=tmp_path,
+        main=cli.main,
     )
 
 

@@ -253,12 +253,8 @@ def test_json_as_deep_as_a_well(tmp_path, model):
         catalog.weight_summary(tmp_path)
 
 
-def test_the_command_line(monkeypatch):
+def test_the_command_line():
     """The first cases of the thousand, in the time there is; the judge is tested below."""
-    from mirage_cli.runs import live, transform
-
-    monkeypatch.setattr(transform, "Engine", transform.Engine)  # given back afterwards
-    monkeypatch.setattr(live, "Engine", live.Engine)
     end = time.monotonic() + CLI_SECONDS
     asked = itertools.count()
     results = bad_inputs.run_cases(range(1000), 0, 60.0, until=lambda: next(asked) >= 10 and time.monotonic() > end)

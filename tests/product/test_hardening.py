@@ -14,10 +14,9 @@ from pathlib import Path
 import pytest
 import random_stops
 from helpers import media
-from helpers.fakes import FakeEngine, RecordingUi
+from helpers.fakes import FakeModels, RecordingUi, main
 from helpers.paths import FAKES, ROOT
 
-from mirage_cli.cli import main
 from mirage_cli.config import TransformConfig
 from mirage_cli.errors import Interrupted, plain_text
 from mirage_cli.inputs.file import open_file
@@ -30,12 +29,6 @@ FAKE = (sys.executable, str(FAKES))
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory) -> Path:
     return media.clip(tmp_path_factory.mktemp("clips") / "in.mp4", seconds=0.5, fps=20)
-
-
-@pytest.fixture()
-def fakes(monkeypatch):
-    monkeypatch.setattr("mirage_cli.runs.transform.Engine", FakeEngine)
-    monkeypatch.setattr("mirage_cli.runs.live.Engine", FakeEngine)
 
 
 # ---- names --------------------------------------------------------------------------------------
@@ -73,7 +66,7 @@ NAMES = [
 
 
 @pytest.mark.parametrize("name", NAMES, ids=[ascii(name)[:30] for name in NAMES])
-def test_a_name_is_a_name(name, clip, tmp_path, monkeypatch, capsys, fakes):
+def test_a_name_is_a_name(name, clip, tmp_path, monkeypatch, capsys):
     """As input and as output: read, written, and taken for nothing else."""
     monkeypatch.chdir(tmp_path)
     Path(name).write_bytes(clip.read_bytes())
@@ -86,7 +79,7 @@ def test_a_name_is_a_name(name, clip, tmp_path, monkeypatch, capsys, fakes):
     assert len(streams.out.splitlines()) == 1 and "\x1b" not in streams.out + streams.err
 
 
-def test_a_name_with_a_dash_after_a_flag(clip, tmp_path, monkeypatch, fakes):
+def test_a_name_with_a_dash_after_a_flag(clip, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("-i.mp4").write_bytes(clip.read_bytes())
     assert main(["transform", "--input", "-i.mp4", "-p", "night", "-o", "-o.mp4"]) == 0
@@ -107,7 +100,7 @@ def test_a_picture_named_like_a_sequence_is_one_picture(tmp_path, monkeypatch):
     assert not os.path.exists(os.path.dirname(link))
 
 
-def test_a_name_that_is_no_text(clip, tmp_path, monkeypatch, capsys, fakes):
+def test_a_name_that_is_no_text(clip, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     name = os.fsdecode(b"caf\xe9.mp4")
     Path(name).write_bytes(clip.read_bytes())
@@ -134,7 +127,7 @@ def test_a_name_that_is_no_text(clip, tmp_path, monkeypatch, capsys, fakes):
         "fd:0",
     ],
 )
-def test_ffmpegs_own_prefixes_are_not_taken(name, clip, tmp_path, monkeypatch, capsys, fakes):
+def test_ffmpegs_own_prefixes_are_not_taken(name, clip, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("in.mp4").write_bytes(clip.read_bytes())
     assert main(["transform", name, "-p", "night", "-o", "o.mp4"]) == 3
@@ -149,7 +142,7 @@ def test_plain_text():
 # ---- symlinks -----------------------------------------------------------------------------------
 
 
-def test_a_link_to_nothing_and_a_link_to_itself(clip, tmp_path, capsys, fakes):
+def test_a_link_to_nothing_and_a_link_to_itself(clip, tmp_path, capsys):
     (tmp_path / "gone.mp4").symlink_to(tmp_path / "not-there.mp4")
     (tmp_path / "loop.mp4").symlink_to(tmp_path / "loop.mp4")
     for name in ("gone.mp4", "loop.mp4"):
@@ -162,7 +155,7 @@ def test_a_link_to_nothing_and_a_link_to_itself(clip, tmp_path, capsys, fakes):
     assert (tmp_path / "gone.mp4").is_symlink() and (tmp_path / "not-there.mp4").is_file()
 
 
-def test_a_linked_input_is_safe_from_its_own_output(clip, tmp_path, capsys, fakes):
+def test_a_linked_input_is_safe_from_its_own_output(clip, tmp_path, capsys):
     real = tmp_path / "real.mp4"
     real.write_bytes(clip.read_bytes())
     (tmp_path / "link.mp4").symlink_to(real)
@@ -267,7 +260,7 @@ def interrupted_in(monkeypatch, target: str, clip: Path, out: Path, before: bool
     monkeypatch.setattr(holder, name, call)
     with StopSwitch().signals() as stop:
         config = TransformConfig(str(clip), str(out), ("night",))
-        return transform.run(config, RecordingUi(), engine=FakeEngine(), stop=stop)
+        return transform.run(config, RecordingUi(), models=FakeModels(), stop=stop)
 
 
 @pytest.mark.parametrize("before", [True, False])

@@ -14,8 +14,8 @@ from mirage_cli.styling.loading import read_prompts, track_of
 
 
 @pytest.fixture
-def engine(reader):
-    """What ``read_prompts`` needs of an engine, with the real prompt reader."""
+def models(reader):
+    """What ``read_prompts`` needs of an models, with the real prompt reader."""
     return SimpleNamespace(match=lambda options, text: reader.match(text))
 
 
@@ -104,9 +104,9 @@ def test_a_mix_adds_up_what_it_is_made_of():
         ("5s:black and white film noir", {"film-noir": 1.0}),
     ],
 )
-def test_a_timed_prompt_mixes_as_any_other(text, weights, engine):
+def test_a_timed_prompt_mixes_as_any_other(text, weights, models):
     (prompt,) = parse_prompts([text])
-    (read,) = read_prompts([prompt], engine, ModelOptions(), RecordingUi())
+    (read,) = read_prompts([prompt], models, ModelOptions(), RecordingUi())
     assert read.match.weights == pytest.approx(weights)
     track = track_of([read], 1.0)
     assert track.at(4.9) == {"identity": 1.0} and track.at(6.0) == pytest.approx(weights)
@@ -115,9 +115,9 @@ def test_a_timed_prompt_mixes_as_any_other(text, weights, engine):
     assert document["known"] and document["look"] == max(weights, key=weights.__getitem__)
 
 
-def test_weights_that_make_no_sense_are_refused(engine):
+def test_weights_that_make_no_sense_are_refused(models):
     with pytest.raises(UsageProblem, match="weights in the prompt are 0"):
-        read_prompts(parse_prompts(["0*ink wash + 0*night"]), engine, ModelOptions(), RecordingUi())
+        read_prompts(parse_prompts(["0*ink wash + 0*night"]), models, ModelOptions(), RecordingUi())
 
 
 def test_a_track_forgets_old_changes():

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 from helpers import media
-from helpers.fakes import FakeEngine, RecordingUi
+from helpers.fakes import FakeModels, RecordingUi, main
 from helpers.jobs import config, do
 
-from mirage_cli.cli import main
 from mirage_cli.config import TransformConfig
 from mirage_cli.errors import UsageProblem
 from mirage_cli.runs import batch
@@ -21,13 +20,7 @@ from mirage_cli.styling.stopping import StopSwitch
 pytestmark = pytest.mark.usefixtures("echo")
 
 
-@pytest.fixture()
-def fakes(monkeypatch):
-    for place in ("transform", "batch", "live"):
-        monkeypatch.setattr(f"mirage_cli.runs.{place}.Engine", FakeEngine)
-
-
-def test_a_folder_is_done_with_one_report(films, tmp_path, capsys, fakes):
+def test_a_folder_is_done_with_one_report(films, tmp_path, capsys):
     code = main(["transform", str(films), "-p", "night", "-o", f"{tmp_path}/out/", "--json"])
     report = json.loads(capsys.readouterr().out)
     names = [Path(entry["input"]).name for entry in report["batch"]]
@@ -44,7 +37,7 @@ def test_a_folder_is_done_with_one_report(films, tmp_path, capsys, fakes):
     assert os.stat(tmp_path / "out" / "take 9.night.mp4").st_mtime_ns == before
 
 
-def test_a_glob_and_a_list_are_batches_too(films, capsys, fakes):
+def test_a_glob_and_a_list_are_batches_too(films, capsys):
     assert main(["transform", f"{films}/take*.mp4", "-p", "night"]) == 0
     assert "2 done" in capsys.readouterr().out
     made = sorted(path.name for path in films.glob("*.night.mp4"))
@@ -59,7 +52,7 @@ def test_a_glob_and_a_list_are_batches_too(films, capsys, fakes):
     assert main(["transform", *names, "-p", "night", "-o", "x.mp4"]) == 2
 
 
-def test_files_of_one_name_in_many_folders_all_get_an_output(clip, tmp_path, fakes):
+def test_files_of_one_name_in_many_folders_all_get_an_output(clip, tmp_path):
     inputs = [tmp_path / folder / "x.mp4" for folder in "abcd"]
     for path in inputs:
         path.parent.mkdir()
@@ -78,7 +71,7 @@ def test_only_what_an_earlier_run_made_is_left_out_of_a_folder(clip, tmp_path):
     assert told == ["left out, as made of others by an earlier run: trip.night.cut-off.mp4, trip.night.mp4"]
 
 
-class StopsAt(FakeEngine):
+class StopsAt(FakeModels):
     """Sets the switch at the third session step of the second file, as a signal would."""
 
     def __init__(self, stop):
@@ -106,7 +99,7 @@ def test_a_file_that_was_cut_off_is_not_taken_for_a_whole_one(clip, tmp_path, re
         Path(name).symlink_to(clip)
     wanted = TransformConfig(input=inputs[0], prompts=("night",), output=f"{tmp_path / 'out'}/", resume=resume)
     stop = StopSwitch()
-    report = batch.run(wanted, inputs, RecordingUi(), engine=StopsAt(stop), stop=stop)
+    report = batch.run(wanted, inputs, RecordingUi(), models=StopsAt(stop), stop=stop)
     assert [entry["status"] for entry in report["batch"]] == ["done", "interrupted"]
     assert (report["done"], report["left"], batch.exit_code(report)) == (1, 2, 130)
     cut = tmp_path / "out" / "b.night.mp4"
@@ -114,7 +107,7 @@ def test_a_file_that_was_cut_off_is_not_taken_for_a_whole_one(clip, tmp_path, re
     if not resume:  # what there is of it is not thrown away
         aside = tmp_path / "out" / "b.night.cut-off.mp4"
         assert report["batch"][1]["output"] == str(aside) and 0 < media.probe(aside).frames < 60
-    again = batch.run(replace(wanted, resume=True), inputs, RecordingUi(), engine=FakeEngine())
+    again = batch.run(replace(wanted, resume=True), inputs, RecordingUi(), models=FakeModels())
     assert (again["done"], again["skipped"], again["left"]) == (2, 1, 0)
     assert media.probe(cut).frames == 60
 
@@ -130,7 +123,7 @@ def test_a_file_cut_off_twice_replaces_nothing(tmp_path):
 
 
 def test_a_signal_between_two_files_leaves_the_report(clip, tmp_path):
-    class Interrupted(FakeEngine):
+    class Interrupted(FakeModels):
         def session(self, options, width, height):
             if self.sessions:
                 raise KeyboardInterrupt
@@ -140,13 +133,13 @@ def test_a_signal_between_two_files_leaves_the_report(clip, tmp_path):
     for name in inputs:
         Path(name).symlink_to(clip)
     wanted = TransformConfig(input=inputs[0], prompts=("night",), output=f"{tmp_path / 'out'}/")
-    report = batch.run(wanted, inputs, RecordingUi(), engine=Interrupted())
+    report = batch.run(wanted, inputs, RecordingUi(), models=Interrupted())
     assert [entry["status"] for entry in report["batch"]] == ["done"]
     assert (report["left"], report["interrupted"], batch.exit_code(report)) == (2, True, 130)
     assert os.listdir(tmp_path / "out") == ["a.night.mp4"]
 
 
-def test_pictures_are_not_replaced_by_their_own_output(shots, tmp_path, fakes, capsys):
+def test_pictures_are_not_replaced_by_their_own_output(shots, tmp_path, capsys):
     before = {path: path.read_bytes() for path in shots.iterdir()}
     pattern = str(shots / "s%d.png")
     for given in (pattern, str(shots), str(shots / "*.png")):
@@ -156,7 +149,7 @@ def test_pictures_are_not_replaced_by_their_own_output(shots, tmp_path, fakes, c
     assert main(["transform", pattern, "-p", "night", "-o", str(shots / "new%d.png")]) == 0
 
 
-def test_two_names_of_one_output_are_told_at_once(clip, tmp_path, monkeypatch, fakes, capsys):
+def test_two_names_of_one_output_are_told_at_once(clip, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["transform", str(clip), "-p", "night", "-o", "o.mp4", "-o", "./o.mp4"]) == 3
     assert "are the same file" in capsys.readouterr().err and list(tmp_path.iterdir()) == []

@@ -24,7 +24,7 @@ from mirage_cli.media.formats import CONTAINERS
 from mirage_cli.media.probe import MediaProbe
 from mirage_cli.outputs.sound_copy import _plan_subtitles
 from mirage_cli.runs import transform
-from mirage_cli.styling.styler import Engine
+from mirage_cli.styling.loading import Models
 
 COLOURS = ((48, 192, 96), (200, 60, 40), (30, 60, 200), (220, 214, 200))
 BITS = 5
@@ -32,8 +32,8 @@ FRAMES = 12
 
 
 @pytest.fixture(scope="module")
-def engine() -> Engine:
-    return Engine()
+def models() -> Models:
+    return Models()
 
 
 def numbered(size: tuple[int, int], number: int) -> np.ndarray:
@@ -147,12 +147,12 @@ def read(path: Path, size: tuple[int, int], *before: str) -> Made:
     return Made(media.streams_of(path), rgb, times_by_ffmpeg(path))
 
 
-def run(engine: Engine, source: Path, target: Path, **options) -> tuple[dict, RecordingUi]:
+def run(models: Models, source: Path, target: Path, **options) -> tuple[dict, RecordingUi]:
     ui = RecordingUi()
     config = TransformConfig(
         str(source), str(target), ("oil painting",), ModelOptions(strength=0.0, device="cpu"), **options
     )
-    return transform.run(config, ui, engine=engine), ui
+    return transform.run(config, ui, models=models), ui
 
 
 X264 = ("-c:v", "libx264", "-preset", "ultrafast", "-qp", "0")  # lossless
@@ -229,12 +229,12 @@ ROUNDED = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_frames_times_size_and_colours(name, tmp_path, engine):
+def test_frames_times_size_and_colours(name, tmp_path, models):
     output, case = CASES[name]
     size = case.get("size", (96, 64))
     source = make(tmp_path / name, output, size=size, fps=case.get("fps", "25"))
     target = tmp_path / f"out{case.get('out', '.mp4')}"
-    document, _ = run(engine, source, target)
+    document, _ = run(models, source, target)
     assert document["frames"] == len(case.get("numbers", range(FRAMES)))
 
     made = read(target, size)
@@ -252,12 +252,12 @@ def test_frames_times_size_and_colours(name, tmp_path, engine):
         assert "(tv, bt709" in made.shown
 
 
-def test_turned_by_a_phone(tmp_path, engine):
+def test_turned_by_a_phone(tmp_path, models):
     """Coded lying, marked to be shown standing: comes out standing, marked no more."""
     plain = make(tmp_path / "lying.mp4", (*X264, *to_yuv("yuv420p")))
     phone = tmp_path / "phone.mov"
     media.ffmpeg("-display_rotation", 90, "-i", plain, "-c", "copy", phone)
-    run(engine, phone, tmp_path / "out.mp4")
+    run(models, phone, tmp_path / "out.mp4")
     made = read(tmp_path / "out.mp4", (64, 96))
     assert "rotation" not in made.shown and ", 64x96" in made.shown
     upright = np.rot90(made.rgb, 3, axes=(1, 2))
@@ -265,26 +265,26 @@ def test_turned_by_a_phone(tmp_path, engine):
     assert np.abs(colours_of(upright[3]) - COLOURS).max() <= 2
 
 
-def test_anamorphic_keeps_its_shape(tmp_path, engine):
+def test_anamorphic_keeps_its_shape(tmp_path, models):
     source = make(tmp_path / "dv.mp4", (*X264, "-vf", f"{to_yuv('yuv420p')[1]},setsar=64/45"))
-    run(engine, source, tmp_path / "out.mp4")
+    run(models, source, tmp_path / "out.mp4")
     assert "96x64 [SAR 64:45 DAR 32:15]" in media.streams_of(tmp_path / "out.mp4")
-    run(engine, source, tmp_path / "half.mp4", size=(48, 64))
+    run(models, source, tmp_path / "half.mp4", size=(48, 64))
     assert re.search(r"48x64 \[SAR 128:45 DAR 32:15\]", media.streams_of(tmp_path / "half.mp4"))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (15, 40)])
-def test_smaller_than_the_model_takes(tmp_path, engine, size):
+def test_smaller_than_the_model_takes(tmp_path, models, size):
     """The model needs 16 pixels a side: the picture is made larger, and that is said."""
     source = make(tmp_path / "dot.mkv", ("-c:v", "libx264rgb", "-qp", "0"), size=size)
-    document, ui = run(engine, source, tmp_path / "out.mp4")
+    document, ui = run(models, source, tmp_path / "out.mp4")
     width, height = document["size"]
     assert width >= 16 and height >= 16 and document["frames"] == FRAMES
     assert any("the model needs 16 pixels a side" in note for note in ui.notes)
     assert len(read(tmp_path / "out.mp4", (width, height)).rgb) == FRAMES
 
 
-def test_hdr_is_tone_mapped_and_said(tmp_path, engine):
+def test_hdr_is_tone_mapped_and_said(tmp_path, models):
     """White paper (203 nits) is near white; a thing of half its light is darker; nothing is grey-washed."""
     levels = (0x949494, 0x7F7F7F, 0x404040)  # PQ codes of 203, 100 and about 4 nits in limited range
     source = tmp_path / "hdr.mp4"
@@ -302,7 +302,7 @@ def test_hdr_is_tone_mapped_and_said(tmp_path, engine):
         "log-level=none:colorprim=bt2020:transfer=smpte2084:colormatrix=bt2020nc",
         source,
     )
-    document, _ = run(engine, source, tmp_path / "out.mp4")
+    document, _ = run(models, source, tmp_path / "out.mp4")
     assert any("HDR (smpte2084); it is tone-mapped" in text for text in document["warnings"])
     made = read(tmp_path / "out.mp4", (96, 64))
     assert "bt709" in made.shown and "smpte2084" not in made.shown
@@ -310,7 +310,7 @@ def test_hdr_is_tone_mapped_and_said(tmp_path, engine):
     assert 200 < paper < 240 and 130 < half < paper - 20 and shadow < half - 60
 
 
-def test_interlaced_is_made_progressive(tmp_path, engine):
+def test_interlaced_is_made_progressive(tmp_path, models):
     """A bar that moves between the two fields of a frame has straight edges again."""
     fields = []
     for n in range(24):
@@ -346,7 +346,7 @@ def test_interlaced_is_made_progressive(tmp_path, engine):
         grey = rgb[2:10].astype(float).mean(axis=3)
         return float(np.abs(grey[:, 1:-1] - (grey[:, :-2] + grey[:, 2:]) / 2).mean())
 
-    document, _ = run(engine, source, tmp_path / "out.mp4")
+    document, _ = run(models, source, tmp_path / "out.mp4")
     made = read(tmp_path / "out.mp4", (96, 64))
     assert document["frames"] == len(made.rgb) == 12
     np.testing.assert_allclose(made.seconds, np.arange(12) / 25, atol=0.0011)
@@ -426,9 +426,9 @@ def subtitles_of(path: Path, track: int = 0) -> str:
 @pytest.mark.parametrize(
     "suffix, kind", [(".mp4", "mov_text"), (".mkv", "subrip"), (".mov", "mov_text"), (".webm", "webvtt")]
 )
-def test_sound_tracks_subtitles_tags_and_chapters_are_kept(tmp_path, engine, film, suffix, kind):
+def test_sound_tracks_subtitles_tags_and_chapters_are_kept(tmp_path, models, film, suffix, kind):
     target = tmp_path / f"out{suffix}"
-    document, _ = run(engine, film, target)
+    document, _ = run(models, film, target)
     assert document["frames"] == 40 and document["warnings"] == []
     shown = media.streams_of(target)
     assert shown.count("Audio:") == 2 and "(ita): Audio" in shown
@@ -444,9 +444,9 @@ def test_sound_tracks_subtitles_tags_and_chapters_are_kept(tmp_path, engine, fil
     assert "Two = 2" in shown
 
 
-def test_a_range_takes_its_part_of_subtitles_and_chapters(tmp_path, engine, film):
+def test_a_range_takes_its_part_of_subtitles_and_chapters(tmp_path, models, film):
     target = tmp_path / "out.mkv"
-    document, _ = run(engine, film, target, start_seconds=0.4, duration_seconds=0.8)
+    document, _ = run(models, film, target, start_seconds=0.4, duration_seconds=0.8)
     assert document["frames"] == 20
     assert re.findall(r"Chapter #0:\d: start ([\d.]+), end ([\d.]+)", media.streams_of(target)) == [
         ("0.000000", "0.400000"),
@@ -456,18 +456,18 @@ def test_a_range_takes_its_part_of_subtitles_and_chapters(tmp_path, engine, film
     assert "Second" in text and "00:00:00,600 -->" in text
 
 
-def test_what_the_output_cannot_hold_is_said(tmp_path, engine, film):
-    document, _ = run(engine, film, tmp_path / "out.ts")
+def test_what_the_output_cannot_hold_is_said(tmp_path, models, film):
+    document, _ = run(models, film, tmp_path / "out.ts")
     (warning,) = document["warnings"]
     assert "subtitles were left out (subrip, subrip)" in warning and ".mkv" in warning
     assert media.streams_of(tmp_path / "out.ts").count("Audio:") == 2
 
 
-def test_styled_subtitles_stay_as_they_are_where_they_can(tmp_path, engine, film):
+def test_styled_subtitles_stay_as_they_are_where_they_can(tmp_path, models, film):
     source = tmp_path / "styled.mkv"
     media.ffmpeg("-i", film, "-map", "0:v", "-map", "0:s:0", "-c:v", "copy", "-c:s", "ass", source)
     for suffix, kind in ((".mkv", "Subtitle: ass"), (".mp4", "Subtitle: mov_text")):
-        run(engine, source, tmp_path / f"out{suffix}")
+        run(models, source, tmp_path / f"out{suffix}")
         assert kind in media.streams_of(tmp_path / f"out{suffix}")
 
 
@@ -480,27 +480,27 @@ def test_subtitles_that_are_pictures_go_to_mkv_only():
     assert "(hdmv_pgs_subtitle, none)" in warnings.pop()
 
 
-def test_tags_without_sound(tmp_path, engine):
+def test_tags_without_sound(tmp_path, models):
     source = make(tmp_path / "in.mp4", (*X264, *to_yuv("yuv420p"), "-metadata", "title=Silent"))
-    run(engine, source, tmp_path / "out.mp4")
+    run(models, source, tmp_path / "out.mp4")
     assert re.search(r"title +: Silent", media.streams_of(tmp_path / "out.mp4"))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.mp4", "out.mp4"]
 
 
 @pytest.mark.parametrize("rate, inside, outside", [("24000/1001", ".mp4", ".mp4"), ("30000/1001", ".mkv", ".webm")])
-def test_sound_stays_within_a_frame(tmp_path, engine, rate, inside, outside):
+def test_sound_stays_within_a_frame(tmp_path, models, rate, inside, outside):
     """Through resampled pictures of a film rate: flash and beep as far apart as they were."""
     source = media.flash_and_beep(tmp_path / f"in{inside}", at=0.7, output=("-r", rate))
     target = tmp_path / f"out{outside}"
-    run(engine, source, target)
+    run(models, source, target)
     wanted = media.flash_seconds(source) - media.beep_seconds(source)
     found = media.flash_seconds(target) - media.beep_seconds(target)
     assert abs(found - wanted) < 1 / 30
 
 
-def test_a_whole_output_decodes_without_an_error(tmp_path, engine, film):
+def test_a_whole_output_decodes_without_an_error(tmp_path, models, film):
     target = tmp_path / "out.mp4"
-    run(engine, film, target)
+    run(models, film, target)
     done = subprocess.run(
         [find_ffmpeg().path, "-v", "error", "-xerror", "-i", target, "-f", "null", "-"],
         capture_output=True,

@@ -17,7 +17,8 @@ from mirage_cli.errors import ModelError
 from mirage_cli.outputs.job_folder import job_path, unfinished
 from mirage_cli.outputs.segments import JobSink
 from mirage_cli.runs import transform
-from mirage_cli.styling.styler import Engine, Styler
+from mirage_cli.styling.loading import Models
+from mirage_cli.styling.styler import Styler
 
 pytestmark = pytest.mark.usefixtures("echo")
 
@@ -50,7 +51,7 @@ def test_flash_and_beep_stay_together_across_pieces(tmp_path, monkeypatch):
     source = media.flash_and_beep(tmp_path / "in.mp4", at=1.0, seconds=1.6)
     out = tmp_path / "out.mp4"
     ui = RecordingUi()
-    transform.run(config(source, out, model=ModelOptions(strength=0.0), piece_frames=7), ui, engine=Mirror())
+    transform.run(config(source, out, model=ModelOptions(strength=0.0), piece_frames=7), ui, models=Mirror())
     assert media.flash_seconds(out) == pytest.approx(1.0, abs=1 / 30)
     assert media.beep_seconds(out) == pytest.approx(media.flash_seconds(out), abs=1 / 30)
 
@@ -59,18 +60,18 @@ def test_flash_and_beep_stay_together_across_pieces(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def real() -> Engine:
+def real() -> Models:
     """Loads what ships, once."""
-    return Engine()
+    return Models()
 
 
 def test_a_session_goes_on_bit_for_bit(real):
     """lsd-small on the CPU: history, memory bank and guard are all that a frame depends on."""
-    engine, options = real, ModelOptions(device="cpu")
+    models, options = real, ModelOptions(device="cpu")
     frames = [f.rgb for f in _pictures(14)]
 
     def fresh():
-        made = engine.session(options, 64, 48)
+        made = models.session(options, 64, 48)
         made.set_look({"ink-wash": 1.0})
         return made
 
@@ -87,7 +88,7 @@ def test_a_session_goes_on_bit_for_bit(real):
         assert np.array_equal(again.step(frames[number]), expected[number]), number
     assert not np.array_equal(fresh().step(frames[9]), expected[9])  # the past does matter
     with pytest.raises(ModelError, match="saved state has history.last"):
-        engine.session(options, 96, 48).load_state((arrays, facts))
+        models.session(options, 96, 48).load_state((arrays, facts))
 
 
 def test_what_a_program_carries_goes_along(real):
@@ -96,8 +97,8 @@ def test_what_a_program_carries_goes_along(real):
 
     import torch
 
-    engine, options = real, ModelOptions(device="cpu")
-    one, two, other = (engine.session(options, *size) for size in ((64, 48), (64, 48), (96, 48)))
+    models, options = real, ModelOptions(device="cpu")
+    one, two, other = (models.session(options, *size) for size in ((64, 48), (64, 48), (96, 48)))
     for session, value in ((one, 5.0), (two, 0.0), (other, 0.0)):
         session.program = SimpleNamespace(state=(torch.full((1, 1, session.width), value),))
         session.history.valid.fill_(1.0)
@@ -117,9 +118,9 @@ def test_the_whole_command_with_the_real_model(real, tmp_path, monkeypatch):
     clip = media.clip(tmp_path / "in.mp4", seconds=0.8, fps=30, size=(64, 48))
     options = ModelOptions(device="cpu")
     one, two = tmp_path / "one.mp4", tmp_path / "two.mp4"
-    engine = real
+    models = real
     wanted = config(clip, one, model=options, prompts=("0:ink wash", "0.4s:neon cyberpunk"), blend_seconds=0.2)
-    do(wanted, engine)
+    do(wanted, models)
     step = Styler.step
 
     def dies(self, frame):
@@ -129,10 +130,10 @@ def test_the_whole_command_with_the_real_model(real, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Styler, "step", dies)
     with pytest.raises(KeyboardInterrupt):
-        do(replace(wanted, output=str(two)), engine)
+        do(replace(wanted, output=str(two)), models)
     monkeypatch.undo()
     assert unfinished(two) == 10
-    do(replace(wanted, output=str(two), resume=True), engine)
+    do(replace(wanted, output=str(two), resume=True), models)
     assert one.read_bytes() == two.read_bytes() and media.probe(two).frames == 24
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from helpers import media
-from helpers.fakes import FakeEngine
+from helpers.fakes import FakeModels
 from helpers.jobs import PIECE, Dies, config, do
 from helpers.paths import FAKES
 
@@ -80,7 +80,7 @@ def test_ctrl_c_finishes_the_file_and_keeps_the_job_where_that_was_asked(clip, g
     monkeypatch.setenv("FAKE_MODEL_MS", "10")
     out, stop = tmp_path / "out.mp4", StopSwitch()
 
-    class Stops(FakeEngine):
+    class Stops(FakeModels):
         def session(self, *arguments):
             made = super().session(*arguments)
             step = made.step
@@ -118,7 +118,7 @@ def test_the_disk_is_full_and_then_it_is_not(clip, small_disk):
 def test_an_encoder_that_is_killed(clip, golden, tmp_path):
     out = tmp_path / "out.mp4"
 
-    class Kills(FakeEngine):
+    class Kills(FakeModels):
         def session(self, *arguments):
             made = super().session(*arguments)
             step = made.step

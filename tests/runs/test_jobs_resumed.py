@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 from helpers import media
-from helpers.fakes import FakeEngine
+from helpers.fakes import FakeModels
 from helpers.jobs import Dies, config, do
 
 from mirage_cli.config import ModelOptions
@@ -108,7 +108,7 @@ def test_two_at_once_do_not_write_the_same_output(clip, tmp_path):
     out = tmp_path / "out.mp4"
     tried: list[str] = []
 
-    class Second(FakeEngine):
+    class Second(FakeModels):
         def session(self, *arguments):
             with pytest.raises(MediaError, match="another mirage is writing"):
                 do(config(clip, out, overwrite=True))

@@ -9,7 +9,7 @@ import time
 
 import pytest
 from helpers import media
-from helpers.fakes import FakeEngine, RecordingUi
+from helpers.fakes import FakeModels, RecordingUi
 from helpers.live import config
 from helpers.media import probe
 
@@ -23,10 +23,10 @@ from mirage_cli.styling.stopping import StopSwitch
 
 
 def test_it_ends_after_so_many_frames():
-    engine, ui = FakeEngine(), RecordingUi()
-    document = live.run(config(frames=12, fps=100.0), ui, engine=engine, keys=False)
+    models, ui = FakeModels(), RecordingUi()
+    document = live.run(config(frames=12, fps=100.0), ui, models=models, keys=False)
     assert document["frames"] == 12 and document["ended_by"] == "frames"
-    assert engine.sessions[0].frames == 12 and engine.sessions[0].looks == [{"ink-wash": 1.0}]
+    assert models.sessions[0].frames == 12 and models.sessions[0].looks == [{"ink-wash": 1.0}]
     assert document["frames_in"] >= 12 and document["interrupted"] is False
     assert {"read", "model", "write", "end_to_end"} <= set(document["latency_ms"])
 
@@ -35,7 +35,7 @@ def test_it_ends_after_so_much_time(monkeypatch):
     monkeypatch.setenv("FAKE_MODEL_MS", "40")
     ui = RecordingUi()
     begin = time.perf_counter()
-    document = live.run(config(duration_seconds=1.0, fps=100.0), ui, engine=FakeEngine(), keys=False)
+    document = live.run(config(duration_seconds=1.0, fps=100.0), ui, models=FakeModels(), keys=False)
     assert document["ended_by"] == "duration" and time.perf_counter() - begin < 2.5
     # 100 frames a second come, 25 are done: the rest is dropped, and nothing runs late.
     assert 12 <= document["frames"] <= 26
@@ -46,7 +46,7 @@ def test_it_ends_after_so_much_time(monkeypatch):
 
 
 def test_a_typed_prompt_is_applied_at_a_stated_frame():
-    engine, ui, stop = FakeEngine(), RecordingUi(), StopSwitch()
+    models, ui, stop = FakeModels(), RecordingUi(), StopSwitch()
     read, write = os.pipe()
 
     def type_lines():
@@ -59,13 +59,13 @@ def test_a_typed_prompt_is_applied_at_a_stated_frame():
     saved = live.LineReader
     live.LineReader = lambda on_line: saved(on_line, read)
     try:
-        document = live.run(config(fps=50.0, blend_seconds=0.0, duration_seconds=5.0), ui, engine=engine, stop=stop)
+        document = live.run(config(fps=50.0, blend_seconds=0.0, duration_seconds=5.0), ui, models=models, stop=stop)
     finally:
         live.LineReader = saved
         os.close(read)
         os.close(write)
     assert document["ended_by"] == "quit" and not stop.by_signal
-    session = engine.sessions[0]
+    session = models.sessions[0]
     assert [(c["kind"], c["text"]) for c in document["changes"]] == [("look", "night"), ("strength", "/strength 0.25")]
     for change in document["changes"]:
         told = f'"{change["text"]}" applied at frame {change["frame"]}'
@@ -75,32 +75,23 @@ def test_a_typed_prompt_is_applied_at_a_stated_frame():
 
 
 def test_a_change_takes_effect_on_the_frame_that_is_named():
-    engine, ui = FakeEngine(), RecordingUi()
-    job: list[live._Live] = []
+    models, ui = FakeModels(), RecordingUi()
+    begun: list[live.LiveRun] = []
 
     class Ui(RecordingUi):
         def tick(self, stats):
             super().tick(stats)
-            frames = engine.sessions[0].frames
+            frames = models.sessions[0].frames
             if frames >= 5 and not self.asked:
                 self.asked.append("night")
-                job[0].line("night")
+                begun[0].steering.line("night")
 
-    original = live._Live.flow
-
-    def flow(self, keys):
-        job.append(self)
-        return original(self, keys)
-
-    live._Live.flow = flow
-    try:
-        ui = Ui()
-        document = live.run(config(fps=100.0, frames=30, blend_seconds=0.0), ui, engine=engine, keys=False)
-    finally:
-        live._Live.flow = original
+    ui = Ui()
+    asked = config(fps=100.0, frames=30, blend_seconds=0.0)
+    document = live.run(asked, ui, models=models, keys=False, started=begun.append)
     (change,) = document["changes"]
     assert change["text"] == "night" and 5 <= change["frame"] < 30
-    assert engine.sessions[0].looks == [{"ink-wash": 1.0}, {"night": 1.0}]
+    assert models.sessions[0].looks == [{"ink-wash": 1.0}, {"night": 1.0}]
     assert any(f"applied at frame {change['frame']}" in note for note in ui.notes)
     assert ui.stats[-1].prompt == "night"
 
@@ -116,12 +107,12 @@ def test_a_change_takes_effect_on_the_frame_that_is_named():
 )
 def test_bad_use_is_refused(values, telling):
     with pytest.raises(UsageProblem, match=telling):
-        live.run(config(**values), RecordingUi(), engine=FakeEngine())
+        live.run(config(**values), RecordingUi(), models=FakeModels())
 
 
 def test_a_camera_that_is_not_there():
     with pytest.raises(MediaError, match="no camera 7; cameras found") as caught:
-        live.run(config(camera=7, input=None), RecordingUi(), engine=FakeEngine())
+        live.run(config(camera=7, input=None), RecordingUi(), models=FakeModels())
     assert "--input test" in caught.value.remedy and caught.value.exit_code == 3
 
 
@@ -129,7 +120,7 @@ def test_a_window_without_a_display(monkeypatch):
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(MediaError, match="no display") as caught:
-        live.run(config(window=True), RecordingUi(), engine=FakeEngine())
+        live.run(config(window=True), RecordingUi(), models=FakeModels())
     assert "--no-window" in caught.value.remedy
 
 
@@ -171,7 +162,7 @@ def test_q_in_the_window_ends_the_run(monkeypatch):
     document = live.run(
         config(window=True, fps=60.0, compare=True, duration_seconds=10.0),
         RecordingUi(),
-        engine=FakeEngine(),
+        models=FakeModels(),
         keys=False,
     )
     assert document["ended_by"] == "window" and document["window"] == "stand-in"
@@ -199,7 +190,7 @@ def test_a_file_is_played_at_its_own_pace_and_written_with_its_times(tmp_path):
     out = tmp_path / "out.mp4"
     begin = time.perf_counter()
     document = live.run(
-        config(input=str(clip), output=str(out), size=None), RecordingUi(), engine=FakeEngine(), keys=False
+        config(input=str(clip), output=str(out), size=None), RecordingUi(), models=FakeModels(), keys=False
     )
     assert time.perf_counter() - begin > 0.9
     assert document["ended_by"] == "source"
@@ -211,14 +202,14 @@ def test_a_file_is_played_at_its_own_pace_and_written_with_its_times(tmp_path):
 
 def test_a_looped_file_goes_on(tmp_path):
     clip = media.clip(tmp_path / "in.mp4", seconds=0.5, fps=20, sound=None)
-    document = live.run(config(input=str(clip), loop=True, frames=25), RecordingUi(), engine=FakeEngine(), keys=False)
+    document = live.run(config(input=str(clip), loop=True, frames=25), RecordingUi(), models=FakeModels(), keys=False)
     assert document["frames"] == 25 and document["ended_by"] == "frames"
 
 
 def test_a_big_file_is_scaled_down_on_a_cpu(tmp_path):
     clip = media.clip(tmp_path / "in.mp4", seconds=0.2, fps=20, size=(1280, 720), sound=None)
     ui = RecordingUi()
-    document = live.run(config(input=str(clip), size=None), ui, engine=FakeEngine(), keys=False)
+    document = live.run(config(input=str(clip), size=None), ui, models=FakeModels(), keys=False)
     assert document["size"] == [512, 288]
     assert any("--size native" in note for note in ui.notes)
 
@@ -227,7 +218,7 @@ def test_a_big_file_is_scaled_down_on_a_cpu(tmp_path):
 def test_an_error_of_the_model_keeps_what_came_before(tmp_path, fail_at, least):
     out, ui = tmp_path / "out.mp4", RecordingUi()
     with pytest.raises(ValueError, match="the model broke"):
-        live.run(config(output=str(out), fps=60.0), ui, engine=FakeEngine(fail_at=fail_at), keys=False)
+        live.run(config(output=str(out), fps=60.0), ui, models=FakeModels(fail_at=fail_at), keys=False)
     assert list(tmp_path.iterdir()) == ([out] if least else [])
     assert (f"wrote {out}: what came before the model failed" in ui.notes) == bool(least)
     if least:
@@ -235,10 +226,10 @@ def test_an_error_of_the_model_keeps_what_came_before(tmp_path, fail_at, least):
 
 
 def test_the_model_and_seed_asked_for_reach_the_session():
-    engine = FakeEngine()
+    models = FakeModels()
     options = ModelOptions(model="other", seed=7, steps=2)
-    live.run(config(model=options, frames=2), RecordingUi(), engine=engine, keys=False)
-    assert engine.sessions[0].options == options
+    live.run(config(model=options, frames=2), RecordingUi(), models=models, keys=False)
+    assert models.sessions[0].options == options
 
 
 def type_at(keys: bytes, wait: float = 0.4):

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 from helpers import media, senders
-from helpers.fakes import FakeEngine, RecordingUi
+from helpers.fakes import FakeModels, RecordingUi
 from helpers.senders import free_port
 
 from mirage_cli.config import LiveConfig
@@ -38,7 +38,7 @@ def test_live_into_several_outputs_while_recording(tmp_path, monkeypatch):
                 more_outputs=(url, str(tmp_path / "live.m3u8")),
             ),
             ui,
-            engine=FakeEngine(),
+            models=FakeModels(),
             keys=False,
         )
     assert document["frames"] == 30 and document["more_outputs"][0] == url
@@ -62,7 +62,7 @@ def test_an_address_that_is_not_there_leaves_the_file_whole(tmp_path):
     )
     ui = RecordingUi()
     with pytest.raises(MediaError, match=r"cannot send to rtmp://.*refused") as caught:
-        live.run(config, ui, engine=FakeEngine(), keys=False)
+        live.run(config, ui, models=FakeModels(), keys=False)
     assert caught.value.exit_code == 3 and "a.mp4: whole" in caught.value.remedy
     assert media.probe(tmp_path / "a.mp4").frames == 40
     assert any("the other outputs go on" in text for text in ui.warnings)
@@ -86,13 +86,13 @@ def test_a_pipe_that_nobody_reads_leaves_the_file_whole(tmp_path, monkeypatch):
         )
         ui = RecordingUi()
         with pytest.raises(MediaError, match="^standard output has taken no frame for 0.8 s") as caught:
-            live.run(config, ui, engine=FakeEngine(), keys=False)
+            live.run(config, ui, models=FakeModels(), keys=False)
         assert caught.value.exit_code == 3
         assert ui.notes[-1] == f"wrote {tmp_path / 'a.mkv'}: what came before the output failed"
         assert media.probe(tmp_path / "a.mkv").frames >= 1
         config = replace(config, frames=2, overwrite=True)
         with pytest.raises(MediaError, match="^standard output has taken no frame for 0.8 s") as caught:
-            live.run(config, ui, engine=FakeEngine(), keys=False)
+            live.run(config, ui, models=FakeModels(), keys=False)
         assert media.probe(tmp_path / "a.mkv").frames == 2 and "a.mkv: whole" in caught.value.remedy
     assert [path.name for path in tmp_path.iterdir()] == ["a.mkv"]
 
@@ -123,7 +123,7 @@ def test_a_pipe_that_is_read_slowly_is_waited_for(monkeypatch):
             format="rawvideo",
         )
         begin = time.monotonic()
-        assert live.run(config, RecordingUi(), engine=FakeEngine(), keys=False)["frames"] == 60
+        assert live.run(config, RecordingUi(), models=FakeModels(), keys=False)["frames"] == 60
         assert time.monotonic() - begin > 1.5
         pipe.close()
         reader.join()
@@ -143,7 +143,7 @@ def test_a_run_goes_on_for_its_recording(tmp_path):
         record_folder=str(tmp_path),
     )
     with pytest.raises(MediaError, match=r"cannot send to rtmp://.*refused"):
-        live.run(config, RecordingUi(), engine=FakeEngine(), keys=False)
+        live.run(config, RecordingUi(), models=FakeModels(), keys=False)
     (recorded,) = tmp_path.iterdir()
     assert media.probe(recorded).frames == 60
 
@@ -157,4 +157,4 @@ def test_two_names_of_one_file_are_refused(tmp_path):
         more_outputs=(f"{tmp_path}/./a.mp4",),
     )
     with pytest.raises(MediaError, match="the same file"):
-        live.run(config, RecordingUi(), engine=FakeEngine(), keys=False)
+        live.run(config, RecordingUi(), models=FakeModels(), keys=False)

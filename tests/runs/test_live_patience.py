@@ -12,7 +12,7 @@ import time
 
 import pytest
 from helpers import media, senders
-from helpers.fakes import FakeEngine, RecordingUi
+from helpers.fakes import FakeModels, RecordingUi
 from helpers.paths import FAKES
 
 from mirage_cli.config import LiveConfig
@@ -41,7 +41,7 @@ def test_a_source_that_hangs_ends_with_what_it_gave(tmp_path, monkeypatch):
         live.run(
             LiveConfig(input=str(fifo), output=str(out), prompts=("night",), window=False, timeout_seconds=0.7),
             ui,
-            engine=FakeEngine(),
+            models=FakeModels(),
             keys=False,
         )
     held.set()
@@ -57,7 +57,7 @@ def test_standard_input_that_gives_nothing(monkeypatch):
             live.run(
                 LiveConfig(input="-", prompts=("night",), window=False, timeout_seconds=0.3),
                 RecordingUi(),
-                engine=FakeEngine(),
+                models=FakeModels(),
                 keys=False,
             )
     os.close(write)

@@ -6,20 +6,20 @@ import time
 from itertools import pairwise
 
 import numpy as np
-from helpers.fakes import FakeEngine, RecordingUi
+from helpers.fakes import FakeModels, RecordingUi
 
 from mirage_cli.config import LiveConfig, ModelOptions
 from mirage_cli.runs import live
 from mirage_cli.styling.adaptive import (
     MOST_IN_A_ROW,
     AdaptiveSession,
-    LiveEngine,
+    LiveModels,
     PaceKeeper,
     Rung,
     SimilarFrames,
     ladder,
 )
-from mirage_cli.styling.styler import Engine
+from mirage_cli.styling.loading import Models
 
 
 class Clock:
@@ -81,7 +81,7 @@ def test_one_slow_frame_changes_nothing():
         assert not keeper.saw(400.0 if number % 50 == 0 else 30.0)
 
 
-class Slow(FakeEngine):
+class Slow(FakeModels):
     """A model whose time follows its work: 60 ms at one step and 96x64."""
 
     def session(self, options, width, height):
@@ -99,7 +99,7 @@ class Slow(FakeEngine):
 def test_a_slow_model_holds_the_rate_that_was_asked_for(monkeypatch):
     monkeypatch.setattr(PaceKeeper, "DOWN_SECONDS", 0.2)
     monkeypatch.setattr(PaceKeeper, "FRAMES", 4)
-    ui, engine = RecordingUi(), Slow()
+    ui, models = RecordingUi(), Slow()
     document = live.run(
         LiveConfig(
             input="test",
@@ -112,7 +112,7 @@ def test_a_slow_model_holds_the_rate_that_was_asked_for(monkeypatch):
             model=ModelOptions(steps=2),
         ),
         ui,
-        engine=engine,
+        models=models,
         keys=False,
     )
     told = [note for note in ui.notes if "to hold 25 frames a second" in note]
@@ -120,7 +120,7 @@ def test_a_slow_model_holds_the_rate_that_was_asked_for(monkeypatch):
     model = document["model"]
     assert model["quality_changes"] == told and model["inside"][0] <= 69
     assert document["size"] == [96, 64]
-    last = engine.sessions[-1]
+    last = models.sessions[-1]
     assert last.looks == [{"ink-wash": 1.0}] and last.frames > 5
 
 
@@ -142,8 +142,8 @@ def test_similar_frames_are_told_from_others():
 
 
 def test_a_skipped_frame_costs_no_model_and_a_new_look_is_made():
-    engine = LiveEngine(FakeEngine(), None, 2.0, print)
-    session = engine.session(ModelOptions(), 64, 48)
+    models = LiveModels(FakeModels(), None, 2.0, print)
+    session = models.session(ModelOptions(), 64, 48)
     session.set_look({"night": 1.0})
     rgb = np.full((48, 64, 3), 50, np.uint8)
     first = session.step(rgb)
@@ -158,10 +158,10 @@ def test_a_skipped_frame_costs_no_model_and_a_new_look_is_made():
 
 def test_the_past_goes_along_with_the_size():
     """lsd-small: after a change of size the stream goes on and does not begin anew."""
-    engine, options = Engine(), ModelOptions(device="cpu")
+    models, options = Models(), ModelOptions(device="cpu")
     changes: list[str] = []
     session = AdaptiveSession(
-        lambda steps, width, height: engine.session(options, width, height),
+        lambda steps, width, height: models.session(options, width, height),
         96,
         64,
         1,

@@ -6,14 +6,14 @@ import os
 
 import pytest
 from helpers import media
-from helpers.fakes import FakeEngine, RecordingUi
+from helpers.fakes import FakeModels, RecordingUi
 
 from mirage_cli.config import ModelOptions, TransformConfig
 from mirage_cli.errors import GpuError, MirageError
 from mirage_cli.runs import transform
 from mirage_cli.styling import memory_check
+from mirage_cli.styling.loading import Models
 from mirage_cli.styling.memory_check import check_memory, free_cpu_bytes, largest_size, needed_bytes
-from mirage_cli.styling.styler import Engine
 
 GIB = 1 << 30
 
@@ -66,7 +66,7 @@ def test_the_real_engine_asks_before_it_begins(tmp_path, monkeypatch):
         model=ModelOptions(device="cpu"),
     )
     with pytest.raises(MirageError, match="1920x1080 need about"):
-        transform.run(config, RecordingUi(), engine=Engine())
+        transform.run(config, RecordingUi(), models=Models())
     assert os.listdir(tmp_path) == ["in.mp4"]
 
 
@@ -74,7 +74,7 @@ def test_the_real_engine_asks_before_it_begins(tmp_path, monkeypatch):
 def test_a_gpu_that_is_lost_keeps_what_is_done(tmp_path, words):
     clip = media.clip(tmp_path / "in.mp4", seconds=1.0)
 
-    class Lost(FakeEngine):
+    class Lost(FakeModels):
         def session(self, *arguments):
             made = super().session(*arguments)
             step = made.step
@@ -90,6 +90,6 @@ def test_a_gpu_that_is_lost_keeps_what_is_done(tmp_path, words):
     out = tmp_path / "o.mp4"
     config = TransformConfig(str(clip), str(out), ("night",), piece_frames=10)
     with pytest.raises(GpuError, match="(?i)the GPU failed: cu") as caught:
-        transform.run(config, RecordingUi(), engine=Lost())
+        transform.run(config, RecordingUi(), models=Lost())
     assert caught.value.exit_code == 5 and "\n" not in caught.value.message
     assert "20 frames are kept: add --resume" in caught.value.remedy and not out.exists()

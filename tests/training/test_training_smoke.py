@@ -284,7 +284,7 @@ def test_the_meter_has_means_and_speed():
 
 
 def test_the_terminal_gets_plain_lines_where_it_is_none(monkeypatch, capsys):
-    from mirage_cli.commands.terminal import TerminalUi
+    from mirage_cli.commands.ui import TerminalUi
 
     monkeypatch.setattr(TerminalUi, "LINE_SECONDS", 0.0)
     ui = TerminalUi(quiet=False, progress=True, logs=False)
