@@ -158,11 +158,11 @@ def _carried(inject_ms: float) -> Callable[[Frame, np.ndarray], np.ndarray]:
     return compose
 
 
-class _Reader:
+class _Reader(FrameSink):
     """Reads the marker of each frame as an output would get it."""
 
     def __init__(self, look: Callable[[np.ndarray], None]) -> None:
-        self.warnings: list[str] = []
+        super().__init__()
         self._look = look
 
     def write(self, frame: Frame) -> None:
@@ -172,11 +172,11 @@ class _Reader:
         pass
 
 
-class _H264:
+class _H264(FrameSink):
     """Encodes each frame, decodes it in another process, and reads the marker of what comes out."""
 
     def __init__(self, size: tuple[int, int], fps: float, look: Callable[[np.ndarray], None]) -> None:
-        self.warnings: list[str] = []
+        super().__init__()
         self._size, self._look = size, look
         ffmpeg = find_ffmpeg().path
         quiet = [str(ffmpeg), "-hide_banner", "-loglevel", "error", "-nostdin"]

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import ffmpeg
 
 from mirage_cli.errors import MediaError, UsageProblem, plain_text
-from mirage_cli.frames import Frame, Sound, StreamInfo
+from mirage_cli.frames import MEDIA_MAX_SIDE, Frame, FrameSink, Sound, StreamInfo
 from mirage_cli.inputs.file import FileSource, default_threads
 from mirage_cli.media.addresses import file_url, is_url
 from mirage_cli.media.ffmpeg import FfmpegProcess, FfmpegTool, find_ffmpeg, rational_rate
@@ -38,22 +38,22 @@ from mirage_cli.media.sound_line import CHANNELS, RATE, SoundFeed
 from mirage_cli.outputs.names import check_target, is_plain_file
 from mirage_cli.outputs.sound_copy import SOUND_BITRATE, SoundPlan, add_sound, picture_offset, plan_sound, with_sound
 
-MAX_SIDE = 16384
 # Times nearer to the frame rate's grid than this are put on it: Matroska rounds to 1 ms.
 GRID_TOLERANCE_SECONDS = 0.0006
 STREAM_GRACE_S = 3.0
 
 
-class FileSink:
-    """Writes frames; see ``frames.FrameSink``. Made by ``open_output``; use from one thread.
+class FileSink(FrameSink):
+    """Writes frames. Made by ``open_output``; use from one thread.
 
     Attributes:
         frames_written: so far.
-        warnings: sentences for the user; read them after ``close``.
         target: where the output goes.
         ticks_per_second: the output's time base.
-        end_seconds: at the end, how long whoever reads a pipe may take nothing; None for ever.
+        end_seconds: at the end, how long the reader of a pipe may take nothing; None waits without limit.
     """
+
+    _closed = True  # until its encoder runs: there is nothing to discard
 
     def __init__(
         self,
@@ -68,7 +68,8 @@ class FileSink:
         with_line: bool = False,
         shown: str | None = None,
     ) -> None:
-        self.target, self.warnings, self.frames_written = target, warnings, 0
+        super().__init__(warnings)
+        self.target, self.frames_written = target, 0
         self.end_seconds: float | None = None
         self._shown = "standard output" if target == "-" else plain_text(shown or target)
         self._tool, self._info, self._container = tool, info, container
@@ -78,7 +79,6 @@ class FileSink:
         self.ticks_per_second = tick_rate(encoder["c:v"], grid)
         self._first_pts = self._last_pts = 0.0
         self._last_ticks = -1
-        self._closed = False
         self._problem: MediaError | None = None
         self._final = Path(os.path.realpath(target)) if is_plain_file(target) else None
         self._parts: list[Path] = []
@@ -89,6 +89,7 @@ class FileSink:
             self._process = FfmpegProcess(
                 tool, arguments, stdin=subprocess.PIPE, stdout=stdout, level="info" if is_url(target) else "warning"
             )
+            self._closed = False
             self._pipe = NutWriter(
                 self._process.stdin.fileno(),
                 info.width,
@@ -173,7 +174,6 @@ class FileSink:
 
     @property
     def waits(self) -> bool:
-        """Whether it ends only when somebody has read it."""
         return self._final is None
 
     @property
@@ -191,7 +191,7 @@ class FileSink:
         self.close(commit=kind is None)
 
     def __del__(self) -> None:
-        if hasattr(self, "_process") and not self._closed:
+        if not self._closed:
             self._closed = True
             self._discard()
 
@@ -469,8 +469,8 @@ def plan_output(
     """Decides how an output is written; arguments and errors as of ``open_output``."""
     target = os.fspath(path_or_dash)
     tool = tool or find_ffmpeg()
-    if not (1 <= info.width <= MAX_SIDE and 1 <= info.height <= MAX_SIDE):
-        raise UsageProblem(f"output size {info.width}x{info.height} is not allowed: 1 to {MAX_SIDE} a side", "")
+    if not (1 <= info.width <= MEDIA_MAX_SIDE and 1 <= info.height <= MEDIA_MAX_SIDE):
+        raise UsageProblem(f"output size {info.width}x{info.height} is not allowed: 1 to {MEDIA_MAX_SIDE} a side", "")
     container = choose_container(target, form)
     name = choose_codec(tool, container, codec)
     encoder = encoder_options(name, info.width, info.height, crf, preset, threads or default_threads())
