@@ -7,14 +7,14 @@
 // the end. Many queries a block save reading keys from the L2 cache again and again; few fill the chip when
 // the picture is small.
 //
-// Launch: block (256), grid (ceil(queries / (16 GROUPS)), heads), shared memory ATTENTION_BYTES + QUERY_BYTES.
+// Launch: block (256), grid (ceil(queries / (16 GROUPS)), heads), shared memory as
+// attention_shared_bytes in shapes.py.
 #pragma once
+#include "constants.cuh"
 #include "tensor_core.cuh"
 
-// (ATTENTION_BYTES and 128 a query: mirrored in engine/program.py)
-constexpr int KEYS = 128, HEAD_WIDTH = 64, KEY_BYTES = HEAD_WIDTH * 2;
-constexpr int BUFFER_BYTES = 2 * KEYS * KEY_BYTES;  // keys and values
-constexpr int ATTENTION_BYTES = 2 * BUFFER_BYTES;   // and 128 bytes a query
+constexpr int KEYS = shapes::ATTENTION_KEYS, HEAD_WIDTH = shapes::HEAD_WIDTH, KEY_BYTES = HEAD_WIDTH * 2;
+constexpr int BUFFER_BYTES = 2 * KEYS * KEY_BYTES;  // keys and values; two of them, beside the queries
 
 // 128 keys and values of a head: eight threads a row, 32 rows at a time, so that a thread's chunk and its
 // place stay the same and only constants are added.

@@ -3,11 +3,13 @@
     python kernels/build.py            # needs nvcc and ptxas of CUDA 11.8 or newer
     python kernels/build.py --check    # fails if a .ptx or the manifest is older than its source
 
-A ``NAME.cu`` becomes ``NAME.sm80.ptx``, and with a line ``// targets: sm_80 sm_90`` also ``NAME.sm90.ptx``. A
-``NAME.sm80.ptx`` without a ``.cu`` is hand-written: it is its own source and is only assembled, for the
-manifest's numbers. nvcc stamps its own PTX version, which drivers older than the toolkit refuse; the stamp
-is lowered to the lowest version that assembles for all of ``ARCHITECTURES`` that the target allows. Only
-the standard library is used.
+First come the headers that ``generated.py`` makes from Python's tables and constants. A ``NAME.cu`` becomes
+``NAME.sm80.ptx``, and with a line ``// targets: sm_80 sm_90`` also ``NAME.sm90.ptx``. A ``NAME.sm80.ptx`` without a
+``.cu`` is hand-written: it is its own source and is only assembled, for the manifest's numbers.
+
+nvcc stamps its own PTX version, which drivers older than the toolkit refuse; the stamp is lowered to the lowest
+version that assembles for all of ``ARCHITECTURES`` that the target allows. Only the standard library is used, and
+mirage itself must be installed (``pip install -e .``).
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from mirage_cli.kernels import generated
 
 HERE = Path(__file__).resolve().parent
 ARCHITECTURES = ("sm_80", "sm_89", "sm_90")
@@ -163,7 +167,7 @@ def stale() -> list[str]:
     """What does not match its source any more, one sentence each; needs no compiler."""
     path = HERE / "manifest.toml"
     text = path.read_text() if path.is_file() else ""
-    problems = []
+    problems = [f"{name} is not what its Python sources make" for name in generated.stale(HERE)]
     for name, source in sources().items():
         block = next((b for b in text.split("[[file]]") if f'ptx = "{name}"' in b), "")
         if not block:
@@ -184,8 +188,9 @@ def stale() -> list[str]:
 def main() -> int:
     """Build, or check."""
     parser = argparse.ArgumentParser(description="Build the PTX kernels and their manifest.")
-    parser.add_argument("--check", action="store_true", help="only tell what is stale; needs no compiler")
+    parser.add_argument("--check", action="store_true", help="only list what is stale; needs no compiler")
     if not parser.parse_args().check:
+        generated.write(HERE)
         for name, source in sources().items():
             if source.suffix == ".cu":
                 compile_cuda(source, HERE / name)

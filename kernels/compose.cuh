@@ -1,23 +1,24 @@
 // The tail of the last convolution: what the network says of a 4x4 cell becomes finished pixels.
 //
-//   frame = x + input;  frame += keep * (moved last - frame);  clamp;  uint8
+//   frame = x + input;  frame += keep * (warped last - frame);  clamp;  uint8
 //
 // and leaves the last frame behind for the next. Before the last of several steps it makes the next x_t
 // instead.
 #pragma once
+#include "constants.cuh"
 #include "conv.cuh"
 
-// mirrored in mirage_cli/engine/program.py
+// mirrored in mirage_cli/lsd/plan.py
 struct ComposeParams {
     const unsigned char* rgb;     // [rgb_height, rgb_width, 3], the incoming frame
     unsigned char* out;           // the same for the generated one
-    const float* moved_last;      // [3, H, W]; H = 4 * cells
+    const float* warped_last;      // [3, H, W]; H = 4 * cells
     float* last;                  // [3, H, W]
     float* valid;                 // [1], set to 1: there is a past now
     int* flags;                   // [2]: cleared where the frame has a NaN
     const float* x_t;             // [3, H, W], before the last of several steps
     float* next_x_t;              // [3, H, W], null in the last step
-    void* next_x_t_cells;         // [cells, 48]
+    void* next_x_t_cells;         // [cells, PICTURE_CHANNELS]
     int rgb_height, rgb_width;
     float keep_limit;
     float coefficient;            // d / (1 - t)
@@ -48,7 +49,7 @@ __device__ __forceinline__ void read_pixels(const unsigned char* rgb, int height
 }
 
 __device__ __forceinline__ float luma_of(float r, float g, float b) {  // BT.601, rounded as torch rounds it
-    return __fadd_rn(__fadd_rn(__fmul_rn(0.299f, r), __fmul_rn(0.587f, g)), __fmul_rn(0.114f, b));
+    return __fadd_rn(__fadd_rn(__fmul_rn(lsd::LUMA_RED, r), __fmul_rn(lsd::LUMA_GREEN, g)), __fmul_rn(lsd::LUMA_BLUE, b));
 }
 
 #ifdef CONV_COMPOSE
@@ -75,8 +76,8 @@ __device__ __forceinline__ void compose_layer(char* shared, const ConvParams& p,
         if (q.next_x_t != nullptr) {
 #pragma unroll
             for (int c = 0; c < 3; ++c) {
-                const float4 sum = total_of<G>(shared, m, c * 16 + dy * 4);
-                const float4 bias = *reinterpret_cast<const float4*>(p.bias + c * 16 + dy * 4);
+                const float4 sum = total_of<G>(shared, m, c * lsd::CELL_PIXELS + dy * 4);
+                const float4 bias = *reinterpret_cast<const float4*>(p.bias + c * lsd::CELL_PIXELS + dy * 4);
                 const float4 from = *reinterpret_cast<const float4*>(q.x_t + c * plane + at);
                 float4 to;
                 to.x = from.x + q.coefficient * (sum.x + bias.x + frame[c][0] - from.x);
@@ -85,27 +86,27 @@ __device__ __forceinline__ void compose_layer(char* shared, const ConvParams& p,
                 to.w = from.w + q.coefficient * (sum.w + bias.w + frame[c][3] - from.w);
                 if (!inside) continue;
                 *reinterpret_cast<float4*>(q.next_x_t + c * plane + at) = to;
-                T* cells = reinterpret_cast<T*>(q.next_x_t_cells) + (size_t(cell_y) * p.width + cell_x) * 48;
-                *reinterpret_cast<uint2*>(cells + c * 16 + dy * 4) = make_uint2(pack(to.x, to.y, T{}), pack(to.z, to.w, T{}));
+                T* cells = reinterpret_cast<T*>(q.next_x_t_cells) + (size_t(cell_y) * p.width + cell_x) * lsd::PICTURE_CHANNELS;
+                *reinterpret_cast<uint2*>(cells + c * lsd::CELL_PIXELS + dy * 4) = make_uint2(pack(to.x, to.y, T{}), pack(to.z, to.w, T{}));
             }
             continue;
         }
 
         float keep[4];
         {
-            const float4 sum = total_of<G>(shared, m, 48 + dy * 4);
-            const float4 bias = *reinterpret_cast<const float4*>(p.bias + 48 + dy * 4);
+            const float4 sum = total_of<G>(shared, m, lsd::PICTURE_CHANNELS + dy * 4);
+            const float4 bias = *reinterpret_cast<const float4*>(p.bias + lsd::PICTURE_CHANNELS + dy * 4);
             const float raw[4] = {sum.x + bias.x, sum.y + bias.y, sum.z + bias.z, sum.w + bias.w};
 #pragma unroll
             for (int k = 0; k < 4; ++k)
-                keep[k] = past ? q.keep_limit * reciprocal(1.f + exp2_fast(-1.4426950408889634f * (raw[k] - 2.f))) : 0.f;
+                keep[k] = past ? q.keep_limit * reciprocal(1.f + exp2_fast(-1.4426950408889634f * (raw[k] - lsd::KEEP_OFFSET))) : 0.f;
         }
         unsigned char levels[12];
 #pragma unroll
         for (int c = 0; c < 3; ++c) {
-            const float4 sum = total_of<G>(shared, m, c * 16 + dy * 4);
-            const float4 bias = *reinterpret_cast<const float4*>(p.bias + c * 16 + dy * 4);
-            const float4 kept = past ? *reinterpret_cast<const float4*>(q.moved_last + c * plane + at) : make_float4(0, 0, 0, 0);
+            const float4 sum = total_of<G>(shared, m, c * lsd::CELL_PIXELS + dy * 4);
+            const float4 bias = *reinterpret_cast<const float4*>(p.bias + c * lsd::CELL_PIXELS + dy * 4);
+            const float4 kept = past ? *reinterpret_cast<const float4*>(q.warped_last + c * plane + at) : make_float4(0, 0, 0, 0);
             const float x_hat[4] = {sum.x + bias.x, sum.y + bias.y, sum.z + bias.z, sum.w + bias.w};
             const float old[4] = {kept.x, kept.y, kept.z, kept.w};
             float made[4];

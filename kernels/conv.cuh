@@ -25,11 +25,11 @@
 enum Head { AS_IS, NORM_FILM_SILU, NORM };
 enum Tail { STORE, FILM_SILU, RESIDUAL, COMPOSE };
 
-// What a launch is told; mirrored in mirage_cli/engine/program.py.
+// What a launch is given; mirrored in mirage_cli/engine/conv.py.
 struct ConvParams {
     const void* in0;        // [height / up * stride, ..., pixel0] first input
     const void* in1;        // second input, at output resolution, pixel1 elements a pixel
-    const void* weights;    // packed: [BN tile][K / 16][BN][16], see engine/packing.py
+    const void* weights;    // packed: [BN tile][K / 16][BN][16], see mirage_cli/engine/conv.py
     const float* bias;      // [N]
     const void* film_in;    // scale [C0], then shift [C0], with a past; film_past_less elements on: without
     const void* film_out;   // the same for the tail, [N] each
@@ -71,6 +71,7 @@ struct Conv {
     static constexpr int SUM_BYTES = WK * BM * SUM_ROW * 4;
     static constexpr int LOOP_BYTES = PATCH_BYTES + SLOTS * STAGE_BYTES;
     static constexpr int SHARED_BYTES = LOOP_BYTES > SUM_BYTES ? LOOP_BYTES : SUM_BYTES;
+    static_assert(!UP || TAPS == 1, "doubling goes before a 1x1 convolution: the taps step through the patch as it is");
     static_assert(TAPS == 1 || C0 / 16 % (8 / (WM_ * WN_)) == 0, "the slices of a 3x3 convolution stay at one tap");
     static_assert(C0 % 16 == 0 && C1 % 16 == 0 && SHARED_BYTES <= 101376, "99 KB is what every card gives");
 };

@@ -1,8 +1,8 @@
 """Launch loaded kernels through the driver, with the attribute that CuPy's launch cannot set.
 
-``early_start`` is programmatic dependent launch: the kernel may start while the one ahead of it in the
-stream still runs, and waits for it itself (``wait_for_previous`` in tensor_core.cuh). A captured CUDA graph
-keeps that. Arguments are packed once; replaying a plan allocates nothing.
+Programmatic dependent launch (PDL): the kernel may start while the one ahead of it in the stream still runs, and
+waits for it itself (``wait_for_previous`` in tensor_core.cuh). A captured CUDA graph keeps that. Arguments are
+packed once; launching again allocates nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from mirage_cli.errors import GpuError
 
 MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-EARLY_START = 6  # CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+PROGRAMMATIC_SERIALIZATION = 6  # CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
 
 
 class _Attribute(ctypes.Structure):
@@ -61,11 +61,11 @@ class Launch:
     """One launch with its arguments, ready to be made again and again.
 
     Args:
-        name: for messages; function: CUfunction.
+        name: for messages and tables; function: CUfunction.
         grid, block: blocks and threads, three numbers each.
         shared_bytes: dynamic shared memory of a block.
         arguments: ctypes scalars and structures, kept; a later change of their value counts.
-        early_start: see above.
+        pdl: programmatic dependent launch, see above; may be switched later.
     """
 
     def __init__(
@@ -75,13 +75,14 @@ class Launch:
         grid: tuple[int, int, int],
         block: tuple[int, int, int],
         shared_bytes: int,
-        arguments: Sequence[Any],
-        early_start: bool,
+        arguments: Sequence[ctypes.c_void_p | ctypes.c_int | ctypes.c_float | ctypes.Structure],
+        *,
+        pdl: bool,
     ) -> None:
         self.name, self.grid, self.arguments = name, grid, tuple(arguments)
         self._function = ctypes.c_void_p(function)
         self._pointers = (ctypes.c_void_p * len(self.arguments))(*(ctypes.addressof(a) for a in self.arguments))
-        self._attribute = _Attribute(id=EARLY_START, value=1)
+        self._attribute = _Attribute(id=PROGRAMMATIC_SERIALIZATION, value=1)
         self._config = _Config(
             (ctypes.c_uint * 3)(*grid),
             (ctypes.c_uint * 3)(*block),
@@ -90,7 +91,7 @@ class Launch:
             ctypes.pointer(self._attribute),
             1,
         )
-        self.early_start = early_start
+        self.pdl = pdl
         if shared_bytes > 48 * 1024:
             _check(
                 _driver().cuFuncSetAttribute(self._function, MAX_DYNAMIC_SHARED, shared_bytes),
@@ -101,7 +102,7 @@ class Launch:
         """Queue it on a CUstream given as an integer."""
         config = self._config
         config.stream = stream
-        if self.early_start:
+        if self.pdl:
             code = _driver().cuLaunchKernelEx(ctypes.byref(config), self._function, self._pointers, None)
         else:
             code = _driver().cuLaunchKernel(

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mirage_cli.kernels.shapes import ATTENTION_QUERIES, CONV_SHAPES
+
 from mirage_cli.errors import GpuError
 
 HERE = Path(__file__).resolve().parent
@@ -26,18 +28,10 @@ FILES: dict[str, tuple[str, ...]] = {
     "channel_norm.sm80.ptx": ("mirage_channel_norm",),
     "add_silu.sm80.ptx": ("mirage_add_silu",),
     "upsample_concat.sm80.ptx": ("mirage_upsample_concat",),
-    "sampler_step.sm80.ptx": ("mirage_sampler_step_f16", "mirage_sampler_step_bf16", "mirage_sampler_step_f32"),
     "nv12.sm80.ptx": ("mirage_nv12_to_rgb", "mirage_rgb_to_nv12"),
-    "warp.sm80.ptx": (
-        "mirage_warp_f16",
-        "mirage_warp_bf16",
-        "mirage_warp_f32",
-        "mirage_warp_f16_flow_f32",
-        "mirage_warp_bf16_flow_f32",
-    ),
 }
-# The whole-frame program's kernels; a file is there for several architectures, the highest that fits is taken.
-PROGRAM_FILES: dict[str, tuple[str, ...]] = {
+# The kernels of whole-frame plans; a file is there for several architectures, the highest that fits is taken.
+PLAN_FILES: dict[str, tuple[str, ...]] = {
     "motion": (
         "mirage_ingest_f16",
         "mirage_ingest_bf16",
@@ -53,30 +47,13 @@ PROGRAM_FILES: dict[str, tuple[str, ...]] = {
     **{
         f"denoiser_{kind}": tuple(
             f"mirage_{name}_{kind}"
-            for name in (
-                "stem",
-                "block64_first",
-                "block64_second",
-                "down0",
-                "block128_first",
-                "block128_second",
-                "down1",
-                "block256_first",
-                "block256_second",
-                "attention_in",
-                "attention32",
-                "attention64",
-                "attention_out",
-                "pool_tokens",
-                "up1",
-                "up0",
-                "out",
-            )
+            for name in (*CONV_SHAPES, *(f"attention{queries}" for queries in ATTENTION_QUERIES), "pool_tokens")
         )
         for kind in ("f16", "bf16")
     },
 }
-PROGRAM_TARGETS = (90, 80)  # best first
+PLAN_TARGETS = (90, 80)  # best first
+PDL_DRIVER = 12030  # the first that keeps programmatic dependent launch in a captured graph
 TORCH_PATH = "use --backend torch, which needs none of this"
 INSTALL = f"install it with: pip install 'mirage-cli[gpu]' (CUDA 12 drivers: 'mirage-cli[gpu-cuda12]'); or {TORCH_PATH}"
 
@@ -228,7 +205,7 @@ class KernelSet:
         import numpy as np
         import torch
 
-        packed = []
+        packed: list[np.generic] = []
         for argument in arguments:
             if argument is None:
                 packed.append(np.uint64(0))
@@ -259,35 +236,35 @@ class KernelSet:
 
 
 @dataclass(frozen=True)
-class ProgramKernels:
-    """Entries of the whole-frame program on one GPU.
+class PlanKernels:
+    """Entries that plans launch, on one GPU.
 
     Attributes:
         functions: entry -> CUfunction, as an integer.
         targets: file -> the architecture it was made for, such as "denoiser_f16" -> "sm_90".
-        early_start: kernels may start before the one ahead has ended (sm_90 PTX and a driver that knows).
+        pdl: programmatic dependent launch works: the PTX is for sm_90, and the driver knows it.
         modules: what keeps the functions loaded.
     """
 
     functions: dict[str, int]
     targets: dict[str, str]
-    early_start: bool
+    pdl: bool
     modules: tuple[Any, ...]
 
 
-def load_program(index: int, files: Sequence[str]) -> ProgramKernels:
-    """Load files of ``PROGRAM_FILES`` on GPU ``index``. GpuError with the reason where it cannot be."""
+def load_plan(index: int, files: Sequence[str]) -> PlanKernels:
+    """Load files of ``PLAN_FILES`` on GPU ``index``. GpuError with the reason where it cannot be."""
     cupy = import_cupy()
-    functions, targets, modules, early = {}, {}, [], True
+    functions, targets, modules, pdl = {}, {}, [], True
     for file in files:
-        path = program_file(cupy, index, file)
+        path = plan_file(cupy, index, file)
         check_device(cupy, index, *ptx_header(path))
         targets[file] = ptx_header(path)[1]
-        early = early and targets[file] != "sm_80" and int(cupy.cuda.runtime.driverGetVersion()) >= 12030
+        pdl = pdl and targets[file] != "sm_80" and int(cupy.cuda.runtime.driverGetVersion()) >= PDL_DRIVER
         with cupy.cuda.Device(index):
             try:
                 module = cupy.RawModule(path=str(path))
-                for entry in PROGRAM_FILES[file]:
+                for entry in PLAN_FILES[file]:
                     functions[entry] = int(module.get_function(entry).kernel.ptr)
             except Exception as error:
                 raise GpuError(
@@ -295,17 +272,17 @@ def load_program(index: int, files: Sequence[str]) -> ProgramKernels:
                     f"run mirage doctor; or {TORCH_PATH}",
                 ) from error
         modules.append(module)
-    return ProgramKernels(functions, targets, early, tuple(modules))
+    return PlanKernels(functions, targets, pdl, tuple(modules))
 
 
-def program_file(cupy: Any, index: int, file: str) -> Path:
-    """The variant of a file of ``PROGRAM_FILES`` for GPU ``index``; the lowest where none fits."""
+def plan_file(cupy: Any, index: int, file: str) -> Path:
+    """The variant of a file of ``PLAN_FILES`` for GPU ``index``; the lowest where none fits."""
     try:
         have = architecture(cupy, index)
     except Exception:  # check_device says what is wrong
         have = 0
-    fitting = [target for target in PROGRAM_TARGETS if target <= have]
-    return HERE / f"{file}.sm{fitting[0] if fitting else PROGRAM_TARGETS[-1]}.ptx"
+    fitting = [target for target in PLAN_TARGETS if target <= have]
+    return HERE / f"{file}.sm{fitting[0] if fitting else PLAN_TARGETS[-1]}.ptx"
 
 
 _sets: dict[int, KernelSet] = {}
@@ -323,15 +300,15 @@ def load(index: int) -> KernelSet:
 def kernel_states(index: int = 0) -> list[KernelState]:
     """Every kernel with its state on GPU ``index``; never raises for what a machine may lack."""
     states = []
-    for file, entries in (*FILES.items(), *PROGRAM_FILES.items()):
+    for file, entries in (*FILES.items(), *PLAN_FILES.items()):
         path, reasons, version, target = HERE / file, dict.fromkeys(entries, ""), "", ""
         try:
-            if file in PROGRAM_FILES:
-                path = program_file(None, index, file)  # what to name where CuPy is missing
-                path = program_file(import_cupy(), index, file)
+            if file in PLAN_FILES:
+                path = plan_file(None, index, file)  # what to name where CuPy is missing
+                path = plan_file(import_cupy(), index, file)
             version, target = ptx_header(path)
-            if file in PROGRAM_FILES:
-                load_program(index, [file])
+            if file in PLAN_FILES:
+                load_plan(index, [file])
             elif index not in _sets or not set(entries) <= set(_sets[index].entries):
                 KernelSet(import_cupy(), index, only=entries)
         except GpuError as error:

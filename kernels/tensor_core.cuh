@@ -1,5 +1,5 @@
 // The tensor-core vocabulary of the engine's kernels: asynchronous copies into shared memory, matrix
-// loads from it, the matrix product itself, and launches that begin before the kernel ahead has ended.
+// loads from it, the matrix product itself, and programmatic dependent launch.
 #pragma once
 #include "common.cuh"
 
@@ -39,9 +39,10 @@ __device__ __forceinline__ void multiply_add(float (&d)[4], const unsigned (&a)[
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-// Programmatic dependent launch (sm_90): the next kernel of the stream may start, and load what does not
-// depend on this one, while this one runs; `wait_for_previous` holds until the kernel ahead is done and
-// its writes are visible. Every kernel of the engine calls it, so a chain of them stays in order.
+// Programmatic dependent launch (PDL, sm_90): the next kernel of the stream may start, and load what does not
+// depend on this one, while this one runs; `wait_for_previous` holds until the kernel before is done and
+// its writes are visible. A kernel calls it, or is not launched with PDL (mirage_cli/engine/plan.py decides),
+// so a chain of them stays in order.
 __device__ __forceinline__ void let_next_start() {
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");

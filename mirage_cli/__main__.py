@@ -7,14 +7,14 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mirage_cli.styling.loading import Models
+    from mirage_cli.commands.terminal import Call
 
 
-def run(models: Models | None = None) -> int:
+def run(call: Call | None = None) -> int:
     """Import the command line and run it; Ctrl-C and SIGTERM never end in a traceback, however early or late.
 
     Args:
-        models: as in ``cli.main``.
+        call: as in ``cli.main``.
     """
     listens = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if listens:
@@ -26,7 +26,7 @@ def run(models: Models | None = None) -> int:
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a KeyboardInterrupt too, hence 130
     try:
-        return main(models=models)
+        return main(call=call)
     finally:
         # The work is done and reported; a signal must not disturb Python's own end.
         for number in (signal.SIGINT, signal.SIGTERM):

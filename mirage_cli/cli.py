@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 import traceback
-from typing import TYPE_CHECKING
 
 import click
 
@@ -23,9 +22,6 @@ from mirage_cli.commands.terminal import Call, StdoutLost, Terminal, guard_strea
 from mirage_cli.commands.train import train
 from mirage_cli.commands.transform import transform
 from mirage_cli.errors import Interrupted, MirageError, UsageProblem
-
-if TYPE_CHECKING:
-    from mirage_cli.styling.loading import Models
 
 
 class Program(flags.TerminalHelp, click.Group):
@@ -69,16 +65,17 @@ for _command in (transform, live, bench, doctor, devices, models, evaluate, pres
     cli.add_command(_command)
 
 
-def main(arguments: list[str] | None = None, *, models: Models | None = None) -> int:
+def main(arguments: list[str] | None = None, call: Call | None = None) -> int:
     """Run the command line; returns the exit code. Every error is rendered here, once.
 
     Args:
         arguments: without the program's name; None takes the process's own.
-        models: stands in for the models of transform and live, as tests do; None loads the real ones.
+        call: holds what stands in for the models, as in tests; None makes one that loads the real ones.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    call = Call(Terminal(json="--json" in arguments), models=models)
+    call = call or Call()
     terminal = call.terminal
+    terminal.json = "--json" in arguments
     guard_streams()
     try:
         code = cli.main(args=arguments, prog_name="mirage", standalone_mode=False, obj=call)

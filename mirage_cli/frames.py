@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -21,6 +21,23 @@ SOUND_KEPT_SECONDS = 30.0
 """Sound that no output has taken for this long is dropped: sources without a listener cost no memory."""
 
 
+class Upload(Protocol):
+    """A picture on its way to the GPU: ``stream.copies.Upload``."""
+
+    @property
+    def picture(self) -> np.ndarray:
+        """The same on the host: uint8 [H, W, 3]."""
+        ...
+
+
+class Pending(Protocol):
+    """A finished picture whose copy from the GPU may still be under way: ``stream.copies.Pending``."""
+
+    def picture(self) -> np.ndarray:
+        """uint8 [H, W, 3] on the host; waits for the copy the first time."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Frame:
     """One picture with its time.
@@ -30,13 +47,13 @@ class Frame:
         pts_seconds: presentation time from the first frame of the source, which is 0.0 for a
             file read from its start.
         index: 0, 1, 2, ... in source order; gaps are dropped frames.
-        upload: the same picture on its way to the GPU (lsd/copies.py), or None.
+        upload: the same picture on its way to the GPU, or None.
     """
 
     rgb: np.ndarray
     pts_seconds: float
     index: int
-    upload: Any = None
+    upload: Upload | None = None
 
 
 @dataclass(frozen=True, slots=True)

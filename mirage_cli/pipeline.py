@@ -18,23 +18,16 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
+from typing import Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
 from mirage_cli.errors import MediaError
-from mirage_cli.frames import Frame, FrameSink, FrameSource
+from mirage_cli.frames import Frame, FrameSink, FrameSource, Pending
 from mirage_cli.measure import Meter
 
 Item = TypeVar("Item")
 Part = Literal["source", "model", "sink"]
-
-
-class Pending(Protocol):
-    """A finished picture whose copy to the host may still be under way."""
-
-    def picture(self) -> np.ndarray:
-        """uint8 [H, W, 3]; waits for the copy. Called in the encode thread."""
 
 
 Step = Callable[[Frame], np.ndarray | Pending]

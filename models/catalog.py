@@ -1,7 +1,7 @@
 """Which models there are, where they lie, and whether their files are whole.
 
 A model is a folder with at least ``config.json`` and ``model.safetensors``. ``manifest.json``
-beside them records size and SHA-256 of every file, so that a damaged download or a half-copied
+next to them records size and SHA-256 of every file, so that a damaged download or a half-copied
 folder is named instead of giving strange pictures:
 
     {"format": 1, "files": {"model.safetensors": {"bytes": 123, "sha256": "..."}, ...}}
@@ -42,12 +42,14 @@ class ModelEntry:
     Attributes:
         name: what ``--model`` takes.
         path: its folder.
+        kind: its family, from config.json; empty where that cannot be read.
         bytes: size of all its files.
         looks: names of the looks in ``looks.json``, in the file's order; empty without one.
     """
 
     name: str
     path: Path
+    kind: str
     bytes: int
     looks: tuple[str, ...]
 
@@ -66,13 +68,13 @@ class FileCheck:
 
 
 def list_models(root: Path = MODELS_ROOT) -> list[ModelEntry]:
-    """The denoisers under ``root``, by name. The text encoder is no denoiser and is left out."""
+    """The denoisers under ``root``, by name. The text encoder is not one and is left out."""
     entries = []
     for path in sorted(root.iterdir()) if root.is_dir() else []:
         if not (path / CONFIG).is_file() or path.name == TEXT_ENCODER:
             continue
         size = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
-        entries.append(ModelEntry(path.name, path, size, _look_names(path)))
+        entries.append(ModelEntry(path.name, path, _kind(path), size, _look_names(path)))
     return entries
 
 
@@ -114,6 +116,35 @@ def model_dir(name_or_path: str | os.PathLike[str] = DEFAULT_MODEL, root: Path =
             "Copy the whole folder again, or reinstall mirage-cli; 'mirage doctor' checks the rest.",
         )
     return path
+
+
+def read_kind(folder: Path) -> str:
+    """The family of a model, from its config.json: the key ``kind``.
+
+    Raises:
+        ModelError: no such key, or a file that cannot be read.
+    """
+    path = folder / CONFIG
+    try:
+        kind = json.loads(path.read_text("utf-8"))["kind"]
+        if not isinstance(kind, str):
+            raise TypeError(f"kind {kind!r}")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ModelError(
+            f"{path} is not the config of a model: {type(error).__name__}: {error}",
+            "mirage models lists what ships; mirage doctor checks the files",
+        ) from error
+    return kind
+
+
+def has_looks(folder: Path) -> bool:
+    """Whether a model has looks by name: its looks.json is there, or recorded and missing. Others take any text."""
+    if (folder / LOOKS).exists():
+        return True
+    try:
+        return LOOKS in _read_manifest(folder)
+    except ModelError:
+        return False
 
 
 def read_looks(folder: Path) -> list[dict[str, Any]]:
@@ -162,14 +193,14 @@ def describe_models(root: Path = MODELS_ROOT) -> list[dict[str, Any]]:
                 "path": str(entry.path),
                 "bytes": entry.bytes,
                 **summary,
-                "looks": read_looks(entry.path),
+                "looks": read_looks(entry.path) if has_looks(entry.path) else [],
             }
         )
     return documents
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file as 64 hex digits, read in pieces."""
+    """SHA-256 of a file as 64 hex digits, read in blocks."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK_BYTES):
@@ -248,7 +279,7 @@ def weight_summary(folder: Path) -> dict[str, int | str]:
         ``{"parameters": N, "tensors": N, "dtype": "F16"}``; dtype is that of most parameters.
 
     Raises:
-        ModelError: the file is no safetensors file.
+        ModelError: the file is not a safetensors file.
     """
     path = folder / WEIGHTS
     try:
@@ -266,7 +297,7 @@ def weight_summary(folder: Path) -> dict[str, int | str]:
             sizes[item["dtype"]] = sizes.get(item["dtype"], 0) + count
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error) as error:
         raise ModelError(
-            f"{str(path)!r} is no safetensors file: {error}",
+            f"{str(path)!r} is not a safetensors file: {error}",
             "Copy the file again; 'mirage doctor' checks every model's files.",
         ) from error
     return {
@@ -297,6 +328,13 @@ def _read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
             f"If you trust the files: python -m mirage_cli.models.catalog {folder}",
         ) from error
     return files
+
+
+def _kind(folder: Path) -> str:
+    try:
+        return read_kind(folder)
+    except ModelError:
+        return ""
 
 
 def _look_names(folder: Path) -> tuple[str, ...]:

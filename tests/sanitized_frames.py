@@ -1,7 +1,7 @@
-"""Run small frames through the whole-frame program, for compute-sanitizer: frames, width, height as arguments.
+"""Run small frames through the whole-frame plan, for compute-sanitizer: frames, width, height as arguments.
 
 What torch computes before the first frame (constants of the network, the conditioning) is computed on the CPU,
-since racecheck cannot run the convolutions of cuDNN; of CUDA there remain the program's kernels and copies.
+since racecheck cannot run the convolutions of cuDNN; of CUDA there remain the plan's kernels and copies.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 from mirage_cli.engine.reference import Nv12
-from mirage_cli.lsd.checkpoint import load_bundle
+from mirage_cli.lsd.plan_painter import PlanPainter
+from mirage_cli.stream.families import open_model
 from mirage_cli.stream.session import Session
 
 LIBRARIES = {F.conv2d, torch.conv2d, F.linear, torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.einsum}
@@ -37,19 +38,19 @@ class OnTheCpu(TorchFunctionMode):
 
 if __name__ == "__main__":
     count, width, height = (int(word) for word in sys.argv[1:4])
-    bundle = load_bundle("lsd-small", device="cuda")
+    model = open_model("lsd-small", device="cuda")
     with OnTheCpu():
-        session = Session(bundle, width=width, height=height, backend="ptx", guard=False, nv12=Nv12())
+        session = Session(model, width=width, height=height, backend="ptx", guard=False, nv12=Nv12())
         session.set_look({"starry-night": 1.0})
-    assert session.program is not None
-    for launch in session.program.launches:  # one after another: the tools do not know of early starts
-        launch.early_start = False
+    painter = session.painter
+    assert isinstance(painter, PlanPainter), painter.reason
+    painter.plan.plan.use_pdl(False)  # one after another: the tools do not know of PDL
     torch.manual_seed(0)
     frames = [torch.randint(0, 256, (height, width, 3), dtype=torch.uint8, device="cuda") for _ in range(4)]
     frames += [frames[0].roll(shift, 1).contiguous() for shift in range(1, 5)]  # cuts, then motion
     with torch.inference_mode():
         for number in range(count):
-            session.program.run(frames[number % len(frames)])
-        session._nv12_frame(torch.randint(0, 256, session.frame_shape, dtype=torch.uint8, device="cuda"))
+            painter.plan.run(frames[number % len(frames)])
+        session.runner.frame.function(torch.randint(0, 256, session.frame_shape, dtype=torch.uint8, device="cuda"))
         torch.cuda.synchronize()
-    print(f"{count} frames, flags {session.program.flags.tolist()}")
+    print(f"{count} frames, flags {painter.plan.flags.tolist()}")

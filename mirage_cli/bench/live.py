@@ -11,12 +11,9 @@ through pipes on this machine.
 
 from __future__ import annotations
 
-import subprocess
-import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -31,7 +28,7 @@ from mirage_cli.frames import Frame, FrameSink, FrameSource
 from mirage_cli.inputs.landscape import TestPicture
 from mirage_cli.inputs.wrappers import PacedSource
 from mirage_cli.measure import Meter, PeakMemory
-from mirage_cli.media.ffmpeg import find_ffmpeg
+from mirage_cli.media.h264_loop import H264Loop
 from mirage_cli.pipeline import Flow, causes_raised, run as run_pipeline
 from mirage_cli.prompts.track import LookTrack
 from mirage_cli.runs.machine import commit, gpu_memory, hardware, versions
@@ -60,10 +57,10 @@ def run(config: BenchConfig, *, engine: Models | None = None, clock: Clock = tim
         UsageProblem: frames too narrow, or a number of frames that is not allowed.
         MirageError: from the input, the model or the device.
     """
-    config = config if config.frames is not None else replace(config, frames=STAGE_FRAMES)
-    if not 1 <= config.frames <= MAX_FRAMES or not 0 <= config.warmup <= MAX_FRAMES:
+    frames = STAGE_FRAMES if config.frames is None else config.frames
+    if not 1 <= frames <= MAX_FRAMES or not 0 <= config.warmup <= MAX_FRAMES:
         raise UsageProblem(
-            f"frames {config.frames} and warm-up {config.warmup} are not 1 and 0 to {MAX_FRAMES}",
+            f"frames {frames} and warm-up {config.warmup} are not 1 and 0 to {MAX_FRAMES}",
             "Try: mirage bench --live --frames 300 --warmup 30",
         )
     engine = engine or Models()
@@ -90,7 +87,7 @@ def run(config: BenchConfig, *, engine: Models | None = None, clock: Clock = tim
                         sink,
                         meter,
                         newest_wins=True,
-                        max_frames=config.warmup + config.frames,
+                        max_frames=config.warmup + frames,
                         compose=_carried(config.inject_ms),
                         tick=memory.sample,
                         tick_seconds=0.5,
@@ -104,7 +101,8 @@ def run(config: BenchConfig, *, engine: Models | None = None, clock: Clock = tim
     marker = seen.summary(config.warmup)
     if "latency_ms" not in marker:
         raise MediaError(
-            f"no marker came out after the warm-up: {marker['frames_seen']} were read, {marker['unreadable']} pictures had none",
+            f"no marker came out after the warm-up: {marker['frames_seen']} were read, "
+            f"{marker['unreadable']} pictures had none",
             "Measure more frames: --frames 100",
         )
     return {
@@ -123,7 +121,7 @@ def run(config: BenchConfig, *, engine: Models | None = None, clock: Clock = tim
         "steps": config.model.steps,
         "batch": 1,
         "warmup_frames": config.warmup,
-        "frames": config.frames,
+        "frames": frames,
         "method": METHOD,
         "read_at": config.through,
         "injected_ms": config.inject_ms,
@@ -137,14 +135,15 @@ def run(config: BenchConfig, *, engine: Models | None = None, clock: Clock = tim
 
 
 def _open(config: BenchConfig, size: tuple[int, int], clock: Clock) -> FrameSource:
-    if config.input is None:
+    path = config.input
+    if path is None:
         return TestPicture(*size, fps=config.fps, clock=clock)
-    if config.input == "-":
+    if path == "-":
         raise UsageProblem("bench plays its input in a loop, which standard input cannot", "Give --input a file.")
     from mirage_cli.inputs.file import open_file
 
     def reopen() -> FrameSource:
-        return open_file(config.input, size=size)
+        return open_file(path, size=size)
 
     return PacedSource(reopen(), reopen=reopen, clock=clock)
 
@@ -173,91 +172,14 @@ class _Reader(FrameSink):
 
 
 class _H264(FrameSink):
-    """Encodes each frame, decodes it in another process, and reads the marker of what comes out."""
+    """Reads the marker of each frame behind an encoder and a decoder."""
 
     def __init__(self, size: tuple[int, int], fps: float, look: Callable[[np.ndarray], None]) -> None:
         super().__init__()
-        self._size, self._look = size, look
-        ffmpeg = find_ffmpeg().path
-        quiet = [str(ffmpeg), "-hide_banner", "-loglevel", "error", "-nostdin"]
-        raw = ["-f", "rawvideo", "-pix_fmt", "rgb24"]
-        # ffmpeg holds frames back to probe, to keep a rate and to encode rawvideo in threads: all switched off.
-        shape = ["-video_size", f"{size[0]}x{size[1]}", "-framerate", f"{fps:g}", "-probesize", "32"]
-        encode = ["-c:v", "libx264", "-preset", "ultrafast", "-tune", "zerolatency", "-pix_fmt", "yuv420p"]
-        self._encoder = subprocess.Popen(
-            [
-                *quiet,
-                *raw,
-                *shape,
-                "-i",
-                "-",
-                *encode,
-                "-fps_mode",
-                "passthrough",
-                "-f",
-                "nut",
-                "-flush_packets",
-                "1",
-                "-",
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        self._decoder = subprocess.Popen(
-            [
-                *quiet,
-                "-threads",
-                "1",
-                "-flags",
-                "low_delay",
-                "-probesize",
-                "4096",
-                "-analyzeduration",
-                "0",
-                "-f",
-                "nut",
-                "-i",
-                "-",
-                *raw,
-                "-threads",
-                "1",
-                "-fps_mode",
-                "passthrough",
-                "-flush_packets",
-                "1",
-                "-",
-            ],
-            stdin=self._encoder.stdout,
-            stdout=subprocess.PIPE,
-        )
-        self._encoder.stdout.close()
-        self._thread = threading.Thread(target=self._read, name="mirage-marker", daemon=True)
-        self._thread.start()
-
-    def _read(self) -> None:
-        width, height = self._size
-        while len(data := self._decoder.stdout.read(width * height * 3)) == width * height * 3:
-            self._look(np.frombuffer(data, np.uint8).reshape(height, width, 3))
+        self._loop = H264Loop(size, fps, look)
 
     def write(self, frame: Frame) -> None:
-        try:
-            self._encoder.stdin.write(frame.rgb)
-            self._encoder.stdin.flush()
-        except BrokenPipeError as error:
-            raise MediaError(
-                "ffmpeg's H.264 encoder ended", "Try --through sink; mirage doctor checks ffmpeg."
-            ) from error
+        self._loop.write(frame.rgb)
 
     def close(self, commit: bool = True) -> None:
-        try:
-            self._encoder.stdin.close()
-        except BrokenPipeError:
-            pass
-        for process in (self._encoder, self._decoder):
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        self._thread.join(10)
-        self._decoder.stdout.close()
+        self._loop.close()

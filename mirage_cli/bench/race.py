@@ -4,68 +4,55 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 
+from mirage_cli.bench.compiled import MODES, CompiledPainter
 from mirage_cli.bench.subjects import Subject, measure, prepared, rows, summary
-
-MODES = ("default", "max-autotune-no-cudagraphs")
+from mirage_cli.config import Size
+from mirage_cli.stream.device import Graph, OnCuda
+from mirage_cli.stream.model import Look, Model, Painted, Painter
+from mirage_cli.stream.session import Session
+from mirage_cli.stream.stepping import Stream
 
 
 def race(
-    bundle: Any,
-    size: tuple[int, int],
-    steps: int,
-    weights: dict[str, float],
-    frames: list[np.ndarray],
-    count: int,
-    backend: str,
+    model: Model, size: Size, steps: int, look: Look, frames: list[np.ndarray], count: int, backend: str
 ) -> list[dict[str, Any]]:
     """mirage, plain torch and torch.compile, all under a CUDA graph where there are graphs, in turns."""
-    from mirage_cli.stream.session import Session
+    on_gpu = model.device.type == "cuda"
 
-    def session(backend: str) -> Any:
-        return Session(bundle, width=size[0], height=size[1], steps=steps, backend=backend, guard=False)
+    def session(painter: Painter | None = None, graph: Graph = "auto") -> Session:
+        width, height = size
+        return Session(
+            model, width=width, height=height, steps=steps, backend=backend, guard=False, painter=painter, graph=graph
+        )
 
-    def plain() -> Any:
-        one = session("torch")
-        one.packed = None  # on a CPU: torch's own convolutions, which is what torch.compile is given too
-        return one
+    def plain() -> Session:
+        return session(model.plain(size, steps=steps, seed=0))
 
-    def compiled(mode: str | None) -> Any:
-        import torch
+    def compiled(mode: str) -> Session:
+        # on a GPU the best it can do: one graph, sizes known, replayed without launches
+        painter = CompiledPainter(model.plain(size, steps=steps, seed=0), mode, whole=on_gpu)
+        return session(painter, graph="required")
 
-        one, mode = plain(), None if mode == "default" else mode
-        if bundle.device.type == "cuda":  # the best it can do: one graph, sizes known, replayed without launches
-            one.frame = one.captured(torch.compile(one._frame, mode=mode, fullgraph=True, dynamic=False), required=True)
-        else:  # there step does not go through the captured frame
-            one._prepare, one._denoise, one._compose = (
-                torch.compile(f, mode=mode) for f in (one._prepare, one._denoise, one._compose)
-            )
-        return one
-
-    graph = "a CUDA graph of " if bundle.device.type == "cuda" else ""
+    graph = "a CUDA graph of " if on_gpu else ""
     subjects: list[Subject] = [
-        prepared("mirage", "as it runs", lambda: session(backend), frames, weights),
-        prepared("torch", f"{graph}torch ops, channels_last", plain, frames, weights),
+        prepared("mirage", "as it runs", session, frames, look),
+        prepared("torch", f"{graph}torch ops, channels_last", plain, frames, look),
     ]
     for mode in MODES:
-        subjects.append(
-            prepared(
-                f"torch.compile {mode}",
-                f"{graph}what torch.compile makes",
-                lambda mode=mode: compiled(mode),
-                frames,
-                weights,
-            )
-        )
+        what = f"{graph}what torch.compile makes"
+        subjects.append(prepared(f"torch.compile {mode}", what, partial(compiled, mode), frames, look))
     measure(subjects, frames, count, warm_up=min(50, max(2, count // 4)))
     return rows(subjects)
 
 
 def paced(
-    session: Any,
+    session: Stream,
     frames: list[np.ndarray],
     hertz: float,
     count: int,
@@ -92,23 +79,22 @@ def paced(
     return {"name": f"{hertz:g} Hz", **summary(latencies), "late": late}
 
 
-def host_frame(session: Any, frames: list[np.ndarray], count: int, warm_up: int = 20) -> dict[str, Any] | None:
+def host_frame(session: Session, frames: list[np.ndarray], count: int, warm_up: int = 20) -> dict[str, Any] | None:
     """Pinned memory to pinned memory on CUDA, wall clock, beside the device frame and the copies alone, in ms."""
-    if session.device.type != "cuda":
+    runner = session.runner
+    if not isinstance(runner, OnCuda):
         return None
-    import torch
-
-    source, target = session.picture_in, session.picture_out
+    source, target = runner.host_in, runner.host_out
     on_device = torch.from_numpy(frames[0]).to(session.device)
     result = torch.empty_like(on_device)
 
     def whole() -> None:
-        out, flags, _ = session.frame(source)
-        target.copy_(out, non_blocking=True)
-        session.flags_out.copy_(flags, non_blocking=True)
+        painted: Painted = runner.frame(source)
+        target.copy_(painted.rgb, non_blocking=True)
+        runner.host_flags.copy_(painted.flags, non_blocking=True)
 
     def device() -> None:
-        session.frame(on_device)
+        runner.frame(on_device)
 
     def copies() -> None:
         on_device.copy_(source, non_blocking=True)

@@ -128,7 +128,8 @@ def plots(document: dict[str, Any]) -> str:
         if section != group:
             group = section
             out.append(
-                f"<text x='4' y='{y + 18}' font-weight='bold'>{html.escape(section.replace('_', ' '))}, ms: bar p50, mark p99</text>"
+                f"<text x='4' y='{y + 18}' font-weight='bold'>"
+                f"{html.escape(section.replace('_', ' '))}, ms: bar p50, mark p99</text>"
             )
             y += BAR + 4
         out.append(f"<text x='{LABELS - 8}' y='{y + 17}' text-anchor='end'>{html.escape(name)}</text>")
@@ -136,5 +137,6 @@ def plots(document: dict[str, Any]) -> str:
         out.append(f"<rect x='{LABELS + p99 * scale:.1f}' y='{y}' width='2' height='{BAR - 2}' fill='#cc3311'/>")
         out.append(f"<text x='{LABELS + p99 * scale + 8:.1f}' y='{y + 17}'>{p50:g}</text>")
         y += BAR
-    head = f"<svg xmlns='http://www.w3.org/2000/svg' width='{WIDTH}' height='{y + 8}' font-family='sans-serif' font-size='14'>"
+    size = f"width='{WIDTH}' height='{y + 8}'"
+    head = f"<svg xmlns='http://www.w3.org/2000/svg' {size} font-family='sans-serif' font-size='14'>"
     return head + f"<rect width='{WIDTH}' height='{y + 8}' fill='white'/>" + "".join(out) + "</svg>"

@@ -1,4 +1,5 @@
-"""The parts of ``mirage bench`` that measure device frames: ladder, race, paced runs, floor."""
+"""``mirage bench``: a run of the product's own stages, or the parts that measure device frames alone (ladder, race,
+paced runs, floor)."""
 
 from __future__ import annotations
 
@@ -18,16 +19,16 @@ from mirage_cli.bench.stages import (
     MAX_FRAMES,
     STAGE_FRAMES,
     Clock,
-    _DeviceTimer,
-    _fp32_ratio,
-    _frame_by_frame,
-    _pipelined,
-    _summary,
-    _TemporarySink,
+    DeviceTimer,
+    TemporarySink,
+    fp32_ratio,
+    frame_by_frame,
     has_ffmpeg,
+    pipelined_rate,
+    stage_summary,
 )
 from mirage_cli.bench.subjects import pictures
-from mirage_cli.config import BenchConfig
+from mirage_cli.config import BenchConfig, Size
 from mirage_cli.errors import MirageError, UsageProblem
 from mirage_cli.frames import FrameSource
 from mirage_cli.inputs.wrappers import LoopedSource
@@ -38,57 +39,8 @@ from mirage_cli.styling.loading import Models
 
 GPU_FRAMES, CPU_FRAMES = 2000, 20
 PACES_HERTZ, PACED_SECONDS = (30.0, 60.0), 5
-
-
-def measure_sections(config: BenchConfig, engine: Any, size: tuple[int, int], cpu: bool) -> dict[str, Any]:
-    """The sections that are asked for, and what ran; ``size`` is width and height.
-
-    Raises:
-        MirageError: from the model or the device.
-    """
-    match = engine.match(config.model, config.prompt)
-    bundle = engine.bundle(config.model)
-    frames = pictures(*size)
-    count = config.frames or (CPU_FRAMES if cpu else GPU_FRAMES)
-    steps, weights, backend = config.model.steps, match.weights, config.model.backend
-    session = engine.session(config.model, *size)
-    session.set_look(weights)
-    for frame in frames[:4]:
-        session.step(frame)
-    document: dict[str, Any] = {
-        "model": dict(session.describe()),
-        "source": "test picture",
-        "look": match.look,
-        "unit": "ms; device frame: uint8 on the device to uint8 on the device"
-        if not cpu
-        else "ms; wall clock of a frame",
-        "frames": count,
-    }
-    if config.ladder:
-        document["ladder"] = ladder(bundle, size, steps, weights, frames, count)
-    if config.race:
-        document["race"] = race(bundle, size, steps, weights, frames, count, backend)
-    if config.paced:
-        document["paced"] = [
-            paced(session, frames, hertz, min(count, int(hertz * PACED_SECONDS))) for hertz in PACES_HERTZ
-        ]
-        host = host_frame(session, frames, count)
-        if host is not None:
-            document["host"] = host
-    if config.floor:
-        document["floor"] = floor(session, frames)
-        kernels = kernel_table(session)
-        if kernels is not None:
-            document["kernels"] = kernels
-    return document
-
-
 CPU_SIZE, GPU_SIZE = (512, 288), (512, 512)
-
-
 _CLONE = Path(__file__).resolve().parents[2]
-
-
 EXAMPLE_CLIP = _CLONE / "examples" / "bunny.mp4"
 
 
@@ -133,21 +85,22 @@ def run(
         if config.report is not None:
             bench_report.write(config.report, document)
         return document
-    config = replace(config, frames=config.frames or STAGE_FRAMES)
+    count = config.frames or STAGE_FRAMES
+    config = replace(config, frames=count)
     memory = PeakMemory()
     open_source = _opener(config.input, size)
     with closing(LoopedSource(open_source)) as source:
         match = engine.match(config.model, config.prompt)
         session = engine.session(config.model, *size)
         session.set_look(match.weights)
-        timer = _DeviceTimer(clock, on_gpu=not cpu)
-        with _TemporarySink(source) as sink:
-            rows, first_seconds = _frame_by_frame(source, session, sink, config.warmup, config.frames, timer, clock)
+        timer = DeviceTimer(clock, on_gpu=not cpu)
+        with TemporarySink(source) as sink:
+            rows, first_seconds = frame_by_frame(source, session, sink, config.warmup, count, timer, clock)
             memory.sample()
         about = dict(session.describe())
         source_name = source.info.name
-    pipelined = _pipelined(open_source, session, config.frames, clock, memory)
-    ratio = _fp32_ratio(config, engine, size, open_source, rows) if against_fp32 else None
+    pipelined = pipelined_rate(open_source, session, count, clock, memory)
+    ratio = fp32_ratio(config, engine, size, open_source, rows) if against_fp32 else None
     document = {
         **_head(config, cpu, size),
         "model": about,
@@ -157,7 +110,7 @@ def run(
         "frames": len(rows),
         "device_clock": timer.name,
         "first_frame_seconds": round(first_seconds - begun, 3),
-        **_summary(rows),
+        **stage_summary(rows),
         "pipelined": pipelined,
         "memory_mib": {**memory.megabytes(), **gpu_memory(not cpu)},
     }
@@ -165,6 +118,49 @@ def run(
         document["fp32_eager"] = ratio
     if config.report is not None:
         bench_report.write(config.report, document)
+    return document
+
+
+def measure_sections(config: BenchConfig, engine: Models, size: Size, cpu: bool) -> dict[str, Any]:
+    """The sections that are asked for, and what ran; ``size`` is width and height.
+
+    Raises:
+        MirageError: from the model or the device.
+    """
+    match = engine.match(config.model, config.prompt)
+    model = engine.model(config.model)
+    frames = pictures(*size)
+    count = config.frames or (CPU_FRAMES if cpu else GPU_FRAMES)
+    steps, weights, backend = config.model.steps, match.weights, config.model.backend
+    session = engine.session(config.model, *size)
+    session.set_look(weights)
+    for frame in frames[:4]:
+        session.step(frame)
+    document: dict[str, Any] = {
+        "model": dict(session.describe()),
+        "source": "test picture",
+        "look": match.look,
+        "unit": "ms; device frame: uint8 on the device to uint8 on the device"
+        if not cpu
+        else "ms; wall clock of a frame",
+        "frames": count,
+    }
+    if config.ladder:
+        document["ladder"] = ladder(model, size, steps, weights, frames, count)
+    if config.race:
+        document["race"] = race(model, size, steps, weights, frames, count, backend)
+    if config.paced:
+        document["paced"] = [
+            paced(session, frames, hertz, min(count, int(hertz * PACED_SECONDS))) for hertz in PACES_HERTZ
+        ]
+        host = host_frame(session, frames, count)
+        if host is not None:
+            document["host"] = host
+    if config.floor:
+        document["floor"] = floor(session, frames)
+        kernels = kernel_table(session)
+        if kernels is not None:
+            document["kernels"] = kernels
     return document
 
 
@@ -176,7 +172,7 @@ def intention(config: BenchConfig) -> str:
     return f"measuring {config.frames or STAGE_FRAMES} frames after {config.warmup} of warm-up"
 
 
-def _head(config: BenchConfig, cpu: bool, size: tuple[int, int]) -> dict[str, Any]:
+def _head(config: BenchConfig, cpu: bool, size: Size) -> dict[str, Any]:
     """What every document says of the measurement."""
     return {
         "command": "bench",
@@ -192,7 +188,7 @@ def _head(config: BenchConfig, cpu: bool, size: tuple[int, int]) -> dict[str, An
     }
 
 
-def _opener(path: str | None, size: tuple[int, int]) -> Callable[[], FrameSource]:
+def _opener(path: str | None, size: Size) -> Callable[[], FrameSource]:
     """How to open what is measured: the file asked for, the example clip, else the test picture."""
     if path == "-":
         raise UsageProblem(

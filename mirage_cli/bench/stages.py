@@ -9,7 +9,7 @@ Two passes over real frames, after a warm-up:
 
 A latency is never 1 / frames a second: the first pass gives latencies, the second the rate.
 
-With ``--ladder``, ``--race``, ``--paced`` or ``--floor`` these are measured instead (bench_sections.py). Without
+With ``--ladder``, ``--race``, ``--paced`` or ``--floor`` these are measured instead (run.py). Without
 ffmpeg the test picture is measured, and finished frames are dropped instead of encoded.
 """
 
@@ -19,16 +19,20 @@ import tempfile
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mirage_cli.config import BenchConfig
 from mirage_cli.errors import MediaError, MirageError
-from mirage_cli.frames import Frame, FrameSink, FrameSource, SinkWrapper
+from mirage_cli.frames import Frame, FrameSink, FrameSource, Pending, SinkWrapper
 from mirage_cli.inputs.wrappers import LoopedSource
 from mirage_cli.measure import Meter, PeakMemory, exact_percentile, summary
 from mirage_cli.outputs.window import NullSink
 from mirage_cli.pipeline import Flow, causes_raised, run as run_pipeline
+from mirage_cli.stream.stepping import Stream
 from mirage_cli.styling.loading import Models
 
 BUDGETS_MS = (40.0, 16.0, 10.0)
@@ -40,8 +44,8 @@ MAX_FRAMES = 1_000_000
 Clock = Callable[[], float]
 
 
-def _frame_by_frame(
-    source: LoopedSource, session: Any, sink: FrameSink, warmup: int, frames: int, timer: _DeviceTimer, clock: Clock
+def frame_by_frame(
+    source: LoopedSource, session: Stream, sink: FrameSink, warmup: int, frames: int, timer: DeviceTimer, clock: Clock
 ) -> tuple[list[dict[str, float]], float]:
     """One frame after another; returns a row of milliseconds a frame, and when the first was out."""
     rows: list[dict[str, float]] = []
@@ -52,7 +56,7 @@ def _frame_by_frame(
         begin = clock()
         frame = next(stream)
         read = clock()
-        rgb, device_ms = timer.time(lambda: session.step(frame.rgb))
+        rgb, device_ms = timer.time(partial(session.step, frame.rgb))
         stepped = clock()
         sink.write(Frame(rgb, frame.pts_seconds, frame.index))
         written = clock()
@@ -61,13 +65,10 @@ def _frame_by_frame(
             first_out = written
         if count <= warmup or source.rewound:
             continue
-        report = session.report
         rows.append(
             {
                 "read": (read - begin) * 1e3,
-                "prepare": report.prepare_ms,
-                "denoise": report.denoise_ms,
-                "compose": report.compose_ms,
+                **session.report.latencies(),
                 "write": (written - stepped) * 1e3,
                 "device_frame": device_ms,
                 "end_to_end": (written - begin) * 1e3,
@@ -76,7 +77,7 @@ def _frame_by_frame(
     return rows, first_out
 
 
-def _summary(rows: list[dict[str, float]]) -> dict[str, Any]:
+def stage_summary(rows: list[dict[str, float]]) -> dict[str, Any]:
     """Percentiles of each column, the budgets, and whether the stages add up."""
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     whole = sum(columns["end_to_end"])
@@ -96,19 +97,24 @@ def _summary(rows: list[dict[str, float]]) -> dict[str, Any]:
     }
 
 
-def _pipelined(
-    open_source: Callable[[], FrameSource], session: Any, frames: int, clock: Clock, memory: PeakMemory
+def pipelined_rate(
+    open_source: Callable[[], FrameSource], session: Stream, frames: int, clock: Clock, memory: PeakMemory
 ) -> dict[str, Any]:
     """The rate of the threaded pipeline, as transform runs it; on a GPU also with the copies in the model's turn."""
     result = _rate(open_source, session, frames, clock, memory, prefetch=True)
-    if getattr(session, "copies", None) is not None:
+    if session.copies is not None:
         in_turn = _rate(open_source, session, frames, clock, memory, prefetch=False)
         result["copies_in_turn_frames_per_second"] = in_turn["frames_per_second"]
     return result
 
 
 def _rate(
-    open_source: Callable[[], FrameSource], session: Any, frames: int, clock: Clock, memory: PeakMemory, prefetch: bool
+    open_source: Callable[[], FrameSource],
+    session: Stream,
+    frames: int,
+    clock: Clock,
+    memory: PeakMemory,
+    prefetch: bool,
 ) -> dict[str, Any]:
     """Frames a second through the pipeline's threads.
 
@@ -116,21 +122,22 @@ def _rate(
     frame written in each playing counts, so that opening files does not.
     """
     denoise_ms: list[float] = []
-    copies = getattr(session, "copies", None) if prefetch else None
+    copies = session.copies if prefetch else None
 
-    def step(frame: Frame) -> Any:
-        rgb = session.step(frame.rgb) if copies is None else session.step_later(frame.upload)
-        denoise_ms.append(session.report.denoise_ms)
-        return rgb
+    def step(frame: Frame) -> np.ndarray | Pending:
+        made: np.ndarray | Pending
+        made = session.step(frame.rgb) if frame.upload is None else session.step_later(frame.upload)
+        denoise_ms.append(session.report.latencies()["denoise"])
+        return made
 
     def send(frame: Frame) -> Frame:
-        return replace(frame, upload=copies.upload(frame.rgb))
+        return frame if copies is None else replace(frame, upload=copies.upload(frame.rgb))
 
     gaps, seconds = 0, 0.0
     while len(denoise_ms) < frames:
         source = open_source()
         left = frames - len(denoise_ms)
-        with closing(source), _TemporarySink(source) as sink, causes_raised():
+        with closing(source), TemporarySink(source) as sink, causes_raised():
             stamped = _StampedSink(sink, clock)
             run_pipeline(
                 Flow(
@@ -182,7 +189,7 @@ class _StampedSink(SinkWrapper):
         self.count += 1
 
 
-def _fp32_ratio(
+def fp32_ratio(
     config: BenchConfig,
     engine: Models,
     size: tuple[int, int],
@@ -191,17 +198,16 @@ def _fp32_ratio(
 ) -> dict[str, Any]:
     """The denoiser in fp32 on plain torch against the one measured, medians of both."""
     options = replace(config.model, dtype="fp32", backend="torch")
-    session = engine.session(options, *size)
-    session.packed = None  # torch's own convolutions
+    session = engine.session(options, *size, plain=True)
     session.set_look(engine.match(options, config.prompt).weights)
-    frames = min(FP32_FRAMES, config.frames)
+    frames = min(FP32_FRAMES, len(rows))
     warmup = min(3, config.warmup)
     times = []
     with closing(open_source()) as again:
         for number, frame in enumerate(again):
             session.step(frame.rgb)
             if number >= warmup:
-                times.append(session.report.denoise_ms)
+                times.append(session.report.latencies()["denoise"])
             if len(times) == frames:
                 break
     if not times:
@@ -215,7 +221,7 @@ def _fp32_ratio(
     }
 
 
-class _DeviceTimer:
+class DeviceTimer:
     """Time of one call on the device: CUDA events around it, or the wall clock on a CPU."""
 
     def __init__(self, clock: Clock, on_gpu: bool) -> None:
@@ -243,7 +249,7 @@ class _DeviceTimer:
         return value, float(begin.elapsed_time(end))
 
 
-class _TemporarySink:
+class TemporarySink:
     """An encoder into a file that is thrown away; nothing where there is no ffmpeg."""
 
     def __init__(self, source: FrameSource) -> None:
@@ -252,9 +258,10 @@ class _TemporarySink:
     def __enter__(self) -> FrameSink:
         from mirage_cli.outputs.file import open_output
 
+        self._sink: FrameSink
         self._folder = tempfile.TemporaryDirectory(prefix="mirage-bench-")
         if not has_ffmpeg():
-            self._sink: FrameSink = NullSink()
+            self._sink = NullSink()
             return self._sink
         try:
             self._sink = open_output(str(Path(self._folder.name) / "bench.mp4"), self._info)

@@ -7,16 +7,19 @@ change of the machine's clock meets all of them alike.
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 
 from mirage_cli.inputs.landscape import TestPicture
 from mirage_cli.measure import exact_percentile, percentiles
+from mirage_cli.stream.device import OnCuda
+from mirage_cli.stream.model import Look
+from mirage_cli.stream.session import Session
 
 WARM_UP = 50
 TURN = 25  # frames of one subject before the next one's turn
@@ -36,7 +39,7 @@ class Subject:
 
     name: str
     what: str
-    session: Any = None
+    session: Session | None = None
     prepare_seconds: float = 0.0
     error: str = ""
     times_ms: list[float] = field(default_factory=list)
@@ -53,19 +56,17 @@ def summary(times_ms: Sequence[float]) -> dict[str, float | int]:
     return {**numbers, "max": round(max(times_ms), 4), "frames": len(times_ms)}
 
 
-def prepared(
-    name: str, what: str, make: Callable[[], Any], frames: Sequence[np.ndarray], weights: dict[str, float]
-) -> Subject:
+def prepared(name: str, what: str, make: Callable[[], Session], frames: Sequence[np.ndarray], look: Look) -> Subject:
     """A subject whose session has made its first frame; a failure is kept in ``error``."""
     subject = Subject(name, what)
     begun = time.perf_counter()
     try:
-        subject.session = make()
-        subject.session.set_look(weights)
-        subject.session.step(frames[0])
+        session = make()
+        session.set_look(look)
+        session.step(frames[0])
+        subject.session = session
     except Exception as error:  # torch.compile and drivers fail in many ways; the other subjects go on
         subject.error = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        subject.session = None
     subject.prepare_seconds = time.perf_counter() - begun
     return subject
 
@@ -73,57 +74,52 @@ def prepared(
 class _Clock:
     """Times one device frame: events on CUDA, the wall elsewhere."""
 
-    def __init__(self, session: Any, frames: Sequence[np.ndarray]) -> None:
-        import torch
-
-        self.session = session
-        self.cuda = session.device.type == "cuda"
-        self.frames = [torch.from_numpy(f).to(session.device) for f in frames] if self.cuda else list(frames)
-        self._torch = torch
-        self._pairs: list[tuple[Any, Any]] = []
+    def __init__(self, session: Session, frames: Sequence[np.ndarray]) -> None:
+        self._session, self._frames = session, list(frames)
+        self._graph = session.runner.frame if isinstance(session.runner, OnCuda) else None
+        self._on_device = [torch.from_numpy(f).to(session.device) for f in frames] if self._graph is not None else []
+        self._pairs: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
     def run(self, number: int, kept: list[float] | None) -> None:
         """Frame ``number``; with ``kept`` its time is taken, on CUDA at the next ``settle``."""
-        frame = self.frames[number % len(self.frames)]
-        if not self.cuda:
+        number %= len(self._frames)
+        if self._graph is None:
             begun = time.perf_counter()
-            self.session.step(frame)
+            self._session.step(self._frames[number])
             if kept is not None:
                 kept.append(1e3 * (time.perf_counter() - begun))
             return
-        events = [self._torch.cuda.Event(enable_timing=True) for _ in range(2)]
-        events[0].record()
-        tokens = self.session.frame(frame)[-1]
-        events[1].record()
-        self.session.memory.offer(tokens)
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        self._graph(self._on_device[number])
+        end.record()
+        self._session.painter.between(cut=False)
         if kept is not None:
-            self._pairs.append((events[0], events[1]))
+            self._pairs.append((begin, end))
 
     def settle(self, kept: list[float]) -> None:
         """Wait for the device and collect the times."""
-        if self.cuda:
-            self._torch.cuda.synchronize()
+        if self._graph is not None:
+            torch.cuda.synchronize()
             kept += [begin.elapsed_time(end) for begin, end in self._pairs]
             self._pairs.clear()
 
 
 def measure(subjects: Sequence[Subject], frames: Sequence[np.ndarray], count: int, warm_up: int = WARM_UP) -> None:
     """Time ``count`` frames of each subject that runs, in turns; fills ``times_ms``."""
-    running = [s for s in subjects if s.session is not None]
+    running = [(s, s.session) for s in subjects if s.session is not None]
     if not running:
         return
-    import torch
-
     with torch.inference_mode():
-        clocks = [_Clock(s.session, frames) for s in running]
-        for clock, subject in zip(clocks, running):
+        clocks = [(_Clock(session, frames), subject) for subject, session in running]
+        for clock, _ in clocks:
             for number in range(warm_up):
                 clock.run(number, None)
             clock.settle([])
         done = 0
         while done < count:
             turn = min(TURN, count - done)
-            for clock, subject in zip(clocks, running):
+            for clock, subject in clocks:
                 for number in range(turn):
                     clock.run(done + number, subject.times_ms)
                 clock.settle(subject.times_ms)
@@ -144,14 +140,3 @@ def rows(subjects: Sequence[Subject]) -> list[dict[str, Any]]:
             row["error"] = subject.error
         table.append(row)
     return table
-
-
-def plain_bundle(bundle: Any, *, channels_last: bool, dtype: Any = None) -> Any:
-    """A copy of a model in another memory order or type."""
-    from dataclasses import replace
-
-    import torch
-
-    order = torch.channels_last if channels_last else torch.contiguous_format
-    net = copy.deepcopy(bundle.net).to(dtype=dtype or bundle.dtype, memory_format=order)
-    return replace(bundle, net=net, dtype=dtype or bundle.dtype)

@@ -1,6 +1,6 @@
 """The terminal: results on standard output, all else on standard error.
 
-``cli.main`` makes one ``Call``, which click hands to every command as its ``obj``.
+``cli.main`` makes one ``Call``, or is given one; click hands it to every command as its ``obj``.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class Terminal:
         json: one JSON document was asked for, by a flag, MIRAGE_JSON or a file: an error is printed as one too.
     """
 
-    def __init__(self, json: bool = False) -> None:
-        self.json = json
+    def __init__(self) -> None:
+        self.json = False
 
     # --- results, on standard output. Raises: StdoutLost. ------------------------------------------
 
@@ -69,12 +69,8 @@ class Terminal:
         """A table or the like; 100 columns wide where standard output is not a terminal."""
         from rich.console import Console
 
-        console = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
-        with console.capture() as drawn:
-            console.print(renderable)
-        with _writing():
-            sys.stdout.write(drawn.get())
-            sys.stdout.flush()
+        with _writing():  # where the reader went away, Rich itself ends the program, with 1
+            Console(highlight=False, width=None if sys.stdout.isatty() else 100).print(renderable)
 
     def flush(self) -> None:
         with _writing():
@@ -109,7 +105,7 @@ class Terminal:
         """Say so, unless the reader went away, as ``head`` does; returns the exit code."""
         _abandon_stdout()
         if error.closed:
-            return 1
+            return 1  # as Click and Rich do
         say(f"error: {error.message}", red=True)
         return error.exit_code
 

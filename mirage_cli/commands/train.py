@@ -71,12 +71,12 @@ def train(
             if smoke:
                 from mirage_cli.training import smoke as job
 
-                record = job.run(settings, ui.note, ui.tick, stop)
+                record = job.run(settings, ui.note, ui.tick, stop.finishing)
                 lines = job.summary(record) if first else []
             else:
                 from mirage_cli.training import loop
 
-                record = loop.main(recipe, settings, ui.note, ui.tick, stop)
+                record = loop.main(recipe, settings, ui.note, ui.tick, stop.finishing)
                 lines = summary(record) if first else []
     except Interrupted as error:
         if first:

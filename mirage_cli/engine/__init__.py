@@ -1,1 +1,1 @@
-"""The engine: ops in two implementations (PTX kernels, torch), and captured frames."""
+"""The engine: plans of kernel launches, ops in two implementations (PTX kernels, torch), captured frames."""

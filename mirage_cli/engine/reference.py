@@ -138,11 +138,6 @@ def channel_norm_film_silu(
     return _filled(out, F.silu(value) if activate else value, x)
 
 
-def add_bias_silu(x: Tensor, bias: Tensor, *, out: Tensor | None = None) -> Tensor:
-    """silu(x + bias): [B, C, h, w] and [C]."""
-    return _filled(out, F.silu(x + bias.reshape(1, -1, 1, 1)), x)
-
-
 def residual_add(
     x: Tensor, residual: Tensor, *, bias: Tensor | None = None, activate: bool = False, out: Tensor | None = None
 ) -> Tensor:
@@ -159,39 +154,6 @@ def upsample_concat(x: Tensor, skip: Tensor, *, out: Tensor | None = None) -> Te
     """
     doubled = F.interpolate(x, scale_factor=2, mode="nearest")
     return _filled(out, torch.cat((doubled, skip), dim=1), x)
-
-
-def warp(frame: Tensor, flow: Tensor, *, out: Tensor | None = None) -> Tensor:
-    """Backward bilinear warp: out(y, x) = frame(y + flow_y, x + flow_x), clamped to the border.
-
-    Equals ``grid_sample(align_corners=True, padding_mode="border")``, computed in fp32.
-
-    Args:
-        frame: [1, C, H, W] of any layout, or unshuffled [1, 16 C, H/4, W/4] (told apart by the
-            flow's size).
-        flow: [1, 2, H, W], x then y, in pixels; fp32 or the frame's dtype.
-        out: [1, C, H, W], or unshuffled [1, 16 C, H/4, W/4]; a new channels_last [1, C, H, W] without.
-    """
-    height, width = flow.shape[-2:]
-    source = frame if frame.shape[-2:] == flow.shape[-2:] else F.pixel_shuffle(frame, CELL)
-    rows = torch.arange(height, device=flow.device, dtype=torch.float32)[:, None]
-    columns = torch.arange(width, device=flow.device, dtype=torch.float32)
-    x = (columns + flow[:, 0].float()).clamp(0, width - 1)
-    y = (rows + flow[:, 1].float()).clamp(0, height - 1)
-    grid = torch.stack((2 * x / max(width - 1, 1) - 1, 2 * y / max(height - 1, 1) - 1), dim=-1)
-    moved = F.grid_sample(source.float(), grid, mode="bilinear", padding_mode="border", align_corners=True)
-    if out is not None and out.shape[-2:] != flow.shape[-2:]:
-        moved = F.pixel_unshuffle(moved, CELL)
-    return _filled(out, moved, frame)
-
-
-def sampler_step(x0: Tensor, noise: Tensor, coefficients: Tensor, *, out: Tensor | None = None) -> Tensor:
-    """a * x0 + b * noise with (a, b) = ``coefficients``, fp32 [2] on the tensors' device.
-
-    On the device, so that a captured graph takes new ones without a new capture. Any equal shapes.
-    """
-    a, b = coefficients.float()
-    return _filled(out, a * x0.float() + b * noise.float(), x0)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import numpy as np
 import torch
 
 from mirage_cli.evaluation.fidelity import PERIOD, KnownWarps, choose_stills, open_teachers
-from mirage_cli.lsd.checkpoint import ModelBundle
+from mirage_cli.lsd.family import LsdModel
 from mirage_cli.runs.machine import commit, hardware, versions
 from mirage_cli.training.config import load_config
 from mirage_cli.training.loop import Trainer
@@ -91,20 +92,19 @@ def run_row(
     trainer.train()
     trainer.net.load_state_dict(trainer.mean.values)
     net = trainer.net.eval().requires_grad_(False).to(torch.float16 if trainer.device.type == "cuda" else torch.float32)
-    bundle = ModelBundle(name, out, net, trainer.device, net.stem.weight.dtype, "ablation")
-    parts = {"memory": trainer.config.stream.memory, "motion": trainer.config.stream.motion}
-    found = measure(bundle, row, parts, data, period)
-    document: dict[str, Any] = {"steps_trained": trainer.progress["step"], "minutes": minutes, "looks": found}
+    model = LsdModel(name, out, net, trainer.device, net.stem.weight.dtype, "ablation")
+    trained = {"memory": trainer.config.stream.memory, "motion": trainer.config.stream.motion}
+    found = measure(model, row, [part for part, on in trained.items() if not on], data, period)
+    document: dict[str, Any] = {"steps_trained": trainer.progress.step, "minutes": minutes, "looks": found}
     keys = {key for found in document["looks"].values() for key, value in found.items() if isinstance(value, float)}
     document["mean"] = {k: float(np.mean([found[k] for found in document["looks"].values()])) for k in sorted(keys)}
     return document
 
 
-def measure(bundle: ModelBundle, row: Row, parts: dict[str, bool], data: str, period: int = PERIOD) -> dict[str, dict]:
-    """The row's numbers by look; ``parts`` are switches of ``rolling``."""
-    teachers = open_teachers(LOOKS, data, "lsd-small", bundle.device)
-    warps = KnownWarps(bundle, teachers, choose_stills(data, [], 3), None, period)
-    warps.parts = parts
+def measure(model: LsdModel, row: Row, without: Sequence[str], data: str, period: int = PERIOD) -> dict[str, dict]:
+    """The row's numbers by look, with the parts left out that it was trained without."""
+    teachers = open_teachers(LOOKS, data, "lsd-small", model.device)
+    warps = KnownWarps(model, teachers, choose_stills(data, [], 3), None, period, without=without)
     found = {}
     for look in LOOKS:
         found[look] = warps.measure(look, returns=3, history=row.history)

@@ -17,6 +17,7 @@ import numpy as np
 
 from mirage_cli.evaluation.clips import Clip
 from mirage_cli.evaluation.metrics import Look, frame_look
+from mirage_cli.stream.session import Session
 
 ANCHORED = 16  # the first frame of the first chunk: history and both anchors of the memory bank are there
 NAMES = tuple(field.name for field in fields(Look))
@@ -59,7 +60,7 @@ class Numbers:
 
 
 def tail_over_head(numbers: Numbers) -> dict[str, float]:
-    """Last loop over first anchored loop for each number that has a ratio; 1 is no drift.
+    """Last loop over first anchored loop for each number that has a ratio; 1 means no drift.
 
     Raises:
         ValueError: shorter than the start and two loops.
@@ -106,7 +107,7 @@ def loop_of(clip: Clip, frames: int) -> int:
 
 
 def measure_drift(
-    session,
+    session: Session,
     clip: Clip,
     frames: int,
     history: bool = True,
@@ -129,17 +130,17 @@ def measure_drift(
     before = dict(session.counters)
     period = loop_of(clip, frames)
     numbers = Numbers.of(frames, period)
-    places = {ANCHORED + period * k // RETURN_PLACES: None for k in range(RETURN_PLACES)}
+    places = {ANCHORED + period * k // RETURN_PLACES for k in range(RETURN_PLACES)}
+    first_visits: dict[int, np.ndarray] = {}
     returned: dict[int, float] = {}
     last_loop = ANCHORED + ((frames - ANCHORED) // period - 1) * period
     pictures: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     events: list[dict] = []
-    begun, told, memory_begin = clock(), clock(), None
+    begun, reported, memory_begin = clock(), clock(), None
     for number in range(frames):
         rgb = clip.at(number, period)
         if not history:
-            session.history.clear()
-            session.memory.clear()
+            session.forget()
         out = session.step(rgb)
         numbers.add(out)
         if session.report.guard_event:
@@ -147,16 +148,16 @@ def measure_drift(
         if number + 1 in KEPT_FRAMES:
             pictures[number + 1] = (rgb.copy(), out.copy())
         if number in places:
-            places[number] = out.copy()
-        elif number >= last_loop and (place := number - last_loop + ANCHORED) in places:
-            returned[place] = float(np.abs(out.astype(np.int16) - places[place]).mean())
+            first_visits[number] = out.copy()
+        elif number >= last_loop and (place := number - last_loop + ANCHORED) in first_visits:
+            returned[place] = float(np.abs(out.astype(np.int16) - first_visits[place]).mean())
         if number == ANCHORED + period - 1:
             memory_begin = memory_mib(session)
         now = clock()
         if now >= deadline or number + 1 == frames:
             break
-        if now - told >= REPORT_SECONDS:
-            told = now
+        if now - reported >= REPORT_SECONDS:
+            reported = now
             yield _document(numbers, session, before, events, frames, False)
     seconds = clock() - begun
     document = _document(numbers, session, before, events, frames, numbers.count == frames)
@@ -169,7 +170,9 @@ def measure_drift(
     yield document
 
 
-def _document(numbers: Numbers, session, before: dict, events: list[dict], frames: int, complete: bool) -> dict:
+def _document(
+    numbers: Numbers, session: Session, before: dict, events: list[dict], frames: int, complete: bool
+) -> dict:
     document = {
         "complete": complete,
         "frames": numbers.count,
@@ -192,7 +195,7 @@ def _document(numbers: Numbers, session, before: dict, events: list[dict], frame
     return document
 
 
-def memory_mib(session) -> dict[str, float]:
+def memory_mib(session: Session) -> dict[str, float]:
     """Resident memory of this process, and what torch holds on the session's GPU, in MiB."""
     result = {}
     try:

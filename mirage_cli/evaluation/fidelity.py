@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,23 +17,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mirage_cli.errors import MirageError
 from mirage_cli.evaluation.clips import Clip
-from mirage_cli.evaluation.metrics import FlowWarper, edges_kept, moved_gap
+from mirage_cli.evaluation.metrics import FlowWarper, edges_kept, warped_gap
 from mirage_cli.evaluation.perceptual import PerceptualDistance
 from mirage_cli.evaluation.strokes import stroke_numbers, weave_levels
-from mirage_cli.lsd.checkpoint import ModelBundle
 from mirage_cli.models import catalog
 from mirage_cli.models.catalog import IDENTITY
+from mirage_cli.stream.model import Model
 from mirage_cli.teachers.choose import Teachers, filter_looks
 from mirage_cli.training.data import load_stills, shuffled
-from mirage_cli.training.known_warps import FIRST, error_summary, known_warp, ratio, rolling
+from mirage_cli.training.known_warps import FIRST, error_summary, known_warp, ratio
 
 PERIOD = 100
 STILL_SIZE = (512, 704)  # height, width; the camera's window is WINDOW pixels a side
 WINDOW = 256
 WARP_PAIRS = range(10, 34)  # neighbours whose warped error is taken
 JUDGED_AT = (4, 12, 24, 36, 49)  # frames of a round whose perceptual distance is taken
-STROKES_AT = JUDGED_AT[-1]  # beside the first frame, whose strokes have no past to lean on
+STROKES_AT = JUDGED_AT[-1]  # next to the first frame, whose strokes have no past to lean on
 STEP_FRAMES, STEP_JUDGED = 20, (4, 9, 14, 19)
 
 if sys.version_info >= (3, 11):
@@ -59,8 +60,8 @@ class TeacherSet:
 def open_teachers(looks: Iterable[str], data: str | None, model: str, device: torch.device) -> TeacherSet:
     """The teachers of a model's looks; those painted by networks need the training data folder.
 
-    Which of two teachers a look was trained on is read from the train.toml beside the model's weights, or
-    beside those of the bundled model.
+    Which of two teachers a look was trained on is read from the train.toml next to the model's weights, or
+    next to those of the bundled model.
     """
     preferred: list[str] = []
     for folder in (catalog.model_dir(model), catalog.model_dir()):
@@ -105,38 +106,39 @@ class KnownWarps:
         stills: uint8 [H, W, 3] each.
         perceptual: None leaves the perceptual distances out.
         period: frames of one round, more than any frame that is judged in it.
+        seed: of the noise.
+        without: parts of the model to leave out, see ``Model.roll``.
     """
 
     def __init__(
         self,
-        bundle: ModelBundle,
+        model: Model,
         teachers: TeacherSet,
         stills: list[np.ndarray],
         perceptual: PerceptualDistance | None,
         period: int = PERIOD,
         seed: int = 0,
+        without: Sequence[str] = (),
     ) -> None:
-        self.bundle, self.teachers, self.stills, self.perceptual = bundle, teachers, stills, perceptual
-        self.period = period
-        generator = torch.Generator().manual_seed(seed)
-        self.noise = torch.randn(len(stills), 3, WINDOW, WINDOW, generator=generator).to(bundle.device)
-        self.parts: dict[str, bool] = {}  # memory=False, motion=False: see ``rolling``
+        self.model, self.teachers, self.stills, self.perceptual = model, teachers, stills, perceptual
+        self.period, self.seed, self.without = period, seed, without
         self.motions: list[list] = []
         self._video: tuple[str, Tensor, Tensor] | None = None
 
     def video(self, look: str) -> tuple[Tensor, Tensor]:
         """Frames and targets of one round, [period, B, 3, h, w] in [-1, 1]."""
         if self._video is None or self._video[0] != look:
-            teachers, device = self.teachers.teachers, self.bundle.device
+            teachers, device = self.teachers.teachers, self.model.device
             self._video = look, *known_warp(teachers, look, self.stills, STILL_SIZE, WINDOW, self.period, device)
         return self._video[1:]
 
     def _roll(self, frames: Iterable[Tensor], look: str, steps: int, history: bool) -> Iterable[Tensor]:
-        mixture = torch.zeros(
-            len(self.stills), len(self.bundle.looks), device=self.bundle.device, dtype=self.bundle.dtype
+        rolled = self.model.roll(
+            frames, {look: 1.0}, steps=steps, seed=self.seed, history=history, without=self.without
         )
-        mixture[:, self.bundle.looks.index(look)] = 1.0
-        return rolling(self.bundle.net, frames, mixture, self.noise, steps, history, **self.parts)
+        if rolled is None:
+            raise MirageError(f"models such as {self.model.name} are not measured on known warps", "Try --parts drift.")
+        return rolled
 
     def measure(
         self,
@@ -150,6 +152,9 @@ class KnownWarps:
         """L1 and perceptual distance to the teacher, at the start and at returns, with and without history.
 
         Errors are mean absolute differences of values in [-1, 1].
+
+        Raises:
+            MirageError: the model's family cannot be measured so.
         """
         frames, targets = self.video(look)
         period, total = self.period, returns * self.period + FIRST
@@ -214,13 +219,15 @@ class KnownWarps:
             }
         return result
 
-    def _distance(self, video, targets: Tensor, places: Iterable[int]) -> float:
+    def _distance(
+        self, video: Mapping[int, Tensor] | Sequence[Tensor], targets: Tensor, places: Iterable[int]
+    ) -> float:
         assert self.perceptual is not None, "asked for only where there are weights"
         return float(torch.stack([self.perceptual(video[i].clamp(-1, 1), targets[i]).mean() for i in places]).mean())
 
     def _warped_error(self, pictures: dict[int, np.ndarray]) -> float:
         gaps = [
-            moved_gap(pictures[i][s], pictures[i + 1][s], *self.motions[i - WARP_PAIRS[0]][s])
+            warped_gap(pictures[i][s], pictures[i + 1][s], *self.motions[i - WARP_PAIRS[0]][s])
             for i in WARP_PAIRS
             for s in range(len(self.stills))
         ]

@@ -11,7 +11,8 @@ from collections.abc import Callable
 import numpy as np
 
 from mirage_cli.evaluation.clips import Clip
-from mirage_cli.evaluation.metrics import FlowWarper, edges_kept, moved_gap
+from mirage_cli.evaluation.metrics import FlowWarper, edges_kept, warped_gap
+from mirage_cli.stream.session import Session
 
 WARM_UP = 5  # frames before the measured ones
 STILL_FRAMES = 40
@@ -34,7 +35,7 @@ class ClipMotion:
         self.input_error = self._mean([clip.at(i) for i in (*self.numbers, self.numbers[-1] + 1)])
 
     def _mean(self, frames: list[np.ndarray]) -> float:
-        gaps = [moved_gap(a, b, *motion) for a, b, motion in zip(frames, frames[1:], self.motions)]
+        gaps = [warped_gap(a, b, *motion) for a, b, motion in zip(frames, frames[1:], self.motions)]
         return float(np.nanmean(gaps))
 
     def error(self, step: Callable[[np.ndarray], np.ndarray]) -> tuple[float, list[np.ndarray]]:
@@ -66,12 +67,11 @@ def still_flicker(step: Callable[[np.ndarray], np.ndarray], frame: np.ndarray, f
     return float(np.mean(changes))
 
 
-def measure_temporal(session, motion: ClipMotion) -> dict:
+def measure_temporal(session: Session, motion: ClipMotion) -> dict:
     """Warped error with and without history, flicker on a still, and edges kept, of a session's look."""
 
     def without_past(rgb: np.ndarray) -> np.ndarray:
-        session.history.clear()
-        session.memory.clear()
+        session.forget()
         return session.step(rgb)
 
     session.reset()

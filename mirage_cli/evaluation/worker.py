@@ -23,8 +23,10 @@ from mirage_cli.evaluation import drift, prompts, temporal
 from mirage_cli.evaluation.clips import Clip
 from mirage_cli.evaluation.fidelity import KnownWarps, TeacherSet, choose_stills, open_teachers
 from mirage_cli.evaluation.perceptual import PerceptualDistance, find_weights
-from mirage_cli.lsd.checkpoint import load_bundle
+from mirage_cli.models import catalog
 from mirage_cli.models.catalog import IDENTITY
+from mirage_cli.prompts.reader import read_looks
+from mirage_cli.stream.families import open_model
 from mirage_cli.stream.session import Session
 
 NO_TIME = "no time left"
@@ -47,7 +49,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Spec:
-    """What a process is told at its start; the numbers left open in ``config`` are filled in.
+    """What a process gets at its start; the numbers left open in ``config`` are filled in.
 
     Attributes:
         clips: (name, note, file of uint8 [N, H, W, 3]) each.
@@ -74,38 +76,36 @@ class Worker:
         if spec.device.startswith("cuda"):
             torch.cuda.set_device(spec.device)
         self.clips = [Clip(name, np.load(file, mmap_mode="r"), note) for name, note, file in spec.clips]
-        self.bundle = load_bundle(self.config.model.model, device=spec.device, dtype=self.config.model.dtype)
+        self.model = open_model(self.config.model.model, device=spec.device, dtype=self.config.model.dtype)
         self._motions: dict[int, temporal.ClipMotion] = {}
 
     @cached_property
     def session(self) -> Session:
         options = self.config.model
         return Session(
-            self.bundle,
+            self.model,
             width=self.config.size[0],
             height=self.config.size[1],
             steps=options.steps,
             strength=options.strength,
             seed=options.seed,
-            device=self.spec.device,
-            dtype=options.dtype,
             backend=options.backend,
             guard=options.guard,
         )
 
     @cached_property
     def teachers(self) -> TeacherSet:
-        return open_teachers(self.bundle.looks, self.config.data, self.config.model.model, self.bundle.device)
+        return open_teachers(self.model.looks, self.config.data, self.config.model.model, self.model.device)
 
     @cached_property
     def perceptual(self) -> PerceptualDistance | None:
         weights = find_weights(self.config.lpips)
-        return PerceptualDistance(weights).to(self.bundle.device) if weights else None
+        return PerceptualDistance(weights).to(self.model.device) if weights else None
 
     @cached_property
     def warps(self) -> KnownWarps:
         stills = choose_stills(self.config.data, self.clips, self.config.stills)
-        return KnownWarps(self.bundle, self.teachers, stills, self.perceptual, seed=self.config.model.seed)
+        return KnownWarps(self.model, self.teachers, stills, self.perceptual, seed=self.config.model.seed)
 
     def handle(self, task: Task) -> Iterator[tuple[dict, bool, dict]]:
         """Measure one task.
@@ -156,19 +156,18 @@ class Worker:
         yield self.warps.measure_steps(task.look), True, {}
 
     def _prompts(self, task: Task) -> Iterator[tuple[dict, bool, dict]]:
-        from mirage_cli.prompts.reader import PromptReader
-
         frames = self._prompt_frames()
-        judge = prompts.PictureJudge(prompts.teacher_pictures(self.teachers, frames, self.bundle.device), frames)
-        reader = PromptReader(self.config.model.model)
-        unseen = [(look.id, text) for look in reader.looks for text in look.held_out if look.id in judge.looks]
+        judge = prompts.PictureJudge(prompts.teacher_pictures(self.teachers, frames, self.model.device), frames)
+        folder = self.model.path
+        looks = read_looks(folder) if catalog.has_looks(folder) else []
+        unseen = [(look.id, text) for look in looks for text in look.held_out if look.id in judge.looks]
         if not unseen:
             yield {"left_out": "no look has both a paraphrase that was held out and a teacher here"}, True, {}
             return
         session, width = self.session, self.config.size[0]
 
         def paint(weights: dict[str, float]) -> list[np.ndarray]:
-            session.set_look({look: w for look, w in weights.items() if look in self.bundle.looks} or {IDENTITY: 1.0})
+            session.set_look({look: w for look, w in weights.items() if self.model.accepts(look)} or {IDENTITY: 1.0})
             result = []
             for frame in frames:
                 session.reset()
@@ -180,7 +179,7 @@ class Worker:
                 result.append(out[: frame.shape[0], : frame.shape[1]])
             return result
 
-        found = prompts.measure_prompts(judge, paint, lambda text: reader.match(text).weights, unseen)
+        found = prompts.measure_prompts(judge, paint, lambda text: self.model.prompts.match(text).weights, unseen)
         found["looks_not_judged"] = sorted(self.teachers.skipped)
         yield found, True, {}
 

@@ -131,6 +131,7 @@ def screen_size(display: str | None = None) -> tuple[int, int]:
     Raises:
         MediaError: there is no display, or it cannot be read.
     """
+    from mirage_cli.media.addresses import SCREEN_INPUT
     from mirage_cli.media.ffmpeg import find_ffmpeg
     from mirage_cli.media.probe import probe_media
 
@@ -140,7 +141,7 @@ def screen_size(display: str | None = None) -> tuple[int, int]:
             "there is no screen to watch: DISPLAY is not set",
             "Run it in a graphical session; on Wayland, in one with Xwayland.",
         )
-    probe = probe_media(find_ffmpeg(), display, name=f"screen {display}", input_options=["-f", "x11grab"])
+    probe = probe_media(find_ffmpeg(), display, name=f"screen {display}", input_options=SCREEN_INPUT)
     if probe.video is None:
         raise MediaError(f"screen {display} gives no picture", "Check DISPLAY: xdpyinfo")
     return probe.video.width, probe.video.height

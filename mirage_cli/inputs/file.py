@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import os
 import stat
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -58,6 +57,8 @@ class FileSource(FrameSource):
         probe, start_seconds, duration_seconds: what was found and what was asked for.
         sound_url: from where sound, subtitles and tags can be copied, as ffmpeg reads it; None
             where they cannot be read again.
+        sound_shift_seconds: how much later the sound lies in ``sound_url`` than in the input, where the decoder keeps
+            the sound of a pipe in a file of its own; else 0.
         path: the local file, None for pipes and URLs.
         sound: what was decoded of it beside the frames; None unless asked for.
         alias: stands for ``path`` in commands, where its name needs it.
@@ -93,6 +94,7 @@ class FileSource(FrameSource):
         self.finished = False
         self.path = path
         self.sound_url = sound_url
+        self.sound_shift_seconds = float(NUT_SHIFT_SECONDS) if sound_folder is not None else 0.0
         self.timeline = make_timeline(probe, float(first[0]) - NUT_SHIFT_SECONDS, start_seconds)
         self._process, self._reader, self._first = process, reader, first
         self.probe = probe
@@ -389,9 +391,7 @@ def _open(
         probe_bytes=max(len(feed.head), 1 << 20) if feed else 0,
         with_line=with_line,
     )
-    process = FfmpegProcess(
-        tool, arguments, stdin=subprocess.PIPE if piped else subprocess.DEVNULL, stdout=subprocess.PIPE
-    )
+    process = FfmpegProcess(tool, arguments, feed=piped, read=True)
     try:
         if piped and feed is not None:
             feed.start(process.stdin)

@@ -8,31 +8,31 @@ coming, or the connection breaks, it is closed and opened again after 0.5, 1, 2,
 from __future__ import annotations
 
 import io
-import re
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 
 import cv2
-import ffmpeg
 import numpy as np
 
 from mirage_cli.errors import MediaError
 from mirage_cli.frames import Frame, FrameSource, Sound, SoundLine, StreamInfo
 from mirage_cli.media.addresses import Address, is_playlist, pause_seconds
-from mirage_cli.media.decode import NUT_SHIFT_SECONDS, SCALER, TICKS_PER_SECOND, line_options
-from mirage_cli.media.ffmpeg import FfmpegProcess, FfmpegTool, find_ffmpeg, pick_message
+from mirage_cli.media.decode import stream_arguments
+from mirage_cli.media.ffmpeg import FfmpegProcess, FfmpegTool, find_ffmpeg
+from mirage_cli.media.messages import input_description, why_a_stream_ended
 from mirage_cli.media.nut import NutError, NutReader
 from mirage_cli.media.probe import MediaProbe, parse_probe
 from mirage_cli.pipeline import Channel, Ended
 
 SLICE_SECONDS = 0.25
 SAID_SECONDS = 3.0
-# A track of sound that ffmpeg found and cannot decode takes the pictures along. Looked for in the reason
-# alone: an address may hold these words as well.
-_SOUND_FAILED = re.compile(r"(?i)audio|sound|sample rate|channel|decoder")
-_ERROR = re.compile(r"\[(?:error|fatal)\] ")
+
+
+class _NotOpened(MediaError):
+    """A stream that ffmpeg could not read; ``has_sound`` where it found a track of sound in it."""
+
+    has_sound = False
 
 
 class _Connection:
@@ -61,33 +61,8 @@ class _Connection:
         self._frames: Channel[tuple[float, np.ndarray]] = Channel(2, newest_wins=not is_playlist(address.url))
         self._begun = threading.Event()
         self._reader: NutReader | None = None
-        filters = [f"fps={fps:g}"] if fps and "framerate" not in address.options else []
-        scale = f"w={size[0]}:h={size[1]}" if size else "w=iw:h=ih"
-        filters += [f"scale={scale}:flags={SCALER}", "format=rgb24"]
-        source = ffmpeg.input(address.url, reinit_filter=0, threads=2, **address.options)
-        # A picture waits for the next packet of sound at most, some 20 ms.
-        tracks, sound = [source["V:0"]], {}
-        if with_line:
-            tracks, sound = [*tracks, source["a:0?"]], line_options(most_wait_seconds=0.0)
-        command = ffmpeg.output(
-            *tracks,
-            "pipe:1",
-            f="nut",
-            vf=",".join(filters),
-            fps_mode="passthrough",
-            output_ts_offset=NUT_SHIFT_SECONDS,
-            avoid_negative_ts="disabled",
-            write_index=0,
-            flush_packets=1,
-            syncpoints="none",
-            strict="experimental",  # see decode_command
-            threads=1,  # in threads the rawvideo encoder holds a frame back
-            **{"c:v": "rawvideo", "enc_time_base:v": f"1/{TICKS_PER_SECOND}"},
-            **sound,
-        ).get_args()
-        self.process = FfmpegProcess(
-            tool, command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, level="info", kept_lines=500
-        )
+        command = stream_arguments(address.url, address.options, size=size, fps=fps, with_line=with_line)
+        self.process = FfmpegProcess(tool, command, read=True, level="info", kept_lines=500)
         try:
             threading.Thread(target=self._read, name="stream-read", daemon=True).start()
             self._wait_for_picture(timeout_seconds, closed)
@@ -108,7 +83,9 @@ class _Connection:
             )
         if self._reader is None:
             self.process.wait()
-            raise MediaError(f"cannot read {name}: {self._failure()}", "Check the address.")
+            problem = _NotOpened(f"cannot read {name}: {self._failure()}", "Check the address.")
+            problem.has_sound = bool(self.probe().sound_tracks)
+            raise problem
 
     @property
     def reader(self) -> NutReader:
@@ -118,37 +95,39 @@ class _Connection:
     def probe(self) -> MediaProbe:
         """What ffmpeg said of the stream; nothing is known of one of which it said nothing."""
         deadline = time.monotonic() + SAID_SECONDS
-        text = ""
+        description, complete = "", False
         # It is said before the first picture, but read by a thread of its own.
-        while "\nOutput #0" not in text and time.monotonic() < deadline:
-            lines = [re.sub(r"^\[info\] ", "", line) for line in self.process.messages()]
-            text = "\n".join(lines)
+        while not complete and time.monotonic() < deadline:
+            ended = not self.process.running
+            description, complete = input_description(self.process.messages())
+            if ended:
+                break
             time.sleep(0.005)
         try:
-            return parse_probe(text.partition("\nOutput #0")[0])
+            return parse_probe(description)
         except StopIteration:
             return MediaProbe("", None, 0.0, None, ())
 
     def frames(self, timeout_seconds: float) -> Iterator[tuple[float, np.ndarray]]:
         """(seconds, picture) until the stream ends or stalls, which ``stalled`` tells."""
         self._frames.newest_wins = False
+        got: list[tuple[float, np.ndarray]] = []
+
+        def take(slice_seconds: float) -> bool:
+            try:
+                got.append(self._frames.get(slice_seconds))
+            except TimeoutError:
+                return False
+            return True
+
         while True:
-            got: list[tuple[float, np.ndarray]] = []
-
-            def take(slice_seconds: float) -> bool:
-                try:
-                    got.append(self._frames.get(slice_seconds))
-                except TimeoutError:
-                    return False
-                return True
-
             try:
                 if not _wait(take, timeout_seconds):
                     self.stalled = True
                     return
             except Ended:
                 return
-            yield got[0]
+            yield got.pop()
 
     def reason(self, timeout_seconds: float) -> str:
         """Why ``frames`` came to an end."""
@@ -157,11 +136,7 @@ class _Connection:
         return self._failure()
 
     def _failure(self) -> str:
-        # Joining in the middle of a stream gives harmless errors first; the last one tells.
-        errors = [line for line in self.process.messages() if _ERROR.search(line)]
-        message = pick_message(errors) if errors else "the sender ended"
-        message = re.sub(r"^Error opening input(?: files?)?: ?", "", message)
-        return "the sender ended" if "during demuxing" in message else message.rstrip(".")
+        return why_a_stream_ended(self.process.messages())
 
     def close(self) -> None:
         self._frames.abandon()
@@ -255,12 +230,14 @@ class StreamSource(FrameSource):
                 self._connection = self._open()
                 break
             except MediaError as error:
-                if self._with_line and _SOUND_FAILED.search(self._reason(error)):
+                # A track of sound that cannot be decoded takes the pictures along: once more without it.
+                if self._with_line and isinstance(error, _NotOpened) and error.has_sound:
                     self._with_line = False
-                    self.warnings.append(f"{address.name}: its sound cannot be decoded and is left out")
-                    tell(self.warnings[-1])
                 elif not address.listens or attempt >= attempts:
                     raise
+        if with_line and not self._with_line:
+            self.warnings.append(f"{address.name}: its sound cannot be decoded and is left out")
+            tell(self.warnings[-1])
         reader = self._connection.reader
         try:
             probe = self._connection.probe()

@@ -1,1 +1,1 @@
-"""The Live Stream Diffusion model. Read stream.py first, then model.py."""
+"""The Live Stream Diffusion model. Read painter.py first, then model.py."""

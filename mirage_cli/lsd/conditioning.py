@@ -1,4 +1,5 @@
-"""What the network is told beside the pictures: look, strength, flow time, and how far the past can be trusted.
+"""What the network is conditioned on beside the pictures: look, strength, flow time, and how far the past can be
+trusted.
 
 All of it stays the same from one prompt to the next, so the modulation of every block is computed once a
 prompt instead of once a frame.
@@ -9,9 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mirage_cli.lsd.checkpoint import ModelBundle
+from mirage_cli.lsd.model import LSDNet
 from mirage_cli.lsd.packed import FoldedBlock, PackedNet
 from mirage_cli.lsd.sampling import step_modulations
+from mirage_cli.stream.model import Look
 
 
 class Conditioning:
@@ -22,21 +24,20 @@ class Conditioning:
             ever written in place, so that a captured CUDA graph sees new prompts.
     """
 
-    def __init__(self, bundle: ModelBundle, steps: int) -> None:
-        self.bundle, self.steps = bundle, steps
-        size = bundle.net.modulate.out_features
-        self.modulations = torch.zeros(2, steps, 1, size, device=bundle.device, dtype=bundle.dtype)
+    def __init__(self, net: LSDNet, steps: int) -> None:
+        self.net, self.steps = net, steps
+        weight = net.modulate.weight
+        self.modulations = torch.zeros(2, steps, 1, len(weight), device=weight.device, dtype=weight.dtype)
         self._folded: dict[bool, list[list[FoldedBlock]]] = {}
 
     @torch.inference_mode()
-    def tell(self, weights: dict[str, float], strength: float) -> None:
+    def condition(self, look: Look, strength: float) -> None:
         """Condition on a mixture of looks, whose weights sum to one, and on a strength of 0 to 1."""
         self._folded.clear()
-        net = self.bundle.net
-        mixture = torch.tensor([[weights.get(look, 0.0) for look in self.bundle.looks]])
-        look = net.look_vector(mixture.to(self.bundle.device, self.bundle.dtype))
+        mixture = torch.tensor([[look.get(name, 0.0) for name in self.net.config.looks]])
+        vector = self.net.look_vector(mixture.to(self.modulations.device, self.modulations.dtype))
         for row, has_past in zip(self.modulations, (True, False)):
-            for entry, modulation in zip(row, step_modulations(net, look, self.steps, has_past, strength)):
+            for entry, modulation in zip(row, step_modulations(self.net, vector, self.steps, has_past, strength)):
                 entry.copy_(modulation)
 
     def chosen(self, has_past: Tensor) -> list[Tensor]:

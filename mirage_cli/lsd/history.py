@@ -18,7 +18,7 @@ class History:
 
     Attributes:
         last: F(i), [B, 3, H, W] in [-1, 1].
-        older: F(i-1) and F(i-2) at half size, moved to where things are in I(i), [B, 6, H/2, W/2].
+        older: F(i-1) and F(i-2) at half size, warped to where things are in I(i), [B, 6, H/2, W/2].
         input_luma: luma of I(i), [B, 1, H, W].
         valid: 1 where there is a past, [B].
     """
@@ -46,7 +46,7 @@ class History:
         """Where the things of the incoming frame [B, 3, H, W] were in the last one: flow [B, 2, H/2, W/2]."""
         return estimate_motion(self.input_luma, luma(frame))
 
-    def moved_to(self, frame: Tensor, memory: Tensor, null: Tensor, flow: Tensor | None = None) -> tuple[Past, Tensor]:
+    def warped_to(self, frame: Tensor, memory: Tensor, null: Tensor, flow: Tensor | None = None) -> tuple[Past, Tensor]:
         """The past where its things are in the incoming frame, and whether that frame cuts.
 
         Args:

@@ -8,10 +8,32 @@ one warp a pixel and no second pass.
 from __future__ import annotations
 
 import math
+from typing import Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+Net = TypeVar("Net", bound=nn.Module)
+
+
+class BlockOps(Protocol):
+    """Operations of one picture (batch 1) that a block can leave to hand-written kernels; engine/reference.py says
+    what each does."""
+
+    def channel_norm_film_silu(self, x: Tensor, scale: Tensor, shift: Tensor, *, normalise: bool = True) -> Tensor: ...
+
+    def residual_add(self, x: Tensor, residual: Tensor) -> Tensor: ...
+
+    def upsample_concat(self, x: Tensor, skip: Tensor) -> Tensor: ...
+
+
+def in_memory_order(net: Net, order: torch.memory_format) -> Net:
+    """The network with its convolutions' weights in another order, channels_last for one; changed in place."""
+    for parameter in net.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.to(memory_format=order)
+    return net
 
 
 def channel_norm(x: Tensor, eps: float = 1e-5) -> Tensor:
@@ -42,15 +64,15 @@ class ResBlock(nn.Module):
         self.channels = channels
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)
+        for parameter in self.conv2.parameters():
+            nn.init.zeros_(parameter)
 
     @property
     def film_width(self) -> int:
         """Numbers a frame needs from the conditioning: two scales and two shifts a channel."""
         return 4 * self.channels
 
-    def forward(self, x: Tensor, modulation: Tensor, ops=None) -> Tensor:
+    def forward(self, x: Tensor, modulation: Tensor, ops: BlockOps | None = None) -> Tensor:
         """x [B, C, H, W], modulation [B, 4C] -> [B, C, H, W]; ``ops`` as in ``LSDNet.forward``."""
         scale1, shift1, scale2, shift2 = modulation.chunk(4, dim=1)
         if ops is not None:
@@ -69,7 +91,7 @@ class ResBlock(nn.Module):
 
 
 FEW_TOKENS = 4096
-"""Of the picture: up to so many (1024x1024 pixels) all their products are held at once."""
+"""Up to this many tokens of the picture (1024x1024 pixels) the full attention matrix is materialised on a CPU."""
 
 
 class MemoryAttention(nn.Module):

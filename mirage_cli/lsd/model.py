@@ -27,11 +27,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mirage_cli.lsd.layers import MemoryAttention, ResBlock, fourier_features
+from mirage_cli.lsd.layers import BlockOps, MemoryAttention, ResBlock, fourier_features
 
 UNSHUFFLE = 4
 FRAME_MULTIPLE = 16  # frames are padded to a multiple of this: unshuffle 4, then two halvings
+CELL_PIXELS = UNSHUFFLE**2  # 16: channels of one plane, unshuffled
+PICTURE_CHANNELS = 3 * CELL_PIXELS  # 48: of a picture
+SEEN_CHANNELS = 2 * PICTURE_CHANNELS + CELL_PIXELS  # 112: I(i+1), the warped F(i) and luma of I(i)
+OLDER_CHANNELS = 2 * PICTURE_CHANNELS  # 96: the warped F(i-1) and F(i-2)
 SCREEN_CHANNELS = 8
+KEEP_OFFSET = 2.0  # the keep mask is the sigmoid of what the network says, less this
+LUMA_RED, LUMA_GREEN, LUMA_BLUE = 0.299, 0.587, 0.114  # BT.601
 
 
 @dataclass(frozen=True)
@@ -116,7 +122,7 @@ class Prediction(NamedTuple):
 
 def luma(rgb: Tensor) -> Tensor:
     """BT.601 luma of [B, 3, H, W] -> [B, 1, H, W], same range."""
-    return 0.299 * rgb[:, 0:1] + 0.587 * rgb[:, 1:2] + 0.114 * rgb[:, 2:3]
+    return LUMA_RED * rgb[:, 0:1] + LUMA_GREEN * rgb[:, 1:2] + LUMA_BLUE * rgb[:, 2:3]
 
 
 def screen_channels(height: int, width: int, device: torch.device | str = "cpu") -> Tensor:
@@ -145,7 +151,7 @@ def _on_cells(pictures: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
     return F.conv2d(pictures, patches, bias, stride=UNSHUFFLE)
 
 
-def _double_beside(layer: nn.Conv2d, x: Tensor, skip: Tensor, ops=None) -> Tensor:
+def _double_beside(layer: nn.Conv2d, x: Tensor, skip: Tensor, ops: BlockOps | None = None) -> Tensor:
     """``layer``, a 1x1 convolution, of x doubled in size (nearest) beside the skip connection.
 
     x [B, C1, h, w], skip [B, C2, 2h, 2w] -> [B, c, 2h, 2w].
@@ -173,7 +179,6 @@ class LSDNet(nn.Module):
         self.config = config
         self.recompute = False
         c0, c1, c2 = config.widths
-        pixels = 3 * UNSHUFFLE**2
         self.look_table = nn.Embedding(len(config.looks), config.look_width)
         scalars = 6  # t, d, three history levels, strength
         self.condition = nn.Sequential(
@@ -182,10 +187,10 @@ class LSDNet(nn.Module):
             nn.Linear(config.condition_width, config.condition_width),
             nn.SiLU(),
         )
-        self.stem = nn.Conv2d(3 * pixels + UNSHUFFLE**2 + SCREEN_CHANNELS, c0, 1)
+        self.stem = nn.Conv2d(PICTURE_CHANNELS + SEEN_CHANNELS + SCREEN_CHANNELS, c0, 1)
         self.encoder0 = nn.ModuleList(ResBlock(c0) for _ in range(config.encoder_blocks[0]))
         self.down0 = nn.Conv2d(c0, c1, 3, stride=2, padding=1)
-        self.older = nn.Conv2d(2 * pixels, c1, 1)
+        self.older = nn.Conv2d(OLDER_CHANNELS, c1, 1)
         self.encoder1 = nn.ModuleList(ResBlock(c1) for _ in range(config.encoder_blocks[1]))
         self.down1 = nn.Conv2d(c1, c2, 3, stride=2, padding=1)
         self.middle = nn.ModuleList(ResBlock(c2) for _ in range(config.middle_blocks))
@@ -195,7 +200,7 @@ class LSDNet(nn.Module):
         self.decoder1 = nn.ModuleList(ResBlock(c1) for _ in range(config.decoder_blocks[1]))
         self.up0 = nn.Conv2d(c1 + c0, c0, 1)
         self.decoder0 = nn.ModuleList(ResBlock(c0) for _ in range(config.decoder_blocks[0]))
-        self.out = nn.Conv2d(c0, pixels + UNSHUFFLE**2, 3, padding=1)
+        self.out = nn.Conv2d(c0, PICTURE_CHANNELS + CELL_PIXELS, 3, padding=1)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
         self.modulate = nn.Linear(config.condition_width, sum(b.film_width for b in self.blocks()))
@@ -238,8 +243,8 @@ class LSDNet(nn.Module):
 
         With one step x_t is the stream's noise, the same in each frame: a ``Session`` computes this once.
         """
-        weight, pixels = self.stem.weight, 3 * UNSHUFFLE**2
-        noise = _on_cells(x_t.to(weight.dtype), weight[:, :pixels], self.stem.bias)
+        weight = self.stem.weight
+        noise = _on_cells(x_t.to(weight.dtype), weight[:, :PICTURE_CHANNELS], self.stem.bias)
         return noise + F.conv2d(screen.to(weight.dtype), weight[:, -SCREEN_CHANNELS:])
 
     def forward(
@@ -249,7 +254,7 @@ class LSDNet(nn.Module):
         past: Past,
         screen: Tensor,
         modulation: Tensor,
-        ops=None,
+        ops: BlockOps | None = None,
         constant: Tensor | None = None,
     ) -> Prediction:
         """Predict the clean frame.
@@ -279,7 +284,7 @@ class LSDNet(nn.Module):
             return x
 
         pictures = torch.cat([x.to(dtype) for x in (frame, past.last, past.input_luma)], dim=1)
-        seen = self.stem.weight[:, 3 * UNSHUFFLE**2 : -SCREEN_CHANNELS]
+        seen = self.stem.weight[:, PICTURE_CHANNELS:-SCREEN_CHANNELS]
         skip0 = run(self.encoder0, _on_cells(pictures, seen) + constant)
         older = _on_cells(past.older.to(dtype), self.older.weight, self.older.bias)
         skip1 = run(self.encoder1, self.down0(skip0) + older)
@@ -297,5 +302,5 @@ class LSDNet(nn.Module):
     def finish(self, x: Tensor, frame: Tensor, past: Past, tokens: Tensor) -> Prediction:
         """The last layer's result [B, 64, H/4, W/4] as a prediction."""
         x = F.pixel_shuffle(x, UNSHUFFLE).to(frame.dtype)  # the frame is added unrounded
-        keep = torch.sigmoid(x[:, 3:] - 2.0) * (self.config.keep_limit * past.valid)[:, None, None, None]
+        keep = torch.sigmoid(x[:, 3:] - KEEP_OFFSET) * (self.config.keep_limit * past.valid)[:, None, None, None]
         return Prediction(x[:, :3] + frame, keep.to(frame.dtype), tokens)

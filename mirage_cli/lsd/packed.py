@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mirage_cli.lsd.layers import ResBlock
+from mirage_cli.lsd.layers import BlockOps
 from mirage_cli.lsd.model import SCREEN_CHANNELS, UNSHUFFLE, LSDNet, Past, Prediction
 
 
@@ -37,8 +37,13 @@ class PackedConv:
         self.stride, self.padding, self.bias = [stride] * 2, [padding] * 2, bias
         shape = [1, weight.shape[1], *size]
         self.weight = torch._C._nn.mkldnn_reorder_conv2d_weight(
-            weight.contiguous().to_mkldnn(), self.padding, self.stride, [1, 1], 1, shape
-        )
+            weight.contiguous().to_mkldnn(),
+            self.padding,
+            self.stride,
+            [1, 1],
+            1,
+            shape,  # type: ignore[call-arg]
+        )  # torch's stub lacks the last argument
 
     def __call__(self, x: Tensor, activation: str = "none") -> Tensor:
         """The convolution, then "none", "swish" (SiLU)."""
@@ -75,7 +80,7 @@ class PackedNet:
         sizes = [(height >> shift, width >> shift) for shift in (2, 3, 4)]
 
         def conv(layer: nn.Conv2d, level: int) -> PackedConv:
-            return PackedConv(layer.weight, layer.bias, sizes[level], layer.stride[0], layer.padding[0])
+            return PackedConv(layer.weight, layer.bias, sizes[level], layer.stride[0], int(layer.padding[0]))
 
         def cells(weight: Tensor, bias: Tensor | None, size: tuple[int, int]) -> PackedConv:
             """A 1x1 convolution of unshuffled pixels, as one of stride 4 on the pixels themselves."""
@@ -92,9 +97,8 @@ class PackedNet:
         self.down0, self.down1, self.out = conv(net.down0, 0), conv(net.down1, 1), conv(net.out, 0)
         self.up1, self.up0 = beside(net.up1, 1), beside(net.up0, 0)
         stages = ((net.encoder0, 0), (net.encoder1, 1), (net.middle, 2), (net.decoder1, 1), (net.decoder0, 0))
-        self.blocks: list[tuple[ResBlock, tuple[int, int]]] = [
-            (b, sizes[level]) for stage, level in stages for b in stage
-        ]
+        levels = [level for stage, level in stages for _ in stage]
+        self.blocks = [(block, sizes[level]) for block, level in zip(net.blocks(), levels)]
         self.conv2 = [PackedConv(b.conv2.weight, b.conv2.bias, size, padding=1) for b, size in self.blocks]
 
     def fold(self, modulation: Tensor) -> list[FoldedBlock]:
@@ -105,6 +109,7 @@ class PackedNet:
             scale1, shift1, scale2, shift2 = film[0].float().chunk(4)
             conv, dtype = block.conv1, block.conv1.weight.dtype
             weight = conv.weight.float() * (1 + scale2)[:, None, None, None]
+            assert conv.bias is not None
             bias = conv.bias.float() * (1 + scale2) + shift2
             conv1 = PackedConv(weight.to(dtype), bias.to(dtype), size, padding=1)
             folded.append(FoldedBlock((1 + scale1).to(dtype), shift1.to(dtype), conv1))
@@ -117,7 +122,7 @@ class PackedNet:
         past: Past,
         screen: Tensor,
         folded: list[FoldedBlock],
-        ops: None = None,
+        ops: BlockOps | None = None,
         constant: Tensor | None = None,
     ) -> Prediction:
         """As ``LSDNet.forward``, whose steps these are."""

@@ -12,10 +12,12 @@ arXiv 2410.12557): one step asks it for the whole way.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
+from mirage_cli.lsd.layers import BlockOps
 from mirage_cli.lsd.model import LSDNet, Past, Prediction
 
 MAX_STEPS = 4
@@ -31,7 +33,7 @@ def step_modulations(net: LSDNet, look: Tensor, steps: int, has_past: bool, stre
 
     Args:
         look: [B, look_width] from ``net.look_vector``.
-        has_past: with one, the network is told of ``history_levels``; without, that there is none.
+        has_past: with one, the network is conditioned on ``history_levels``; without, on there being none.
         strength: 0 to 1, of all rows.
     """
     batch = len(look)
@@ -39,14 +41,33 @@ def step_modulations(net: LSDNet, look: Tensor, steps: int, has_past: bool, stre
     return [net.modulation(look, one * t, one * d, levels, one * strength) for t, d in schedule(steps)]
 
 
+Modulation = TypeVar("Modulation", contravariant=True)
+
+
+class Denoiser(Protocol[Modulation]):
+    """``LSDNet``, or its packed form, whose modulations are folded into weights; see ``LSDNet.forward``."""
+
+    def __call__(
+        self,
+        x_t: Tensor,
+        frame: Tensor,
+        past: Past,
+        positions: Tensor,
+        modulation: Modulation,
+        /,
+        ops: BlockOps | None = None,
+        constant: Tensor | None = None,
+    ) -> Prediction: ...
+
+
 def sample(
-    net: LSDNet,
+    net: Denoiser[Modulation],
     noise: Tensor,
     frame: Tensor,
     past: Past,
     screen: Tensor,
-    modulations: Sequence[Tensor],
-    ops=None,
+    modulations: Sequence[Modulation],
+    ops: BlockOps | None = None,
     constant: Tensor | None = None,
 ) -> Prediction:
     """Denoise one frame in ``len(modulations)`` steps; shapes as in ``LSDNet.forward``.
@@ -54,7 +75,6 @@ def sample(
     Args:
         noise: standard normal [B, 3, H, W].
         modulations: conditioning of each step in ``schedule``'s order.
-        ops: see ``LSDNet.forward``.
         constant: ``net.stem_constant(noise, screen)``, where the caller has it already.
     """
     steps = schedule(len(modulations))
@@ -67,7 +87,7 @@ def sample(
 
 
 def compose(prediction: Prediction, last: Tensor) -> Tensor:
-    """The generated frame: the clean frame, with what the consistency mask keeps of the moved F(i).
+    """The generated frame: the clean frame, with what the consistency mask keeps of the warped F(i).
 
     [B, 3, H, W] in [-1, 1].
     """

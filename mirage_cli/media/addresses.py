@@ -13,6 +13,9 @@ from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 from mirage_cli.errors import MediaError, UsageProblem
 
+SCREEN_INPUT = ["-f", "x11grab"]
+"""Input options under which ffmpeg reads an X display."""
+
 
 def file_url(path: str | os.PathLike[str]) -> str:
     """The path as ffmpeg reads it whatever its characters: dashes, colons, quotes, unicode."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import ffmpeg
 
 from mirage_cli.media.ffmpeg import FfmpegTool, filter_names, rational_rate
@@ -71,25 +74,7 @@ def decode_arguments(
         tracks.append(source[f"a:{probe.sound_tracks[0][0]}"])
         cuts = ["a" + cut for cut in filters if cut.startswith("trim=")]
         sound_options = {**line_options(), **({"af": ",".join(cuts)} if cuts else {})}
-    picture = ffmpeg.output(
-        *tracks,
-        "pipe:1",
-        f="nut",
-        vf=",".join(filters),
-        pix_fmt="rgb24",
-        fps_mode="passthrough",
-        output_ts_offset=NUT_SHIFT_SECONDS,
-        avoid_negative_ts="disabled",
-        write_index=0,
-        syncpoints="none",
-        strict="experimental",  # of a sync point it would remember each one
-        flush_packets=1,
-        map_metadata=-1,
-        map_chapters=-1,
-        threads=1,  # in threads the rawvideo encoder holds a frame back
-        **{"c:v": "rawvideo", "enc_time_base:v": f"1/{TICKS_PER_SECOND}"},
-        **sound_options,
-    )
+    picture = _pictures(tracks, filters, {"pix_fmt": "rgb24", "map_metadata": -1, "map_chapters": -1, **sound_options})
     if sound_to is None:
         return picture.get_args()
     tracks = [source[f"a:{index}"] for index, _ in probe.sound_tracks]
@@ -105,6 +90,46 @@ def decode_arguments(
         flush_packets=1,
     )
     return ffmpeg.merge_outputs(picture, sound).get_args()
+
+
+def stream_arguments(
+    url: str, options: Mapping[str, object], *, size: tuple[int, int] | None, fps: float | None, with_line: bool
+) -> list[str]:
+    """The command that decodes a stream, which is opened once and not probed, in the same way.
+
+    Args:
+        options: input options of its address.
+        fps: resample to this rate, unless the options ask the source for one.
+        with_line: decode sound, where there is some, into the same NUT.
+    """
+    filters = [f"fps={fps:g}"] if fps and "framerate" not in options else []
+    scale = f"w={size[0]}:h={size[1]}" if size else "w=iw:h=ih"
+    filters += [f"scale={scale}:flags={SCALER}", "format=rgb24"]
+    source = ffmpeg.input(url, reinit_filter=0, threads=2, **options)
+    if not with_line:
+        return _pictures([source["V:0"]], filters, {}).get_args()
+    # A picture waits for the next packet of sound at most, some 20 ms.
+    return _pictures([source["V:0"], source["a:0?"]], filters, line_options(most_wait_seconds=0.0)).get_args()
+
+
+def _pictures(tracks: list[Any], filters: list[str], more: dict[str, object]) -> Any:
+    """The ffmpeg-python output of RGB24 pictures in NUT on standard output, each written at once with its time."""
+    return ffmpeg.output(
+        *tracks,
+        "pipe:1",
+        f="nut",
+        vf=",".join(filters),
+        fps_mode="passthrough",
+        output_ts_offset=NUT_SHIFT_SECONDS,
+        avoid_negative_ts="disabled",
+        write_index=0,
+        flush_packets=1,
+        syncpoints="none",
+        strict="experimental",  # of a sync point it would remember each one
+        threads=1,  # in threads the rawvideo encoder holds a frame back
+        **{"c:v": "rawvideo", "enc_time_base:v": f"1/{TICKS_PER_SECOND}"},
+        **more,
+    )
 
 
 def line_options(most_wait_seconds: float = 0.5) -> dict[str, object]:

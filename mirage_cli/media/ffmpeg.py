@@ -14,6 +14,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 from collections import deque
 from dataclasses import dataclass
@@ -33,7 +34,8 @@ _ECHOES = re.compile(
     r"Conversion failed|Error opening (input|output) files?\b|Task finished with error"
     r"|Terminating thread|Exiting normally|Error while filtering|Nothing was written into output"
     r"|Last message repeated|Error closing file|Error writing trailer|Error muxing a packet"
-    r"|Output file is empty|Failed to update header with correct|Failed to inject frame|At least one output file must be specified"
+    r"|Output file is empty|Failed to update header with correct|Failed to inject frame"
+    r"|At least one output file must be specified"
 )
 _TAG = re.compile(r"^(?:\[[^\]]*? @ [^\]]*\] |\[(?:\w+#[^\]]*)\] )*")
 _LEVEL = re.compile(r"\[(panic|fatal|error|warning|info|verbose|debug)\] ")
@@ -145,7 +147,7 @@ def filter_names(tool: FfmpegTool) -> frozenset[str]:
 
 def _child_options() -> dict[str, Any]:
     environment = dict(os.environ, AV_LOG_FORCE_NOCOLOR="1")
-    if os.name == "nt":
+    if sys.platform == "win32":
         return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP, "env": environment}
     return {"start_new_session": True, "env": environment}
 
@@ -180,13 +182,19 @@ def pick_message(lines: list[str]) -> str:
     return (telling or cleaned or ["no message"])[-1]
 
 
+class StillRunning(Exception):
+    """A process has not ended in the time that it was given."""
+
+
 class FfmpegProcess:
     """A running ffmpeg whose stderr is always drained, so that it never blocks on it.
 
     Args:
         tool: which ffmpeg.
         arguments: everything after the program's name.
-        stdin, stdout: subprocess.PIPE, subprocess.DEVNULL, a descriptor, or None to inherit.
+        feed: it is written to by ``stdin``; else it reads no standard input.
+        read: it is read from by ``stdout``.
+        stdout: the descriptor it writes to instead; None is ours.
         kept_lines: of what it writes on stderr; the last ones.
 
     Attributes:
@@ -201,8 +209,9 @@ class FfmpegProcess:
         tool: FfmpegTool,
         arguments: list[str],
         *,
-        stdin: int | IO[bytes] | None,
-        stdout: int | IO[bytes] | None,
+        feed: bool = False,
+        read: bool = False,
+        stdout: int | None = None,
         level: str = "warning",
         kept_lines: int = KEPT_LINES,
     ) -> None:
@@ -210,12 +219,17 @@ class FfmpegProcess:
         self.first_error = ""
         self._lines: deque[str] = deque(maxlen=kept_lines)
         command = [tool.path, "-hide_banner", "-nostats", "-loglevel", f"level+{level}"]
-        if stdin == subprocess.DEVNULL:
+        if not feed:
             command.append("-nostdin")
         command += arguments
         try:
             self._process = subprocess.Popen(
-                command, stdin=stdin, stdout=stdout, stderr=subprocess.PIPE, bufsize=0, **_child_options()
+                command,
+                stdin=subprocess.PIPE if feed else subprocess.DEVNULL,
+                stdout=subprocess.PIPE if read else stdout,
+                stderr=subprocess.PIPE,
+                bufsize=0,
+                **_child_options(),
             )
         except OSError as problem:
             raise MediaError(f"ffmpeg did not start: {problem}", INSTALL_REMEDY) from None
@@ -247,9 +261,12 @@ class FfmpegProcess:
         """Waits for the end and for the last log line; gives the exit status.
 
         Raises:
-            subprocess.TimeoutExpired: it still runs.
+            StillRunning: it has not ended in time.
         """
-        status = self._process.wait(timeout_s)
+        try:
+            status = self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise StillRunning from None
         self._drain.join(5.0)
         return status
 
@@ -259,7 +276,7 @@ class FfmpegProcess:
             self._process.terminate()
             try:
                 return self.wait(grace_s)
-            except subprocess.TimeoutExpired:
+            except StillRunning:
                 pass
         if self.running:
             self._process.kill()
@@ -269,13 +286,13 @@ class FfmpegProcess:
         """Its exit status, waited for as long as it writes.
 
         Raises:
-            subprocess.TimeoutExpired: it has written nothing for ``idle_s``.
+            StillRunning: it has written nothing for ``idle_s``.
         """
         idle, written = 0.0, self.written_bytes()
         while True:
             try:
                 return self.wait(SLICE_S)
-            except subprocess.TimeoutExpired:
+            except StillRunning:
                 before, written = written, self.written_bytes()
                 idle = idle + SLICE_S if written == before else 0.0
                 if idle >= idle_s:

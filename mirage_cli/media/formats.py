@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from typing import Any
 
 from mirage_cli.errors import MediaError, UsageProblem
 from mirage_cli.media.ffmpeg import FfmpegTool, encoder_names
@@ -69,7 +70,11 @@ _WEBM_CODECS = frozenset({"libvpx-vp9", "libvpx", "libsvtav1", "libaom-av1"})
 # ffmpeg writes others without a word, and nobody can read them.
 _TS_CODECS = frozenset({"libx264", "libx265", "h264_nvenc", "hevc_nvenc", "mpeg2video", "mpeg1video", "mpeg4"})
 _FAST_START = {"movflags": "+faststart"}
-_MOV_TEXT = {"subtitles_copied": frozenset({"mov_text"}), "subtitle_encoder": "mov_text", "keeps_tags": True}
+_MOV_TEXT: dict[str, Any] = {
+    "subtitles_copied": frozenset({"mov_text"}),
+    "subtitle_encoder": "mov_text",
+    "keeps_tags": True,
+}
 TEXT_SUBTITLES = frozenset(
     {
         "subrip",
@@ -249,6 +254,11 @@ def choose_container(target: str, form: str | None = None) -> Container:
         f"output {target!r} {seen}; allowed: {', '.join(CONTAINERS)}",
         "give a file name such as out.mp4, or '-' for a pipe",
     )
+
+
+def encoder_of(options: dict[str, str]) -> str:
+    """The encoder's name in options made by ``encoder_options``."""
+    return options["c:v"]
 
 
 def choose_codec(tool: FfmpegTool, container: Container, wanted: str | None) -> str:

@@ -138,13 +138,13 @@ class NutReader:
         code = self._cursor.byte()
         if code != 0x4E:
             return code
-        startcode = b"N" + self._cursor.bytes(7)
+        startcode = b"N" + self._cursor.take(7)
         size = self._cursor.v()
         if size > MAX_HEADER_BYTES and startcode != INDEX:
             raise NutError("header larger than 1 MiB")
         if size > 4096:
-            self._cursor.bytes(4)  # checksum of the packet header
-        body = cursor_over(self._cursor.bytes(size)[:-4])
+            self._cursor.take(4)  # checksum of the packet header
+        body = cursor_over(self._cursor.take(size)[:-4])
         take = {
             MAIN: self._take_main,
             STREAM: self._take_stream,
@@ -285,7 +285,7 @@ class NutReader:
         for _ in range(reserved):
             cursor.v()
         if flags & FLAG_CHECKSUM:
-            cursor.bytes(4)
+            cursor.take(4)
         if flags & FLAG_SIDE_DATA:
             raise NutError("packets with side data are not read")
         if header_idx >= len(self._elided):
@@ -309,7 +309,7 @@ class NutReader:
     def _give_sound(self, track: _Track, pts: int, prefix: bytes, size: int) -> None:
         if not len(prefix) <= size <= MAX_SOUND_BYTES or size % (2 * track.channels):
             raise NutError(f"sound of {size} bytes in {track.channels} channels")
-        data = prefix + self._cursor.bytes(size - len(prefix))
+        data = prefix + self._cursor.take(size - len(prefix))
         if self.on_sound is not None:
             samples = np.frombuffer(data, "<i2").reshape(-1, track.channels)
             self.on_sound(pts * track.time_base, samples)

@@ -80,14 +80,14 @@ class Cursor:
     def __init__(self, read: Callable[[int], bytes]) -> None:
         self._read = read
 
-    def bytes(self, count: int) -> bytes:
+    def take(self, count: int) -> bytes:
         data = self._read(count)
         if len(data) != count:
             raise EOFError
         return data
 
     def byte(self) -> int:
-        return self.bytes(1)[0]
+        return self.take(1)[0]
 
     def v(self) -> int:
         value = 0
@@ -106,7 +106,7 @@ class Cursor:
         count = self.v()
         if count > MAX_HEADER_BYTES:
             raise NutError("string longer than 1 MiB")
-        return self.bytes(count)
+        return self.take(count)
 
 
 def cursor_over(data: bytes) -> Cursor:

@@ -255,7 +255,7 @@ def scan_packets(
         None where the list is not complete: too long a file, packets without times, an error.
     """
     arguments = ["-copyts", "-i", url, "-map", "0:V:0", "-c", "copy", "-f", "framecrc", "pipe:1"]
-    child = FfmpegProcess(tool, arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, level="error")
+    child = FfmpegProcess(tool, arguments, read=True, level="error")
     timer = threading.Timer(limit_s, child.stop)
     timer.daemon = True
     timer.start()

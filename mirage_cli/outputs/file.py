@@ -12,31 +12,25 @@ some browsers and phones do not play; a warning says so.
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import ffmpeg
-
-from mirage_cli.errors import MediaError, UsageProblem, plain_text
-from mirage_cli.frames import MEDIA_MAX_SIDE, Frame, FrameSink, Sound, StreamInfo
-from mirage_cli.inputs.file import FileSource, default_threads
+from mirage_cli.config import PIPE
+from mirage_cli.errors import MediaError, plain_text
+from mirage_cli.frames import Frame, FrameSink, Sound, StreamInfo
+from mirage_cli.inputs.file import FileSource
 from mirage_cli.media.addresses import file_url, is_url
-from mirage_cli.media.ffmpeg import FfmpegProcess, FfmpegTool, find_ffmpeg, rational_rate
-from mirage_cli.media.formats import (
-    Container,
-    choose_codec,
-    choose_container,
-    encoder_options,
-    low_delay_options,
-    tick_rate,
-)
+from mirage_cli.media.encode import encode_arguments
+from mirage_cli.media.ffmpeg import FfmpegProcess, FfmpegTool, StillRunning, rational_rate
+from mirage_cli.media.formats import Container, encoder_of, tick_rate
+from mirage_cli.media.messages import disk_is_full, output_is_open, reader_is_gone
 from mirage_cli.media.nut_writer import NutWriter
 from mirage_cli.media.sound_line import CHANNELS, RATE, SoundFeed
-from mirage_cli.outputs.names import check_target, is_plain_file
-from mirage_cli.outputs.sound_copy import SOUND_BITRATE, SoundPlan, add_sound, picture_offset, plan_sound, with_sound
+from mirage_cli.media.sound_plan import SoundPlan, add_sound
+from mirage_cli.outputs.ending import not_written, reaches_the_end
+from mirage_cli.outputs.names import is_plain_file
+from mirage_cli.outputs.plan import plan_output
 
 # Times nearer to the frame rate's grid than this are put on it: Matroska rounds to 1 ms.
 GRID_TOLERANCE_SECONDS = 0.0006
@@ -71,12 +65,12 @@ class FileSink(FrameSink):
         super().__init__(warnings)
         self.target, self.frames_written = target, 0
         self.end_seconds: float | None = None
-        self._shown = "standard output" if target == "-" else plain_text(shown or target)
+        self._shown = "standard output" if target == PIPE else plain_text(shown or target)
         self._tool, self._info, self._container = tool, info, container
         self._sound, self._source, self._with_line = sound, source, with_line
         self._rate = rational_rate(info.fps)
         grid = None if info.variable_rate else self._rate.numerator
-        self.ticks_per_second = tick_rate(encoder["c:v"], grid)
+        self.ticks_per_second = tick_rate(encoder_of(encoder), grid)
         self._first_pts = self._last_pts = 0.0
         self._last_ticks = -1
         self._problem: MediaError | None = None
@@ -87,7 +81,7 @@ class FileSink(FrameSink):
         arguments, stdout = self._encode_command(encoder)
         try:
             self._process = FfmpegProcess(
-                tool, arguments, stdin=subprocess.PIPE, stdout=stdout, level="info" if is_url(target) else "warning"
+                tool, arguments, feed=True, stdout=stdout, level="info" if is_url(target) else "warning"
             )
             self._closed = False
             self._pipe = NutWriter(
@@ -169,7 +163,7 @@ class FileSink(FrameSink):
     @property
     def begun(self) -> bool:
         """Whether an address was reached and is being written to."""
-        self._begun = self._begun or any("Output #0" in line for line in self._process.messages())
+        self._begun = self._begun or output_is_open(self._process.messages())
         return self._begun
 
     @property
@@ -217,51 +211,30 @@ class FileSink(FrameSink):
         return self._last_pts + float(1 / self._rate)
 
     def _all_written(self) -> bool:
-        """Whether the pictures reach the end of the source, so that its sound is kept whole."""
-        if self._source is not None and self._source.finished:
-            return True
-        expected = self._info.duration_seconds
-        slack = max(0.25, 2.0 / float(self._rate))
-        return expected is not None and self._length_seconds >= expected - slack
+        return reaches_the_end(self._source, self._info, self._length_seconds, 1.0 / float(self._rate))
 
     # Commands
 
     def _encode_command(self, encoder: dict[str, str]) -> tuple[list[str], int | None]:
-        settings: dict[str, Any] = dict(encoder, map_metadata=-1)
-        if self._container.constant_rate:
-            settings.update(fps_mode="cfr", r=f"{self._rate.numerator}/{self._rate.denominator}")
-        else:
-            settings["fps_mode"] = "passthrough"
-            settings["enc_time_base:v"] = f"1/{self.ticks_per_second}"
+        """The arguments, and the descriptor that ffmpeg writes to if it is not ours."""
         target, stdout = self.target, None
-        # One frame is all that must be seen before the stream is known.
-        options: dict[str, Any] = {"f": "nut", "probesize": 32, "analyzeduration": 0}
-        options["threads"] = 1
         if self._final is not None:
-            if self._sound is None:
-                settings.update(f=self._container.muxer, **self._container.options)
-            else:
-                settings.update(f=self._container.picture_muxer or self._container.muxer)
             target = file_url(self._parts[0])
-        else:
-            settings.update(f=self._container.muxer, flush_packets=1)
-            if self._container.in_place:
-                settings.update(self._container.options)
-            if target == "-":
-                target, stdout = "pipe:1", sys.stdout.fileno()
-            elif not is_url(target):
-                target = file_url(target)
-            if self._sound is not None:
-                pictures = ffmpeg.input("pipe:0", **options, **picture_offset(self._sound))
-                return ["-y", *with_sound(pictures["v:0"], self._sound, target, settings)], stdout
-        pictures = ffmpeg.input("pipe:0", **options)
-        if self._with_line:
-            tracks = [pictures["v:0"], pictures["a:0"]]
-            settings.update({"c:a": self._container.sound_encoder, "b:a": SOUND_BITRATE})
-            return ["-y", *ffmpeg.output(*tracks, target, **settings).get_args()], stdout
-        if "filter_complex" in settings:
-            return ["-y", *ffmpeg.output(pictures, target, **settings).get_args()], stdout
-        return ["-y", *ffmpeg.output(pictures["v:0"], target, **settings).get_args()], stdout
+        elif target == PIPE:
+            target, stdout = "pipe:1", sys.stdout.fileno()
+        elif not is_url(target):
+            target = file_url(target)
+        arguments = encode_arguments(
+            self._container,
+            encoder,
+            target,
+            rate=self._rate,
+            ticks_per_second=self.ticks_per_second,
+            in_two_passes=self._final is not None,
+            sound=self._sound,
+            with_line=self._with_line,
+        )
+        return arguments, stdout
 
     def _finish_pictures(self) -> None:
         try:
@@ -272,7 +245,7 @@ class FileSink(FrameSink):
             # The sound's own end may be far off, and ffmpeg would copy all of it.
             try:
                 self._process.wait(STREAM_GRACE_S)
-            except subprocess.TimeoutExpired:
+            except StillRunning:
                 self._process.stop(grace_s=STREAM_GRACE_S)
                 return
         if self._wait_for_reader() != 0:
@@ -284,7 +257,7 @@ class FileSink(FrameSink):
             return self._process.wait()
         try:
             return self._process.wait_while_writing(self.end_seconds)
-        except subprocess.TimeoutExpired:
+        except StillRunning:
             raise MediaError(
                 f"{self._shown} has taken no frame for {self.end_seconds:g} s",
                 "Check it, or wait longer with --timeout SECONDS.",
@@ -305,7 +278,7 @@ class FileSink(FrameSink):
         plan = plan.later(self._first_pts)
         if not self._all_written():
             plan = plan.ending_at(self._length_seconds)
-        if self._source is not None and plan.url.endswith("sound.nut"):
+        if self._source is not None and plan.kept:
             self._source.close()  # completes the file that the sound is kept in
         whole = self._add_part(".sound.part")
         pictures_input: tuple[str, dict[str, Any]] = (file_url(pictures), {})
@@ -317,7 +290,7 @@ class FileSink(FrameSink):
     def _fail(self) -> None:
         try:
             self._process.wait(10.0)
-        except subprocess.TimeoutExpired:
+        except StillRunning:
             self._process.stop()
         self._closed = True
         self._problem = self._explain(self._process.failure())
@@ -325,19 +298,10 @@ class FileSink(FrameSink):
         raise self._problem
 
     def _explain(self, message: str) -> MediaError:
-        for line in (*self._process.messages(), message):
-            if "No space left on device" in line:
-                where = f"in {self._final.parent}" if self._final else "there"
-                return MediaError(
-                    f"the disk is full: {self._shown} could not be written (No space left on device)",
-                    f"free some space {where}, or write elsewhere with -o",
-                )
-        if self.target == "-" and ("Broken pipe" in message or "EPIPE" in message):
+        lines = self._process.messages()
+        if self.target == PIPE and reader_is_gone(message) and not disk_is_full([*lines, message]):
             return MediaError("the program that reads the output has ended (Broken pipe)", "")
-        return MediaError(
-            f"ffmpeg could not write {self._shown}: {message}",
-            "try another --codec or output format, or --debug for ffmpeg's own words",
-        )
+        return not_written(self._shown, self._final, message, lines)
 
     def _discard(self) -> None:
         self._process.stop()
@@ -432,82 +396,3 @@ def open_output(
         again=again,
     )
     return FileSink(*plan)
-
-
-class OutputPlan(NamedTuple):
-    """What a sink is made from: the arguments of ``FileSink``."""
-
-    tool: FfmpegTool
-    target: str
-    info: StreamInfo
-    container: Container
-    encoder: dict[str, str]
-    sound: SoundPlan | None
-    source: FileSource | None
-    warnings: list[str]
-    with_line: bool
-
-
-def plan_output(
-    path_or_dash: str | os.PathLike[str],
-    info: StreamInfo,
-    *,
-    codec: str | None = None,
-    crf: float | None = None,
-    audio_from: str | os.PathLike[str] | FileSource | None = None,
-    overwrite: bool = False,
-    start_seconds: float = 0.0,
-    duration_seconds: float | None = None,
-    preset: str | None = None,
-    threads: int | None = None,
-    tool: FfmpegTool | None = None,
-    form: str | None = None,
-    low_delay: bool = False,
-    with_line: bool = False,
-    again: bool = False,
-) -> OutputPlan:
-    """Decides how an output is written; arguments and errors as of ``open_output``."""
-    target = os.fspath(path_or_dash)
-    tool = tool or find_ffmpeg()
-    if not (1 <= info.width <= MEDIA_MAX_SIDE and 1 <= info.height <= MEDIA_MAX_SIDE):
-        raise UsageProblem(f"output size {info.width}x{info.height} is not allowed: 1 to {MEDIA_MAX_SIDE} a side", "")
-    container = choose_container(target, form)
-    name = choose_codec(tool, container, codec)
-    encoder = encoder_options(name, info.width, info.height, crf, preset, threads or default_threads())
-    if container.muxer == "hls" and not low_delay:  # a film, of which all pieces are kept
-        film = {**container.options, "hls_list_size": "0", "hls_flags": "independent_segments"}
-        container = replace(container, options=film)
-    if container.muxer == "hls" and again:  # ffmpeg cannot go on with a list that it only PUTs
-        flags = container.options["hls_flags"] + "+discont_start"
-        numbers = {"hls_flags": flags, "hls_start_number_source": "epoch"}
-        container = replace(container, options={**container.options, **numbers})
-    if low_delay:
-        encoder.update(low_delay_options(name, info.fps))
-    warnings: list[str] = []
-    if "yuv444p" in encoder.get("vf", "") and name in ("libx264", "libx265"):
-        warnings.append(
-            f"{info.width}x{info.height} is odd and is kept by 4:4:4 colour, which some browsers "
-            "and phones do not play; an even --size plays everywhere"
-        )
-    source = audio_from if isinstance(audio_from, FileSource) else None
-    read_from = source.path if source else None if audio_from is None else os.fspath(audio_from)
-    if target == "-":
-        if sys.stdout.isatty():
-            raise MediaError(
-                "output '-' writes video to a pipe, and standard output is a terminal",
-                "pipe it on, e.g. mirage transform ... -o - | mpv -",
-            )
-    else:
-        check_target(target, read_from, lambda: overwrite)
-    sound = None
-    if audio_from is not None:
-        sound = plan_sound(
-            tool,
-            source or str(read_from),
-            container,
-            start_seconds=start_seconds,
-            duration_seconds=duration_seconds,
-            warnings=warnings,
-        )
-    with_line = with_line and bool(container.sound_encoder)
-    return OutputPlan(tool, target, info, container, encoder, sound, source, warnings, with_line)

@@ -224,7 +224,9 @@ def _open_push(
 
 def _open_one(config: TransformConfig, target: str, source: FrameSource, size: Size, resumable: bool) -> FrameSink:
     from mirage_cli.inputs.file import FileSource
-    from mirage_cli.outputs.file import FileSink, plan_output
+    from mirage_cli.media.formats import encoder_of
+    from mirage_cli.outputs.file import FileSink
+    from mirage_cli.outputs.plan import plan_output
     from mirage_cli.outputs.segments import JobSink, can_be_pieces
 
     inner = source.inner if isinstance(source, ResizedSource) else source
@@ -245,7 +247,7 @@ def _open_one(config: TransformConfig, target: str, source: FrameSource, size: S
         form=config.format if target == PIPE else None,
     )
     again = not isinstance(inner, FileSource) or inner.path is not None
-    pieces = can_be_pieces(plan.container, plan.encoder["c:v"]) and is_plain_file(target)
+    pieces = can_be_pieces(plan.container, encoder_of(plan.encoder)) and is_plain_file(target)
     if not (again and pieces and resumable):
         if config.resume:
             why = "the input is a pipe or an address" if not again else f"the output is {target}"

@@ -18,11 +18,13 @@ from pathlib import Path
 from mirage_cli.errors import MediaError, plain_text
 from mirage_cli.frames import Frame, FrameSink
 from mirage_cli.media.addresses import NameAlias, file_url
-from mirage_cli.media.ffmpeg import pick_message, run_ffmpeg
-from mirage_cli.media.formats import Container
-from mirage_cli.outputs.file import FileSink, OutputPlan
+from mirage_cli.media.encode import SEGMENTS_INPUT, join_segments, segment_list
+from mirage_cli.media.formats import Container, encoder_of
+from mirage_cli.media.sound_plan import add_sound
+from mirage_cli.outputs.ending import not_written, reaches_the_end
+from mirage_cli.outputs.file import FileSink
 from mirage_cli.outputs.job_folder import JobFolder, Piece, State
-from mirage_cli.outputs.sound_copy import add_sound
+from mirage_cli.outputs.plan import OutputPlan
 
 PIECE_FRAMES = 250
 # Codecs whose pieces can be joined, and the container of a piece; mp4 keeps times exactly.
@@ -66,7 +68,7 @@ class JobSink(FrameSink):
         self.target = plan.target
         self._tool, self._info, self._container = plan.tool, plan.info, plan.container
         self._sound, self._source = plan.sound, plan.source
-        codec = plan.encoder["c:v"]
+        codec = encoder_of(plan.encoder)
         self._suffix = f".{PIECE_MUXER[codec]}"
         self._piece_container = Container(PIECE_MUXER[codec], codec, frozenset(), "")
         progress = folder.progress
@@ -214,45 +216,26 @@ class JobSink(FrameSink):
         if plan is not None:
             if not self._all_written():
                 plan = plan.ending_at(self._length_seconds)
-            if self._source is not None and plan.url.endswith("sound.nut"):
+            if self._source is not None and plan.kept:
                 self._source.close()  # completes the file that the sound is kept in
         done = plan is not None and add_sound(
-            self._tool,
-            plan,
-            (file_url(listed), {"f": "concat", "safe": 0}),
-            whole,
-            self._container,
-            self.warnings,
-            self._explain,
+            self._tool, plan, (file_url(listed), SEGMENTS_INPUT), whole, self._container, self.warnings, self._explain
         )
         if not done:
-            settings = {"c:v": "copy", "f": self._container.muxer, **self._container.options}
-            arguments = ["-f", "concat", "-safe", "0", "-i", file_url(listed), "-map", "0:v:0"]
-            arguments += [part for key, value in settings.items() for part in (f"-{key}", value)]
-            result = run_ffmpeg(
-                self._tool,
-                ["-y", "-nostats", "-loglevel", "warning", *arguments, "-map_metadata", "-1", file_url(whole)],
-                timeout_s=None,
-            )
-            if result.returncode != 0:
-                lines = result.stderr.decode("utf-8", "replace").splitlines()
-                raise self._explain(pick_message(lines))
+            problem = join_segments(self._tool, listed, whole, self._container)
+            if problem is not None:
+                raise self._explain(problem)
         try:
             os.replace(whole, os.path.realpath(self.target))
         except OSError as problem:
             raise self._explain(problem.strerror or str(problem)) from None
 
     def _list(self, pieces: list[Piece]) -> Path:
-        """The pieces and their lengths, as ffmpeg's concat demuxer reads them."""
-        rate = self._ticks
-        lines = ["ffconcat version 1.0"]
-        for number, piece in enumerate(pieces):
-            lines.append(f"file {piece.name}")
-            if number + 1 < len(pieces):
-                ticks = pieces[number + 1].first_tick - piece.first_tick
-                lines.append(f"duration {ticks / rate:.9f}")
+        """The file that names the segments and how long each but the last is."""
+        ends = [piece.first_tick for piece in pieces[1:]]
+        lengths = [(end - piece.first_tick) / self._ticks for piece, end in zip(pieces, ends)]
         path = self.folder.path / "pieces.txt"
-        path.write_text("\n".join(lines) + "\n", "ascii")
+        path.write_text(segment_list(list(zip([piece.name for piece in pieces], [*lengths, None]))), "ascii")
         return path
 
     @property
@@ -260,20 +243,7 @@ class JobSink(FrameSink):
         return self._last_pts + 1.0 / self._info.fps
 
     def _all_written(self) -> bool:
-        """Whether the pictures reach the end of the source, so that its sound is kept whole."""
-        if self._source is not None and self._source.finished:
-            return True
-        expected = self._info.duration_seconds
-        slack = max(0.25, 2.0 / self._info.fps)
-        return expected is not None and self._length_seconds >= expected - slack
+        return reaches_the_end(self._source, self._info, self._length_seconds, 1.0 / self._info.fps)
 
     def _explain(self, message: str) -> MediaError:
-        if "No space left" in message:
-            return MediaError(
-                f"the disk is full: {plain_text(self.target)} could not be written (No space left on device)",
-                f"free some space in {Path(os.path.realpath(self.target)).parent}",
-            )
-        return MediaError(
-            f"ffmpeg could not write {plain_text(self.target)}: {message}",
-            "try another --codec or output format, or --debug for ffmpeg's own words",
-        )
+        return not_written(plain_text(self.target), Path(os.path.realpath(self.target)), message)

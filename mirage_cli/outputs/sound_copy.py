@@ -1,82 +1,16 @@
-"""What an output takes over from its source besides pictures: sound above all, and subtitles, fonts,
-tags and chapters; from where, and how it lies over the pictures."""
+"""Decide what an output takes over from its source besides pictures: sound above all, and subtitles, fonts, tags."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
-import ffmpeg
-
-from mirage_cli.errors import MediaError
 from mirage_cli.inputs.file import FileSource
 from mirage_cli.media.addresses import file_url, is_url
-from mirage_cli.media.decode import NUT_SHIFT_SECONDS
-from mirage_cli.media.ffmpeg import FfmpegTool, pick_message, run_ffmpeg
-from mirage_cli.media.formats import TEXT_SUBTITLES, Container
-from mirage_cli.media.probe import MediaProbe, Timeline, first_frame_seconds, make_timeline, probe_media
-from mirage_cli.media.tags import FileTags, read_tags
-
-SOUND_BITRATE = "192k"
-
-
-@dataclass(frozen=True, slots=True)
-class SoundPlan:
-    """Sound, subtitles and tags to put to pictures whose first frame is at 0.
-
-    Attributes:
-        url: where it is read from.
-        codecs: (index among the source's sound tracks, "copy" or an encoder).
-        timeline: of the pictures, in the time stamps of ``url``.
-        cut_start: leave out what comes before the first picture.
-        end_seconds: time stamp at which the sound ends; None for its own end.
-        subtitles: as ``codecs``, of the subtitle tracks.
-        fonts: copy what is attached.
-        tags: title, chapters and the like; None to keep none.
-    """
-
-    url: str
-    codecs: tuple[tuple[int, str], ...]
-    timeline: Timeline
-    cut_start: bool
-    end_seconds: float | None
-    subtitles: tuple[tuple[int, str], ...] = ()
-    fonts: bool = False
-    tags: FileTags | None = None
-
-    @property
-    def extras(self) -> bool:
-        """Whether there is more than sound."""
-        return bool(self.subtitles or self.fonts or self.tags)
-
-    def without_extras(self) -> SoundPlan:
-        """The sound alone."""
-        return replace(self, subtitles=(), fonts=False, tags=None)
-
-    def tags_text(self) -> bytes | None:
-        """For ffmpeg's standard input, where the command of ``with_sound`` reads the tags."""
-        if self.tags is None:
-            return None
-        line = self.timeline
-        begin = line.first_frame_seconds if self.cut_start else line.zero_seconds
-        return self.tags.text(line.zero_seconds, begin, self.end_seconds)
-
-    def encoded_to(self, encoder: str) -> SoundPlan:
-        """The same with no track copied."""
-        return replace(self, codecs=tuple((index, encoder) for index, _ in self.codecs))
-
-    def later(self, seconds: float) -> SoundPlan:
-        """The same for pictures that begin ``seconds`` after the source's first."""
-        line = self.timeline
-        moved = Timeline(line.zero_seconds + (seconds if self.cut_start else 0.0), line.first_frame_seconds + seconds)
-        return replace(self, timeline=moved)
-
-    def ending_at(self, pictures_seconds: float) -> SoundPlan:
-        """The same, but no longer than so many seconds of pictures."""
-        end = self.timeline.first_frame_seconds + pictures_seconds
-        return replace(self, end_seconds=min(end, self.end_seconds or end))
+from mirage_cli.media.ffmpeg import FfmpegTool
+from mirage_cli.media.formats import Container
+from mirage_cli.media.probe import Timeline, first_frame_seconds, make_timeline, probe_media
+from mirage_cli.media.sound_plan import SoundPlan, plan_subtitles
+from mirage_cli.media.tags import read_tags
 
 
 def plan_sound(
@@ -98,8 +32,8 @@ def plan_sound(
         MediaError: ``source`` cannot be read.
     """
     if isinstance(source, FileSource):
-        kept = "" if source.sound_url is None else source.sound_url
-        if source.probe.subtitle_codecs and (not kept or kept.endswith("sound.nut")):
+        shift = source.sound_shift_seconds
+        if source.probe.subtitle_codecs and (source.sound_url is None or shift):
             warnings.append("subtitles were left out: they are kept from files, not from pipes")
         if source.sound_url is None:
             return None
@@ -107,13 +41,12 @@ def plan_sound(
         url, tracks, timeline = source.sound_url, probe.sound_tracks, source.timeline
         start_seconds, duration_seconds = source.start_seconds, source.duration_seconds
         begin = source.probe.start_seconds + start_seconds
-        if url.endswith("sound.nut"):  # written by the decoder, later than the file by the shift
+        if shift:  # a file of the decoder's own: its tracks are counted from 0, its times are later
             tracks = [(number, codec) for number, (_, codec) in enumerate(tracks)]
-            begin += NUT_SHIFT_SECONDS
-            timeline = Timeline(
-                timeline.zero_seconds + NUT_SHIFT_SECONDS, timeline.first_frame_seconds + NUT_SHIFT_SECONDS
-            )
+            begin += shift
+            timeline = Timeline(timeline.zero_seconds + shift, timeline.first_frame_seconds + shift)
     else:
+        shift = 0.0
         url = source if is_url(source) else file_url(source)
         probe = probe_media(tool, url, name=source)
         tracks = probe.sound_tracks
@@ -123,135 +56,17 @@ def plan_sound(
     if tracks and not container.sound_encoder:
         warnings.append(f"a {container.muxer} file holds no sound; it was left out")
         tracks = []
-    kept = container.sound_copied
+    copied = container.sound_copied
     codecs = tuple(
-        (index, "copy" if kept is None or codec in kept else container.sound_encoder) for index, codec in tracks
+        (index, "copy" if copied is None or codec in copied else container.sound_encoder) for index, codec in tracks
     )
     end = None if duration_seconds is None else begin + duration_seconds
-    plan = SoundPlan(url, codecs, timeline, start_seconds > 0, end)
-    if not url.endswith("sound.nut"):
+    plan = SoundPlan(url, codecs, timeline, start_seconds > 0, end, kept=shift != 0)
+    if not plan.kept:
         plan = replace(
-            plan, subtitles=_plan_subtitles(probe, container, warnings), fonts=probe.has_fonts and container.keeps_fonts
+            plan, subtitles=plan_subtitles(probe, container, warnings), fonts=probe.has_fonts and container.keeps_fonts
         )
         if container.keeps_tags and not is_url(url):
             tags = read_tags(tool, url)
             plan = replace(plan, tags=tags if tags.lines or tags.chapters else None)
     return plan if plan.codecs or plan.extras else None
-
-
-def _plan_subtitles(probe: MediaProbe, container: Container, warnings: list[str]) -> tuple[tuple[int, str], ...]:
-    """(index, codec) of the subtitle tracks that the container can hold; tells of the others."""
-    plan: list[tuple[int, str]] = []
-    left_out = []
-    for index, codec in enumerate(probe.subtitle_codecs):
-        if codec in container.subtitles_copied:
-            plan.append((index, "copy"))
-        elif codec in TEXT_SUBTITLES and container.subtitle_encoder:
-            plan.append((index, container.subtitle_encoder))
-        else:
-            left_out.append(codec)
-    if left_out:
-        warnings.append(
-            f"subtitles were left out ({', '.join(left_out)}), which this output cannot hold; a .mkv file can"
-        )
-    return tuple(plan)
-
-
-def with_sound(pictures: Any, plan: SoundPlan, target: str, output_options: dict[str, Any]) -> list[str]:
-    """The command that writes pictures and all of the plan to ``target``.
-
-    All times are those of the sound's file (-copyts) until the muxer takes the start off. Where the
-    plan has tags, they are read from standard input: see ``SoundPlan.tags_text``.
-
-    Args:
-        pictures: an ffmpeg-python input made with ``picture_offset``'s itsoffset.
-    """
-    options: dict[str, Any] = {"vn": None}
-    first = plan.timeline.first_frame_seconds
-    if plan.cut_start:
-        options.update(ss=f"{first - 0.0005:.6f}", seek_timestamp=1)
-    sound = ffmpeg.input(plan.url, **options)
-    settings = dict(output_options)
-    for place, (_, codec) in enumerate(plan.codecs):
-        settings[f"c:a:{place}"] = codec
-        if codec != "copy":
-            settings[f"b:a:{place}"] = SOUND_BITRATE
-    if plan.cut_start:
-        settings["copypriorss"] = 0
-    if plan.end_seconds is not None:
-        settings["t"] = f"{max(plan.end_seconds, first + 0.001):.6f}"
-    settings["output_ts_offset"] = f"{-plan.timeline.zero_seconds:.6f}"
-    tracks = [sound[f"a:{index}"] for index, _ in plan.codecs]
-    for place, (index, codec) in enumerate(plan.subtitles):
-        settings[f"c:s:{place}"] = codec
-        tracks.append(sound[f"s:{index}"])
-    if plan.fonts:
-        settings["c:t"] = "copy"
-        tracks.append(sound["t"])
-    if plan.tags is None:
-        settings["map_chapters"] = -1  # their times would not be moved
-        return ["-copyts", *ffmpeg.output(pictures, *tracks, target, **settings).get_args()]
-    place = 2 if tracks else 1  # ffmpeg-python leaves out an input of which no track is taken
-    settings.update(map_metadata=place, map_chapters=place)
-    command = ffmpeg.output(pictures, *tracks, target, **settings).get_args()
-    begin = command.index("-map")
-    return ["-copyts", *command[:begin], "-f", "ffmetadata", "-i", "pipe:0", *command[begin:]]
-
-
-def picture_offset(plan: SoundPlan) -> dict[str, str]:
-    """Input options that move pictures from 0 to their place among the sound's time stamps."""
-    return {"itsoffset": f"{plan.timeline.first_frame_seconds:.6f}"}
-
-
-def add_sound(
-    tool: FfmpegTool,
-    plan: SoundPlan,
-    pictures: tuple[str, dict[str, Any]],
-    whole: Path,
-    container: Container,
-    warnings: list[str],
-    explain: Callable[[str], MediaError],
-) -> bool:
-    """Writes ``whole`` from finished pictures and all of the plan; without its extras, then with the
-    sound encoded, where ffmpeg refuses more.
-
-    Args:
-        pictures: what ffmpeg reads them from, and the options before it.
-        whole: the file to write.
-        warnings: takes sentences about what could not be kept.
-        explain: makes the error of a full disk or a killed ffmpeg.
-
-    Returns:
-        False where not even the sound could be written; hours of pictures are worth more.
-
-    Raises:
-        MediaError: the disk is full, or ffmpeg was ended.
-    """
-    settings = {"c:v": "copy", "f": container.muxer, **container.options}
-    attempts = [plan]
-    if plan.extras:
-        attempts.append(plan.without_extras())
-    if any(codec == "copy" for _, codec in plan.codecs):
-        attempts.append(plan.without_extras().encoded_to(container.sound_encoder))
-    message = ""
-    for attempt in attempts:
-        if not (attempt.codecs or attempt.extras):
-            break
-        source = ffmpeg.input(pictures[0], **pictures[1], **picture_offset(attempt))
-        command = with_sound(source["v:0"], attempt, file_url(whole), settings)
-        done = run_ffmpeg(
-            tool, ["-y", "-nostats", "-loglevel", "warning", *command], timeout_s=None, feed=attempt.tags_text()
-        )
-        if done.returncode == 0:
-            if plan.extras and not attempt.extras:
-                warnings.append(f"subtitles and tags could not be written ({message})")
-            return True
-        message = pick_message(done.stderr.decode("utf-8", "replace").splitlines())
-        if "No space left" in message or done.returncode < 0:
-            raise explain(message)
-    warnings.append(
-        f"the sound could not be written ({message}); the output is silent"
-        if plan.codecs
-        else f"subtitles and tags could not be written ({message})"
-    )
-    return False

@@ -1,6 +1,6 @@
 """From a prompt to looks: ``PromptReader.match("like a mosaic") -> {"mosaic": 1.0}``.
 
-The sentence encoder (``minilm.py``) places the prompt among the training paraphrases of every
+The sentence encoder (``encoder.py``) places the prompt among the training paraphrases of every
 look; a kernel ridge classifier over these paraphrases, fitted by ``training/text_encoder.py`` and
 stored beside ``looks.json``, picks the look. How near the prompt is to that look's closest
 paraphrase (a cosine) says whether it is a look we know at all.

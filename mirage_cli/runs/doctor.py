@@ -14,7 +14,6 @@ import importlib.metadata
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
@@ -211,7 +210,7 @@ def check_kernels(has_gpu: bool | None = None, states: Callable[[], Iterable[obj
         torch = sys.modules.get("torch")
         has_gpu = bool(torch is not None and torch.cuda.is_available())
     if not has_gpu:
-        count = sum(len(entries) for files in (loader.FILES, loader.PROGRAM_FILES) for entries in files.values())
+        count = sum(len(entries) for files in (loader.FILES, loader.PLAN_FILES) for entries in files.values())
         return [finding("kernels", "ok", f"{count} PTX kernels, not used without an NVIDIA GPU")]
     found = list((states or loader.kernel_states)())
     ready = [state for state in found if state.ready]  # type: ignore[attr-defined]
@@ -232,25 +231,18 @@ def check_kernels(has_gpu: bool | None = None, states: Callable[[], Iterable[obj
 
 def check_ffmpeg() -> list[Finding]:
     """The ffmpeg that will be used, and that it encodes H.264."""
-    from mirage_cli.media.ffmpeg import find_ffmpeg
+    from mirage_cli.media.ffmpeg import find_ffmpeg, run_ffmpeg
 
     fix = "pip install imageio-ffmpeg (brings one), or install ffmpeg by the system's packages."
     try:
         tool = find_ffmpeg()
-        listed = subprocess.run(
-            [str(tool.path), "-hide_banner", "-encoders"],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=True,
-        ).stdout
+        listed = run_ffmpeg(tool, ["-encoders"])
     except MirageError as error:
         return [finding("ffmpeg", "fail", error.message, error.remedy or fix)]
-    except (OSError, subprocess.SubprocessError) as error:
-        return [finding("ffmpeg", "fail", first_line(error), fix)]
+    if listed.returncode:
+        return [finding("ffmpeg", "fail", f"{tool.path} ends with {listed.returncode}", fix)]
     detail = f"{tool.version} at {tool.path} ({tool.origin})"
-    if "libx264" not in listed:
+    if b"libx264" not in listed.stdout:
         return [finding("ffmpeg", "warn", f"{detail} has no libx264", fix)]
     return [finding("ffmpeg", "ok", detail)]
 
@@ -367,12 +359,10 @@ def check_trial(model: Path, side: int = TRIAL_SIDE) -> list[Finding]:
     try:
         import numpy as np
 
-        from mirage_cli.lsd.checkpoint import load_bundle
+        from mirage_cli.stream.families import open_model
         from mirage_cli.stream.session import Session
 
-        bundle = load_bundle(str(model))
-        session = Session(bundle, width=side, height=side)
-        session.set_look({bundle.looks[0]: 1.0})
+        session = Session(open_model(str(model)), width=side, height=side)
         ramp = np.linspace(0, 255, side, dtype=np.uint8)
         out = session.step(np.ascontiguousarray(np.broadcast_to(ramp[:, None], (side, side, 3))))
     except MirageError as error:

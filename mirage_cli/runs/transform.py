@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mirage_cli.config import PIPE, Size, TransformConfig
 from mirage_cli.errors import Interrupted, MediaError, MirageError, UsageProblem
-from mirage_cli.frames import Frame, FrameSink, FrameSource, Ui
+from mirage_cli.frames import Frame, FrameSink, FrameSource, Pending, Ui
 from mirage_cli.inputs.open import open_input
 from mirage_cli.inputs.wrappers import SkippingSource
 from mirage_cli.measure import Meter, Stats
@@ -22,14 +22,16 @@ from mirage_cli.media.addresses import is_url
 from mirage_cli.outputs.names import check_targets, shown_target, without_secrets
 from mirage_cli.outputs.open import check_output, check_unfinished, default_output, open_sink
 from mirage_cli.outputs.segments import JobSink
-from mirage_cli.pipeline import Flow, Pending, causes_raised, run as run_pipeline
+from mirage_cli.pipeline import Flow, causes_raised, run as run_pipeline
 from mirage_cli.prompts.track import parse_prompts
 from mirage_cli.runs.context import Clock, RunContext, side_by_side
 from mirage_cli.styling.account import account, stats_of
 from mirage_cli.styling.loading import Models, ReadPrompt, read_prompts, track_of
-from mirage_cli.styling.sessions import ResumableSession
 from mirage_cli.styling.stopping import StopSwitch
 from mirage_cli.styling.styler import Styler
+
+if TYPE_CHECKING:  # torch is imported late
+    from mirage_cli.stream.stepping import Stream
 
 TIMEOUT_SECONDS = 120.0
 """A source or sink that hangs for longer is lost; ``--timeout`` sets another time."""
@@ -184,7 +186,7 @@ class _Job:
     source: FrameSource
     sink: FrameSink
     styler: Styler
-    session: ResumableSession
+    session: Stream
     read: list[ReadPrompt]
     target: str
     input_size: Size

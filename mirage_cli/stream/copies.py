@@ -1,9 +1,9 @@
-"""Copies to and from the GPU beside the compute: the next frame goes up and the last one comes down while
-a frame is made.
+"""Copies to and from the GPU on side streams: the next frame goes up and the last one comes down while a frame
+is made.
 
     upload = session.copies.upload(rgb)      # in any thread
-    made = session.step_later(upload)        # in the model's thread; the frame that session.step would make
-    rgb = made.picture()                     # in any thread; waits for the copy alone
+    pending = session.step_later(upload)     # in the model's thread; the frame that session.step would make
+    rgb = pending.picture()                  # in any thread; waits for the copy alone
 
 Each direction has a stream of its own. Pinned memory comes from torch's cache, so nothing is allocated once a
 few frames have passed.
@@ -13,19 +13,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 
-class Made:
-    """A finished frame, whose copy to the host may still be under way."""
+class Pending:
+    """A finished frame, whose copy to the host may still be under way.
+
+    Attributes:
+        on_device: the frame on the device, where it is kept there: uint8, as the session's frames.
+    """
 
     def __init__(self, fetch: Callable[[], np.ndarray], on_device: Tensor | None = None) -> None:
-        self._fetch, self._picture = fetch, None
+        self._fetch = fetch
+        self._picture: np.ndarray | None = None
         self.on_device = on_device
+
+    @classmethod
+    def ready(cls, picture: np.ndarray) -> Pending:
+        """A frame that is on the host already."""
+        return cls(lambda: picture)
 
     def picture(self) -> np.ndarray:
         """The frame on the host; waits for the copy the first time."""
@@ -45,7 +54,7 @@ class Upload:
 
     picture: np.ndarray
     tensor: Tensor
-    ready: Any
+    ready: torch.cuda.Event
 
     def arrived(self) -> Tensor:
         """The tensor, for work queued on the current stream from now on."""
@@ -56,7 +65,7 @@ class Upload:
 
 
 class Copies:
-    """The two streams of a CUDA device."""
+    """The two side streams of a CUDA device."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -72,7 +81,7 @@ class Copies:
             ready.record(self._up)
         return Upload(picture, tensor, ready)
 
-    def download(self, static: Tensor) -> Made:
+    def download(self, static: Tensor) -> Pending:
         """Begin to copy what the current stream leaves in a buffer that the next frame overwrites."""
         kept = static.clone()
         stream = torch.cuda.current_stream(self.device)
@@ -90,4 +99,4 @@ class Copies:
             done.synchronize()
             return pinned.numpy()
 
-        return Made(fetch, kept)
+        return Pending(fetch, kept)

@@ -2,12 +2,12 @@
 
 Six numbers of each output, less the same numbers of the input, are compared with their own recent course
 (a past that was damaged shows at once) and with their mean after the last anchor (a feedback loop that
-feeds on its own errors shows slowly). Scenery changes them as well, so a departure is a suspicion and no
-more: the session makes the same frame again without a past, and only where the two differ is the past to
+feeds on its own errors shows slowly). Scenery changes them as well, so a departure is only a suspicion: the
+session makes the same frame again without a past (a recheck), and only where the two differ is the past to
 blame. The fresh frame then takes over; otherwise nothing changes but what counts as normal.
 
-A second opinion costs one frame's time. Suspicions that come to nothing get one in ``FRAMES_AN_OPINION``
-frames at most, so the guard's price is bounded, whatever the scene does.
+A recheck costs one frame's time. Suspicions that come to nothing get one in ``FRAMES_PER_RECHECK`` frames at
+most, so the guard's price is bounded, whatever the scene does.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ EVENTS = ("brightness drift", "grey-out", "loss or excess of colour", "blur or g
 SUDDEN = np.array([0.18, 0.20, 0.20, 0.25, 0.30, 0.30])
 LASTING = np.array([0.25, 0.25, 0.25, 0.30, 0.35, 0.35])
 CONFIRMED = np.array([0.25, 0.25, 0.25, 0.25, 0.50, 0.50])
-BOLDER = np.array([0.25, 0.40, 0.25, 0.55, 0.50, 0.50])  # likewise, where the past makes for more
+BOLDER = np.array([0.25, 0.40, 0.25, 0.55, 0.50, 0.50])  # the same, where the past makes for more
 CAST_LEVELS = 40.0
-PATIENCE = 4  # judged frames that a departure from the anchor must last
+LASTS = 4  # judged frames that a departure from the anchor must last
 COURSE = 0.2  # weight of the newest frame in the recent course
-FRAMES_AN_OPINION = 100
-MOST_OPINIONS = 3.0  # the last one is kept for departures of twice the limit
+FRAMES_PER_RECHECK = 100
+MOST_RECHECKS = 3.0  # that may be saved up; the last one is kept for departures of twice the limit
 
 
 def picture_numbers(rgb: np.ndarray) -> np.ndarray:
@@ -43,11 +43,11 @@ def picture_numbers(rgb: np.ndarray) -> np.ndarray:
     difference of horizontal neighbours), and how far red and blue lie from luma on average.
     """
     picture = np.ascontiguousarray(rgb[::STRIDE, ::STRIDE])
-    beside = np.ascontiguousarray(rgb[::STRIDE, 1::STRIDE])
+    neighbours = np.ascontiguousarray(rgb[::STRIDE, 1::STRIDE])
     red, green, blue = cv2.split(picture)
     mean, spread = (float(value[0, 0]) for value in cv2.meanStdDev(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)))
     chroma = cv2.subtract(cv2.max(cv2.max(red, green), blue), cv2.min(cv2.min(red, green), blue))
-    near = cv2.mean(cv2.absdiff(picture[:, : beside.shape[1]], beside))[1]
+    near = cv2.mean(cv2.absdiff(picture[:, : neighbours.shape[1]], neighbours))[1]
     average = cv2.mean(picture)
     return np.array([mean, spread, cv2.mean(chroma)[0], near, average[0] - mean, average[2] - mean])
 
@@ -77,13 +77,13 @@ class DriftGuard:
         self.reset()
 
     def reset(self) -> None:
-        """Be as at a stream's first frame: nothing learnt, all opinions left to ask for."""
-        self._opinions = MOST_OPINIONS
+        """Be as at a stream's first frame: nothing learnt, all rechecks left to ask for."""
+        self._rechecks = MOST_RECHECKS
         self._frames = 0
         self.anchor()
 
     def anchor(self) -> None:
-        """Start to learn what is normal anew (after a cut, a prompt change)."""
+        """Learn again what is normal (after a cut, a prompt change)."""
         self._seen = self._departed = 0
         self._sum, self._course = np.zeros(6), np.zeros(6)
 
@@ -96,13 +96,13 @@ class DriftGuard:
         """Judge one output; both uint8 [H, W, 3], or None where it is not ``due``.
 
         Returns:
-            The name of a departure that deserves a second opinion, or None.
+            The name of a departure that deserves a recheck, or None.
         """
         if not self.enabled:
             return None
         self._frames += 1
-        self._opinions = min(MOST_OPINIONS, self._opinions + 1 / FRAMES_AN_OPINION)
-        if self._frames % self.every:
+        self._rechecks = min(MOST_RECHECKS, self._rechecks + 1 / FRAMES_PER_RECHECK)
+        if self._frames % self.every or generated is None or incoming is None:
             return None
         now = difference(picture_numbers(generated), picture_numbers(incoming))
         self._seen += 1
@@ -115,10 +115,10 @@ class DriftGuard:
         if not suspect and self._seen > SETTLE + ANCHOR_FRAMES:
             far = np.abs(now - self._sum / ANCHOR_FRAMES) / LASTING
             self._departed = self._departed + 1 if far.max() > 1 else 0
-            if self._departed >= PATIENCE:
+            if self._departed >= LASTS:
                 suspect, excess = True, far
-        if suspect and self._opinions >= (1 if excess.max() > 2 else 2):
-            self._opinions -= 1
+        if suspect and self._rechecks >= (1 if excess.max() > 2 else 2):
+            self._rechecks -= 1
             return _name(excess)
         self._course = self._course + COURSE * (now - self._course)
         return None
@@ -135,15 +135,15 @@ class DriftGuard:
         excess = np.abs(departure) / np.where(departure > 0, BOLDER, CONFIRMED)
         self.anchor()
         if excess.max() > 1:
-            self._opinions = min(MOST_OPINIONS, self._opinions + 1)  # it was well spent
+            self._rechecks = min(MOST_RECHECKS, self._rechecks + 1)  # it was well spent
             return _name(excess)
         self._course = difference(numbers, picture_numbers(incoming))
         self._seen = SETTLE
         return None
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """What it has learnt, as arrays and as what JSON holds; see ``lsd.state``."""
-        facts = {name: getattr(self, f"_{name}") for name in ("seen", "departed", "frames", "opinions")}
+        """What it has learnt, as arrays and as what JSON holds; see ``state.py``."""
+        facts = {"seen": self._seen, "departed": self._departed, "frames": self._frames, "opinions": self._rechecks}
         return {"sum": self._sum.copy(), "course": self._course.copy()}, facts
 
     def load_state(self, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> None:
@@ -151,4 +151,4 @@ class DriftGuard:
         self.anchor()
         self._sum, self._course = arrays["sum"].copy(), arrays["course"].copy()
         self._seen, self._departed, self._frames = (int(facts[name]) for name in ("seen", "departed", "frames"))
-        self._opinions = float(facts["opinions"])
+        self._rechecks = float(facts["opinions"])

@@ -21,15 +21,22 @@ from mirage_cli.stream.planes import box, resize_flow, shrink, warp
 
 COARSE = 16  # pixels of one cell in block matching
 SEARCH = 3  # cells searched to each side: motion up to 48 pixels a frame
+MATCH_WINDOW = 2  # radius of the windows that block matching compares, in cells
+MATCH_STAY = 0.004  # luma that a cell of displacement must gain: flat regions stay where they are
+MATCH_SHARPNESS = 150.0  # of the soft minimum over displacements, in 1 / luma
 STEPS = (2, 1, 2, 2)  # of Lucas-Kanade at 1/16, 1/8, 1/4 and 1/2
 WINDOW = 3  # radius of its windows, in pixels of the level
 REACH = 6  # how far vectors spread after each step, likewise
 LONGEST_STEP = 1.0  # of one refinement, likewise
 NEAR = 3  # radius of what tells whether a place moves, in pixels of half size
 AROUND = 12  # likewise for a plain place, which cannot tell
+MOVES_RATIO = 0.8  # moving explains a place better if its error is below this share of standing still's ...
+MOVES_MARGIN = 0.002  # ... less this much luma, near by
+MOVES_MARGIN_AROUND = 0.001  # likewise around
 DAMPING = 1e-5  # in squared luma a pixel: without texture the step is zero
 HALF_CONFIDENT = 1e-3  # likewise; camera noise lies far below
 LEAST_CONFIDENCE = 1e-3
+CUT_LEAST_SPREAD = 0.05  # luma added to the frames' spread in cut_score, so that dark frames do not cut
 CUT_THRESHOLD = 0.47  # of cut_score; nine held-out clips: 0.37 at most inside a shot, 0.59 at least across
 
 
@@ -49,10 +56,10 @@ def _block_match(previous: Tensor, following: Tensor) -> Tensor:
     height, width = following.shape[-2:]
     reach = range(2 * SEARCH + 1)
     shifted = torch.cat([padded[..., y : y + height, x : x + width] for y in reach for x in reach], dim=1)
-    cost = box((shifted - following).abs(), 2)
+    cost = box((shifted - following).abs(), MATCH_WINDOW)
     vectors = _search_vectors(cost.device)
-    cost = cost + 0.004 * vectors.norm(dim=1)[:, None, None]  # flat regions stay where they are
-    weight = torch.softmax(-(cost - cost.amin(dim=1, keepdim=True)) * 150.0, dim=1)
+    cost = cost + MATCH_STAY * vectors.norm(dim=1)[:, None, None]
+    weight = torch.softmax(-(cost - cost.amin(dim=1, keepdim=True)) * MATCH_SHARPNESS, dim=1)
     return torch.einsum("bkhw,kc->bchw", weight, vectors)
 
 
@@ -104,8 +111,9 @@ def _moves(previous: Tensor, following: Tensor, flow: Tensor) -> Tensor:
     for light_changes in (False, True):
         near_still, near_moved = _sizes(near, light_changes)
         still, moved = _sizes(around, light_changes)
-        clearly = near_moved < 0.8 * near_still - 0.002
-        moves |= clearly | ((moved < 0.8 * still - 0.001) & (near_moved <= near_still + 0.002))
+        clearly = near_moved < MOVES_RATIO * near_still - MOVES_MARGIN
+        explained_around = moved < MOVES_RATIO * still - MOVES_MARGIN_AROUND
+        moves |= clearly | (explained_around & (near_moved <= near_still + MOVES_MARGIN))
     return moves.to(flow.dtype)
 
 
@@ -148,7 +156,7 @@ def cut_score(moved: Tensor, following: Tensor) -> Tensor:
     small_moved, small = (shrink(x.float(), COARSE) for x in (moved, following))
     error = (small_moved - small).abs().mean(dim=(1, 2, 3))
     spread = 0.5 * (_deviation(small_moved) + _deviation(small))
-    return error / (spread + 0.05)
+    return error / (spread + CUT_LEAST_SPREAD)
 
 
 def _deviation(x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ that want no gradient go there. Shapes, borders and positions of pixels are the 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import cv2
 import numpy as np
@@ -15,12 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+Fill = Callable[[np.ndarray, np.ndarray], None]  # a plane -> its result, in place
+
 
 def _for_opencv(*tensors: Tensor) -> bool:
     return all(x.device.type == "cpu" and x.dtype == torch.float32 and not x.requires_grad for x in tensors)
 
 
-def _filled(x: Tensor, height: int, width: int, fill) -> Tensor:
+def _filled(x: Tensor, height: int, width: int, fill: Fill) -> Tensor:
     """A tensor of x's pictures at another size, each plane made by ``fill(plane, result)`` in place."""
     result = torch.empty(*x.shape[:-2], height, width)
     sources, targets = x.contiguous().numpy(), result.numpy()
@@ -70,8 +73,12 @@ def _box_of_sums(x: Tensor, radius: int) -> Tensor:
     concatenation, and fuses these."""
     height, width = x.shape[-2:]
     padded = F.pad(x, (radius,) * 4)
-    across = sum(padded[..., shift : shift + width] for shift in range(2 * radius + 1))
-    total = sum(across[..., shift : shift + height, :] for shift in range(2 * radius + 1))
+    across = torch.zeros_like(padded[..., :width])
+    for shift in range(2 * radius + 1):
+        across = across + padded[..., shift : shift + width]
+    total = torch.zeros_like(x)
+    for shift in range(2 * radius + 1):
+        total = total + across[..., shift : shift + height, :]
     return total * _box_weight(height, width, radius, x.device)
 
 
@@ -117,11 +124,11 @@ def warp(picture: Tensor, flow: Tensor, *, cubic: bool = False) -> Tensor:
     for source, vectors, target in zip(picture.contiguous().numpy(), flow, result.numpy()):
         at = (vectors[0] + across).numpy(), (vectors[1] + down).numpy()
         if channels == 4:  # four planes at once cost little more than one
-            moved = cv2.remap(cv2.merge(list(source)), *at, sampling, borderMode=cv2.BORDER_REPLICATE)
-            cv2.split(moved, list(target))
+            warped = cv2.remap(cv2.merge(list(source)), *at, sampling, borderMode=cv2.BORDER_REPLICATE)
+            cv2.split(warped, list(target))
             continue
-        for plane, moved in zip(source, target):
-            cv2.remap(plane, *at, sampling, dst=moved, borderMode=cv2.BORDER_REPLICATE)
+        for plane, warped in zip(source, target):
+            cv2.remap(plane, *at, sampling, dst=warped, borderMode=cv2.BORDER_REPLICATE)
     return result
 
 

@@ -1,93 +1,81 @@
 """The state of a stream as plain arrays, so that a job that was killed goes on where it was.
 
-    arrays, facts = take_state(session)      # float32 and float64 arrays, and what JSON holds
-    put_state(session, arrays, facts)        # the next frame is the one that would have followed
+    arrays, facts = take_state(painter, guard)       # float32 and float64 arrays, and what JSON holds
+    put_state(painter, guard, (arrays, facts))       # the next frame is the one that would have followed
 
-On the CPU the frames that follow are the same, bit for bit. What the user chose (size, model, seed,
-steps) is not in it: the session it is put into must have been made alike.
+On the CPU the frames that follow are the same, bit for bit. What the user chose (size, model, seed, steps) is not in
+it: the painter it is put into must have been made alike.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from mirage_cli.errors import ModelError
+from mirage_cli.stream.guard import DriftGuard
+from mirage_cli.stream.model import Painter
+from mirage_cli.stream.stepping import State
 
-if TYPE_CHECKING:
-    from mirage_cli.stream.session import Session
-
-State = tuple[dict[str, np.ndarray], dict[str, Any]]
+_OF_GUARD = "guard."  # before the names of its arrays
 
 
-def take_state(session: Session) -> State:
+def take_state(painter: Painter, guard: DriftGuard) -> State:
     """Copies of all that the next frame depends on; bf16 becomes float32, which holds it exactly."""
-    tensors = {f"history.{name}": tensor for name, tensor in vars(session.history).items()}
-    tensors["memory.tokens"] = session.memory.tokens
-    tensors.update(_of_program(session))
-    arrays = {name: tensor.detach().float().cpu().numpy().copy() for name, tensor in tensors.items()}
-    guard_arrays, guard_facts = session.guard.state()
-    arrays.update({f"guard.{name}": array for name, array in guard_arrays.items()})
-    facts = {
-        "looks": dict(session.looks),
-        "strength": session.strength,
-        "memory": {"frames": session.memory.frames, "writes": session.memory.writes},
-        "guard": guard_facts,
-        "counters": dict(session.counters),
-    }
-    return arrays, facts
+    arrays = {name: tensor.detach().float().cpu().numpy().copy() for name, tensor in painter.state().items()}
+    guard_arrays, guard_facts = guard.state()
+    arrays.update({_OF_GUARD + name: array for name, array in guard_arrays.items()})
+    return arrays, {"memory": painter.host_state(), "guard": guard_facts}
 
 
-def _of_program(session: Session) -> dict[str, torch.Tensor]:
-    """What the engine's whole-frame program carries beside the session's own tensors, on a GPU."""
-    program = session.program
-    return {} if program is None else {f"program.{n}": t for n, t in enumerate(program.state)}
+def check_state(painter: Painter, arrays: Mapping[str, np.ndarray]) -> None:
+    """Whether ``put_state`` can take them.
+
+    Raises:
+        ModelError: they are of a session of another size or model.
+    """
+    for name, tensor in painter.state().items():
+        if name not in painter.derived and not _fits(tensor, arrays.get(name)):
+            have = None if name not in arrays else arrays[name].shape
+            raise ModelError(
+                f"the saved state has {name} of shape {have}; this session needs {tuple(tensor.shape)}",
+                "Begin the job again from its start: -y without --resume.",
+            )
 
 
 @torch.inference_mode()
-def put_state(session: Session, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> None:
-    """Make a fresh session go on from a state.
-
-    Raises:
-        ModelError: the state is of a session of another size or model.
-    """
-    targets = {f"history.{name}": tensor for name, tensor in vars(session.history).items()}
-    targets["memory.tokens"] = session.memory.tokens
-    for name, tensor in targets.items():
-        have = None if name not in arrays else arrays[name].shape
-        if have != tuple(tensor.shape):
-            raise ModelError(
-                f"the saved state has {name} of shape {have}; this session needs {tuple(tensor.shape)}",
-                "Begin the job anew: -y without --resume.",
-            )
-    session.set_look(facts["looks"])  # these clear memory and guard, so they come first
-    session.set_strength(facts["strength"])
-    for name, tensor in targets.items():
-        tensor.copy_(torch.from_numpy(arrays[name]))
-    for name, tensor in _of_program(session).items():
-        if name in arrays and arrays[name].shape == tuple(tensor.shape):
-            tensor.copy_(torch.from_numpy(arrays[name]))
-        else:  # of another size: without it the past cannot be moved, so there is none
-            session.history.valid.zero_()
-    session.memory.frames = int(facts["memory"]["frames"])
-    session.memory.writes = int(facts["memory"]["writes"])
-    session.guard.load_state(
-        {name.removeprefix("guard."): array for name, array in arrays.items() if name[:6] == "guard."}, facts["guard"]
-    )
-    session.counters.update(facts["counters"])
-
-
-def fit_state(session: Session, state: State) -> State:
-    """A state whose pictures have the size of another session: the past goes along when the size of a
-    running stream is changed."""
+def put_state(painter: Painter, guard: DriftGuard, state: State) -> None:
+    """Go on from a state; ``check_state`` comes first."""
     arrays, facts = state
+    lost = []
+    for name, tensor in painter.state().items():
+        if _fits(tensor, arrays.get(name)):
+            tensor.copy_(torch.from_numpy(arrays[name]))
+        else:
+            lost.append(name)
+    painter.load_host_state(facts["memory"])
+    if lost:
+        painter.lost(lost)
+    of_guard = {name.removeprefix(_OF_GUARD): array for name, array in arrays.items() if name.startswith(_OF_GUARD)}
+    guard.load_state(of_guard, facts["guard"])
+
+
+def fit_state(painter: Painter, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Arrays whose pictures [1, C, h, w] have the size of this painter's: the past goes along when the size of a
+    running stream is changed."""
     fitted = dict(arrays)
-    for name, tensor in vars(session.history).items():
-        array = torch.from_numpy(arrays[f"history.{name}"])
+    for name, tensor in painter.state().items():
+        if name in painter.derived or name not in arrays:
+            continue
+        array = torch.from_numpy(arrays[name])
         if array.dim() == 4 and array.shape != tensor.shape:
-            array = F.interpolate(array, tensor.shape[-2:], mode="bilinear", antialias=True)
-        fitted[f"history.{name}"] = array.numpy()
-    return fitted, facts
+            fitted[name] = F.interpolate(array, tensor.shape[-2:], mode="bilinear", antialias=True).numpy()
+    return fitted
+
+
+def _fits(tensor: Tensor, array: np.ndarray | None) -> bool:
+    return array is not None and array.shape == tuple(tensor.shape)

@@ -18,16 +18,14 @@ import cv2
 import numpy as np
 
 from mirage_cli.config import MIN_SIDE, ModelOptions
+from mirage_cli.frames import Pending, Upload
 from mirage_cli.measure import exact_percentile
-from mirage_cli.pipeline import Pending
 from mirage_cli.prompts.track import Weights
 from mirage_cli.styling.loading import Models
-from mirage_cli.styling.sessions import ResumableSession, StreamSession
 
-if TYPE_CHECKING:
-    from mirage_cli.prompts.reader import PromptMatch
-    from mirage_cli.stream.copies import Upload
-    from mirage_cli.stream.session import StepReport
+if TYPE_CHECKING:  # torch is imported late
+    from mirage_cli.stream.model import PromptMatch
+    from mirage_cli.stream.stepping import State, StepReport, Stream
 
 SCALES = (1.0, 0.84, 0.71, 0.59, 0.5)
 THUMBNAIL = (32, 18)
@@ -142,7 +140,7 @@ class SimilarFrames:
 
 
 class AdaptiveSession:
-    """A session that keeps up; a ``StreamSession`` around others.
+    """A session that keeps up; a ``stream.stepping.Stream`` whose frames cannot be sent ahead.
 
     Args:
         make: (steps, width, height) -> a session.
@@ -157,7 +155,7 @@ class AdaptiveSession:
 
     def __init__(
         self,
-        make: Callable[[int, int, int], ResumableSession],
+        make: Callable[[int, int, int], Stream],
         width: int,
         height: int,
         steps: int,
@@ -170,8 +168,17 @@ class AdaptiveSession:
         self.inner = make(steps, width, height)
         self.report: StepReport = self.inner.report
         self.changes: deque[str] = deque(maxlen=100)
-        self._settings: dict[str, Callable[[StreamSession], None]] = {}  # what the user set, for the next session
+        self._settings: dict[str, Callable[[Stream], None]] = {}  # what the user set, for the next session
         self._last: np.ndarray | None = None
+
+    def step_later(self, upload: Upload) -> Pending:
+        raise TypeError("an adaptive session has no copies to send frames ahead with")
+
+    def state(self) -> State:
+        return self.inner.state()
+
+    def load_state(self, state: State, *, fit: bool = False) -> None:
+        self.inner.load_state(state, fit=fit)
 
     def set_look(self, weights: Weights) -> None:
         self._set("look", lambda session: session.set_look(weights))
@@ -182,7 +189,7 @@ class AdaptiveSession:
     def set_seed(self, seed: int) -> None:
         self._set("seed", lambda session: session.set_seed(seed))
 
-    def _set(self, name: str, setting: Callable[[StreamSession], None]) -> None:
+    def _set(self, name: str, setting: Callable[[Stream], None]) -> None:
         setting(self.inner)
         self._settings[name] = setting
         if self.similar is not None:
@@ -209,10 +216,6 @@ class AdaptiveSession:
             self._change()
         return out
 
-    def step_later(self, upload: Upload) -> np.ndarray | Pending:
-        """The same for a frame that is on its way to the GPU; the copy there is not used."""
-        return self.step(upload.picture)
-
     def _inside(self) -> tuple[int, int]:
         """Width and height that the model works at."""
         if self.keeper is None or self.keeper.rung.scale == 1.0:
@@ -227,7 +230,7 @@ class AdaptiveSession:
         old, self.inner = self.inner, self._make(steps, width, height)
         for setting in self._settings.values():
             setting(self.inner)
-        self.inner.load_state(old.state_for(self.inner))
+        self.inner.load_state(old.state(), fit=True)
         text = (
             f"to hold {1e3 / self.keeper.budget_ms:g} frames a second: {steps} "
             f"step{'s' if steps > 1 else ''}, {width}x{height} inside"
@@ -249,7 +252,7 @@ class AdaptiveSession:
 
 def _report_of_nothing() -> StepReport:
     """Of a frame that no model made: no time was spent, and nothing happened."""
-    from mirage_cli.stream.session import StepReport  # late: it imports torch, which a session has done by then
+    from mirage_cli.stream.stepping import StepReport  # late: it imports torch, which a session has done by then
 
     return StepReport()
 
@@ -271,7 +274,7 @@ class LiveModels:
     def session(self, options: ModelOptions, width: int, height: int) -> AdaptiveSession:
         """A session for frames of that size."""
 
-        def make(steps: int, wide: int, high: int) -> ResumableSession:
+        def make(steps: int, wide: int, high: int) -> Stream:
             return self._models.session(replace(options, steps=steps), wide, high)
 
         keeper = PaceKeeper(self._target, ladder(options.steps)) if self._target else None

@@ -7,10 +7,12 @@ name in ``--json``.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from mirage_cli.prompts.track import Weights
-from mirage_cli.styling.sessions import StreamSession
+
+if TYPE_CHECKING:  # torch is imported late
+    from mirage_cli.stream.stepping import Stream
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class SwapSession:
         looks: the names of all its looks.
     """
 
-    session: StreamSession
+    session: Stream
     weights: Weights
     looks: tuple[str, ...]
     kind: ClassVar[str] = "session"

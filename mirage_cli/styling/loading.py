@@ -9,12 +9,11 @@ from mirage_cli.config import ModelOptions
 from mirage_cli.frames import Ui
 from mirage_cli.models.catalog import IDENTITY
 from mirage_cli.prompts.track import LookTrack, TimedPrompt, build_track
-from mirage_cli.styling.sessions import ResumableSession, StreamSession
 
-if TYPE_CHECKING:
-    from mirage_cli.prompts.reader import PromptMatch, PromptReader
-
-_DTYPES = {"torch.float32": "fp32", "torch.bfloat16": "bf16", "torch.float16": "fp16"}
+if TYPE_CHECKING:  # torch is imported late
+    from mirage_cli.stream.model import Model, PromptMatch, PromptReader
+    from mirage_cli.stream.session import Session
+    from mirage_cli.stream.stepping import Stream
 
 
 class ModelLoader(Protocol):
@@ -24,7 +23,7 @@ class ModelLoader(Protocol):
 
     def check_model(self, options: ModelOptions) -> None: ...
 
-    def session(self, options: ModelOptions, width: int, height: int) -> StreamSession: ...
+    def session(self, options: ModelOptions, width: int, height: int) -> Stream: ...
 
     def look_names(self, options: ModelOptions) -> tuple[str, ...]: ...
 
@@ -36,7 +35,7 @@ class Models:
 
     def __init__(self) -> None:
         self._readers: dict[str, PromptReader] = {}
-        self._bundles: dict[tuple[str, str, str], Any] = {}
+        self._models: dict[tuple[str, str, str], Model] = {}
 
     def is_cpu(self, options: ModelOptions) -> bool:
         """Will the model run on the CPU?
@@ -46,7 +45,7 @@ class Models:
         """
         if options.device == "cpu":  # without importing torch
             return True
-        from mirage_cli.lsd.checkpoint import choose_device
+        from mirage_cli.stream.placement import choose_device
 
         return choose_device(options.device).type == "cpu"
 
@@ -60,17 +59,20 @@ class Models:
 
         model_dir(options.model)
 
-    def bundle(self, options: ModelOptions) -> Any:
-        """The model's weights and looks, loaded once."""
-        from mirage_cli.lsd.checkpoint import load_bundle
+    def model(self, options: ModelOptions) -> Model:
+        """The model's weights, loaded once."""
+        from mirage_cli.stream.families import open_model
 
         key = (options.model, options.device, options.dtype)
-        if key not in self._bundles:
-            self._bundles[key] = load_bundle(options.model, device=options.device, dtype=options.dtype)
-        return self._bundles[key]
+        if key not in self._models:
+            self._models[key] = open_model(options.model, device=options.device, dtype=options.dtype)
+        return self._models[key]
 
-    def session(self, options: ModelOptions, width: int, height: int) -> ResumableSession:
-        """A ``stream.session.Session`` for frames of that size in pixels.
+    def session(self, options: ModelOptions, width: int, height: int, *, plain: bool = False) -> Session:
+        """A ``Session`` for frames of that size in pixels.
+
+        Args:
+            plain: paint in plain torch, as a measure of the model's best painter.
 
         Raises:
             GpuError, MirageError: it would not fit into memory; says what would.
@@ -78,25 +80,25 @@ class Models:
         from mirage_cli.stream.session import Session
         from mirage_cli.styling import memory_check
 
-        bundle = self.bundle(options)
-        on_gpu = bundle.device.type == "cuda"
+        model = self.model(options)
+        on_gpu = model.device.type == "cuda"
         memory_check.check_memory(
             (width, height),
-            _DTYPES.get(str(bundle.dtype), "fp32"),
+            lambda size: model.needed_bytes(size, options.steps),
+            model.stride,
             on_gpu,
-            lambda: memory_check.free_gpu_bytes(bundle.device) if on_gpu else memory_check.free_cpu_bytes(),
+            lambda: memory_check.free_gpu_bytes(model.device) if on_gpu else memory_check.free_cpu_bytes(),
         )
         return Session(
-            bundle,
+            model,
             width=width,
             height=height,
             steps=options.steps,
             strength=options.strength,
             seed=options.seed,
-            device=options.device,
-            dtype=options.dtype,
             backend=options.backend,
             guard=options.guard,
+            painter=model.plain((width, height), steps=options.steps, seed=options.seed) if plain else None,
         )
 
     def look_names(self, options: ModelOptions) -> tuple[str, ...]:
@@ -105,9 +107,10 @@ class Models:
         Raises:
             ModelError: there is no such model, or its looks cannot be read.
         """
-        from mirage_cli.models.catalog import model_dir, read_looks
+        from mirage_cli.models.catalog import has_looks, model_dir, read_looks
 
-        looks = [look["name"] for look in read_looks(model_dir(options.model))]
+        folder = model_dir(options.model)
+        looks = [look["name"] for look in read_looks(folder)] if has_looks(folder) else []
         return tuple(dict.fromkeys([*looks, IDENTITY]))
 
     def match(self, options: ModelOptions, text: str) -> PromptMatch:
@@ -118,9 +121,9 @@ class Models:
             ModelError: the model's looks or the text encoder cannot be read.
         """
         if options.model not in self._readers:
-            from mirage_cli.prompts.reader import PromptReader
+            from mirage_cli.stream.families import open_prompts
 
-            self._readers[options.model] = PromptReader(options.model)
+            self._readers[options.model] = open_prompts(options.model)
         return self._readers[options.model].match(text)
 
 

@@ -1,53 +1,45 @@
-"""Does it fit? An estimate of the memory of a stream, before anything is allocated.
-
-Measured on the CPU with lsd-small, one step: peak resident memory beyond the loaded model was 470 MB
-at 1920x1080 and 770 MB at 2560x1440 in bf16, 695 MB and 960 MB in fp32 (3 frames each). The figures
-below lie above all four.
-"""
+"""Does it fit? The model's estimate of a stream's memory against what is free, before anything is allocated."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 from mirage_cli.config import MIN_SIDE, Size
 from mirage_cli.errors import GpuError, MirageError
 
-BASE_BYTES = 64 << 20
-PIXEL_BYTES = {"fp32": 400, "bf16": 260, "fp16": 260}
 RESERVE = 0.9
 """The share of the free memory that is taken at most."""
 
-
-def needed_bytes(size: Size, dtype: str) -> int:
-    """Of a stream of such frames, the loaded model not counted; ``dtype`` fp32, bf16 or fp16."""
-    return BASE_BYTES + size[0] * size[1] * PIXEL_BYTES.get(dtype, PIXEL_BYTES["fp32"])
+Needs = Callable[[Size], int]  # size -> bytes of a stream, see ``Model.needed_bytes``
 
 
-def largest_size(size: Size, free: int, dtype: str) -> Size | None:
-    """The largest size of the same shape that fits, in multiples of 16; None where none does."""
-    pixels = (free * RESERVE - BASE_BYTES) / PIXEL_BYTES.get(dtype, PIXEL_BYTES["fp32"])
-    if pixels < MIN_SIDE * MIN_SIDE:
-        return None
-    scale = min(1.0, math.sqrt(pixels / (size[0] * size[1])))
-    width, height = (int(side * scale) // 16 * 16 for side in size)
-    return (width, height) if min(width, height) >= MIN_SIDE else None
+def largest_size(size: Size, free: int, needs: Needs, stride: int) -> Size | None:
+    """The largest size of the same shape that fits into ``free`` bytes, in multiples of ``stride``; None where none
+    does."""
+    for width in range(size[0] // stride * stride, MIN_SIDE - 1, -stride):
+        height = size[1] * width // size[0] // stride * stride
+        if height < MIN_SIDE:
+            return None
+        if needs((width, height)) <= free * RESERVE:
+            return width, height
+    return None
 
 
-def check_memory(size: Size, dtype: str, on_gpu: bool, free: Callable[[], int | None]) -> None:
+def check_memory(size: Size, needs: Needs, stride: int, on_gpu: bool, free: Callable[[], int | None]) -> None:
     """Refuse what will not fit, with the size that would.
 
     Args:
         size: width and height of the frames.
+        stride: sides that are suggested are multiples of it.
         free: bytes that can be had; None where nobody knows, and nothing is refused.
 
     Raises:
         GpuError, MirageError: it does not fit.
     """
-    needed, have = needed_bytes(size, dtype), free()
+    needed, have = needs(size), free()
     if have is None or needed <= have * RESERVE:
         return
-    fits = largest_size(size, have, dtype)
+    fits = largest_size(size, have, needs, stride)
     remedy = f"Use --size {fits[0]}x{fits[1]}, which fits." if fits else "Free some memory first."
     kind = GpuError if on_gpu else MirageError
     raise kind(

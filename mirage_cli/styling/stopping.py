@@ -6,7 +6,7 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 
@@ -36,6 +36,15 @@ class StopSwitch:
     def by_signal(self) -> bool:
         """A signal asked, not the user's q or the end of the time."""
         return self.reason.startswith("SIG")
+
+    @contextlib.contextmanager
+    def finishing(self) -> Iterator[Callable[[], bool]]:
+        """While in the block the first signal only asks; yields the question whether one came."""
+        self.graceful = True
+        try:
+            yield self.event.is_set
+        finally:
+            self.graceful = False
 
     @contextlib.contextmanager
     def signals(self) -> Iterator[StopSwitch]:

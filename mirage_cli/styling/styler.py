@@ -13,16 +13,17 @@ import numpy as np
 
 from mirage_cli.config import Size
 from mirage_cli.errors import MirageError, UsageProblem
-from mirage_cli.frames import Frame
+from mirage_cli.frames import Frame, Pending
 from mirage_cli.measure import Meter
-from mirage_cli.pipeline import Pending
 from mirage_cli.prompts.track import LookTrack, Weights
 from mirage_cli.styling.changes import Pause, Reset, SetBlend, SetSeed, SetStrength, StyleChange, SwapSession, TurnTo
-from mirage_cli.styling.sessions import StreamSession
 from mirage_cli.styling.torch_errors import explained
 
 if TYPE_CHECKING:
     from mirage_cli.stream.copies import Copies
+
+if TYPE_CHECKING:  # torch is imported late
+    from mirage_cli.stream.stepping import Stream
 
 MAX_EVENTS_KEPT = 100
 MAX_PENDING = 256
@@ -60,12 +61,7 @@ class Styler:
     """
 
     def __init__(
-        self,
-        session: StreamSession,
-        track: LookTrack,
-        meter: Meter,
-        size: Size,
-        prompts: Sequence[tuple[float, str]] = (),
+        self, session: Stream, track: LookTrack, meter: Meter, size: Size, prompts: Sequence[tuple[float, str]] = ()
     ) -> None:
         self.session, self.track, self.meter, self.size = session, track, meter, size
         self.prompt = prompts[0][1] if prompts else ""
@@ -143,23 +139,23 @@ class Styler:
             self.frames += 1
             return self._last
         looks = self.track.at(frame.pts_seconds)
+        made: np.ndarray | Pending
         try:
             if looks != self.looks:
                 self.session.set_look(looks)
                 self.looks = looks
-            rgb = self.session.step(frame.rgb) if frame.upload is None else self.session.step_later(frame.upload)
+            made = self.session.step(frame.rgb) if frame.upload is None else self.session.step_later(frame.upload)
         except (MemoryError, RuntimeError) as error:
             raise explained(error, self.size) from error
         self._count()
-        self._last = rgb
-        return rgb
+        self._last = made
+        return made
 
     def _count(self) -> None:
         """Take the session's report into the meter and the events."""
         report = self.session.report
-        self.meter.stage("prepare", report.prepare_ms)
-        self.meter.stage("denoise", report.denoise_ms)
-        self.meter.stage("compose", report.compose_ms)
+        for stage, latency_ms in report.latencies().items():
+            self.meter.stage(stage, latency_ms)
         if report.cut:
             self.cuts += 1
             self.last_event = f"cut at frame {self.frames}"
@@ -239,7 +235,7 @@ class Styler:
         }
 
 
-def _set(session: StreamSession, setting: SetStrength | SetSeed) -> None:
+def _set(session: Stream, setting: SetStrength | SetSeed) -> None:
     match setting:
         case SetStrength(strength):
             session.set_strength(strength)

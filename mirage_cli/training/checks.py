@@ -7,28 +7,29 @@ import math
 from pathlib import Path
 
 from mirage_cli.errors import MediaError, UsageProblem
-from mirage_cli.lsd.checkpoint import check_numbers, choose_device
+from mirage_cli.lsd.checkpoint import check_numbers
 from mirage_cli.lsd.model import FRAME_MULTIPLE, LSDConfig, LSDNet
+from mirage_cli.stream.placement import choose_device
 from mirage_cli.training.config import TrainConfig
-from mirage_cli.training.progress import check_tensorboard
+from mirage_cli.training.progress import Progress, check_tensorboard
 
-MANY_STEPS = 10**9  # a config's max_steps from here on is no limit
-
-
-def done_share(progress: dict, config: TrainConfig) -> float:
-    """How much of the run is over, by its clock or its steps, whichever is ahead: 0 to 1."""
-    by_time = progress["seconds"] / (60 * config.minutes) if config.minutes else 0.0
-    return min(1.0, max(by_time, progress["step"] / config.max_steps))
+MANY_STEPS = 10**9  # a config's max_steps from here on means no limit
 
 
-def learning_rate(step: int, progress: float, config: TrainConfig) -> float:
-    """Linear warm-up in steps, then a cosine down to 2% over the run's time (progress 0 to 1)."""
+def done_share(progress: Progress, config: TrainConfig) -> float:
+    """How much of the run is over, by its clock or its steps, whichever is further: 0 to 1."""
+    by_time = progress.seconds / (60 * config.minutes) if config.minutes else 0.0
+    return min(1.0, max(by_time, progress.step / config.max_steps))
+
+
+def learning_rate(step: int, share: float, config: TrainConfig) -> float:
+    """Linear warm-up in steps, then a cosine down to 2% over the run (share done, 0 to 1)."""
     warm = min(1.0, (step + 1) / config.warmup_steps)
-    return config.learning_rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
+    return config.learning_rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(share, 1.0))))
 
 
 def look_names(config: TrainConfig) -> tuple[str, ...]:
-    """Ids of the looks to train, in the looks file's order; UsageProblem where it is none."""
+    """Ids of the looks to train, in the looks file's order; UsageProblem if it cannot be read as one."""
     path = Path(config.looks_file)
     if not path.is_file():
         raise UsageProblem(f"no looks file at {path}", "run from the project's folder or set looks_file")
@@ -36,7 +37,7 @@ def look_names(config: TrainConfig) -> tuple[str, ...]:
         return tuple(look["id"] for look in json.loads(path.read_text(encoding="utf-8"))["looks"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageProblem(
-            f"{path} is no looks file: {type(error).__name__}: {error}", "see models/lsd-small/looks.json"
+            f"{path} is not a looks file: {type(error).__name__}: {error}", "see models/lsd-small/looks.json"
         ) from error
 
 
@@ -48,7 +49,8 @@ def new_network(looks: tuple[str, ...], config: TrainConfig) -> LSDNet:
         return LSDNet(sizes)
     except (ValueError, TypeError, RuntimeError, IndexError, ZeroDivisionError) as error:
         raise UsageProblem(
-            f"network={config.network} is none: {error}".splitlines()[0], "mirage_cli/lsd/model.py explains the sizes"
+            f"network={config.network} is not a network: {error}".splitlines()[0],
+            "mirage_cli/lsd/model.py explains the sizes",
         ) from error
 
 

@@ -44,12 +44,12 @@ def to_toml(config: TrainConfig) -> str:
     return "\n".join(lines(asdict(config), "")) + "\n"
 
 
-def export_model(config: TrainConfig, network: dict[str, Any], weights: Path, progress: dict, note: str = "") -> Path:
-    """Write the folder ``model`` beside the weights: config, weights, looks, prompts' classifier, recipe, card.
+def export_model(config: TrainConfig, network: dict[str, Any], weights: Path, step: int, note: str = "") -> Path:
+    """Write the folder ``model`` next to the weights: config, weights, looks, prompts' classifier, recipe, card.
 
     Args:
         network: ``LSDConfig.to_dict`` of the network; weights: its safetensors file, in the run's folder.
-        note: a line for the card.
+        step: how many steps were trained; note: a line for the card.
 
     Returns:
         The folder.
@@ -75,7 +75,7 @@ def export_model(config: TrainConfig, network: dict[str, Any], weights: Path, pr
     card = CARD.format(
         name=weights.parent.resolve().name,
         version=__version__,
-        step=progress["step"],
+        step=step,
         recipe=RECIPE,
         note=note,
         parameters=int(catalog.weight_summary(folder)["parameters"]) / 1e6,

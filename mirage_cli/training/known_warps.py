@@ -8,64 +8,18 @@ of a training run both measure this way.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mirage_cli.lsd.history import History
-from mirage_cli.lsd.memory import MemoryBank
-from mirage_cli.lsd.model import LSDNet, screen_channels
-from mirage_cli.lsd.sampling import compose, sample, step_modulations
 from mirage_cli.teachers.choose import Teachers
 from mirage_cli.training.camera import CameraWalk, WalkConfig
 from mirage_cli.training.data import render_bank
 
 FIRST = 5  # frames at the start and at each return that count
 PATH_SEED = 3  # of the walk's object and flips; the path itself has no chance in it
-
-
-@torch.inference_mode()
-def rolling(
-    net: LSDNet,
-    frames: Iterable[Tensor],
-    look: Tensor,
-    noise: Tensor,
-    steps: int,
-    use_past: bool = True,
-    strength: float = 1.0,
-    memory: bool = True,
-    motion: bool = True,
-) -> Iterator[Tensor]:
-    """Generate a video from a given one, a frame at a time: each [B, 3, H, W] in [-1, 1] -> the same shape.
-
-    Args:
-        look: mixtures [B, L]; noise: [B, 3, H, W], the same for all frames.
-        use_past: False hides history and memory, frame by frame translation.
-        strength: 0 to 1, of all streams.
-        memory, motion: False leaves the memory bank empty, or the past where it was.
-    """
-    batch, _, height, width = noise.shape
-    device = noise.device
-    screen = screen_channels(height, width, device)
-    vector = net.look_vector(look)
-    modulations = {v: step_modulations(net, vector, steps, v, strength) for v in (True, False)}
-    constant = net.stem_constant(noise, screen)
-    history, bank = History.empty(batch, height, width, device), MemoryBank(net, batch)
-    for number, frame in enumerate(frames):
-        if not use_past:
-            history.clear()
-            bank.clear()
-        flow = None if motion else frame.new_zeros(batch, 2, height // 2, width // 2)
-        past, _ = history.moved_to(frame, bank.tokens, bank.null, flow)
-        told_of = modulations[number > 0 and use_past]
-        prediction = sample(net, noise, frame, past, screen, told_of, constant=constant)
-        out = compose(prediction, past.last)
-        history.advance(past, frame, out)
-        if memory:
-            bank.offer(prediction.tokens)
-        yield out
 
 
 def closed_path(walk: CameraWalk, frame: int, period: int) -> None:
@@ -146,5 +100,5 @@ def error_summary(errors: Sequence[float], alone: Sequence[float], period: int) 
 
 
 def ratio(one: float, other: float) -> float | None:
-    """One over the other, None where there is none."""
+    """One over the other; None for a division by zero."""
     return one / other if other else None

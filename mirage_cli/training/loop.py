@@ -12,9 +12,8 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -23,11 +22,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mirage_cli.errors import Interrupted, MediaError, ModelError, UsageProblem
-from mirage_cli.lsd.checkpoint import cpu_has_bf16
 from mirage_cli.lsd.model import UNSHUFFLE, Past, Prediction, screen_channels
 from mirage_cli.lsd.sampling import compose
 from mirage_cli.measure import TrainStats
 from mirage_cli.prompts.reader import read_looks
+from mirage_cli.stream.placement import cpu_has_bf16
 from mirage_cli.teachers.choose import Teachers
 from mirage_cli.training.checks import (
     MANY_STEPS,
@@ -43,9 +42,9 @@ from mirage_cli.training.data import load_clips, load_stills, render_bank, rende
 from mirage_cli.training.distill import two_half_steps
 from mirage_cli.training.forcing import force
 from mirage_cli.training.losses import frame_loss, temporal_difference
-from mirage_cli.training.processes import average_gradients, device_kind, join_processes
-from mirage_cli.training.progress import Meter, RunLog
-from mirage_cli.training.settle import again_as_begun, settle_difference
+from mirage_cli.training.processes import average_gradients, join_processes, open_device
+from mirage_cli.training.progress import Meter, Progress, RunLog, Say, Stopping, Tick, unstopped
+from mirage_cli.training.settle import repeat_without_past, settle_difference
 from mirage_cli.training.state import RunningMean, load_state, load_streams, save_state, save_streams
 from mirage_cli.training.streams import StreamPool, Task
 
@@ -57,18 +56,23 @@ AGREE_EVERY = 20  # steps between two looks at the clock and at signals where se
 class Trainer:
     """Everything one process holds; ``step`` trains on one frame of every stream."""
 
-    def __init__(self, config: TrainConfig, say: Callable[[str], None]) -> None:
+    def __init__(self, config: TrainConfig, say: Say) -> None:
         self.config, self.say = config, say
-        kind = device_kind(config)
-        self.device = torch.device(kind, int(os.environ.get("LOCAL_RANK", 0))) if kind == "cuda" else torch.device(kind)
-        if kind == "cuda":
-            torch.cuda.set_device(self.device)
-            torch.backends.cudnn.benchmark = True
-            torch.set_float32_matmul_precision("high")
-        self.rank, self.world = join_processes(kind)
-        self.mixed = config.mixed_precision and (kind == "cuda" or cpu_has_bf16())
+        self.device = open_device(config)
+        self.rank, self.world = join_processes(self.device.type)
+        self.mixed = config.mixed_precision and (self.device.type == "cuda" or cpu_has_bf16())
         torch.manual_seed(config.seed)
         looks = look_names(config)
+        self._make_network(looks)
+        self._resume()
+        self._load_pool(looks)
+        self._resume_streams()
+        self.meter = Meter()
+        self.screen = screen_channels(config.size, config.size, self.device)
+
+    def _make_network(self, looks: tuple[str, ...]) -> None:
+        """The network, its running mean and its optimiser, before the first step."""
+        config, on_gpu = self.config, self.device.type == "cuda"
         self.net = new_network(looks, config).to(self.device)
         self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack this argument
         self.net.recompute = config.checkpointing
@@ -76,25 +80,28 @@ class Trainer:
             self._start_from(Path(config.init))
         self.mean = RunningMean(self.net, config.mean_decay)
         self.optimizer = torch.optim.AdamW(
-            self.net.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=0.01, fused=kind == "cuda"
+            self.net.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=0.01, fused=on_gpu
         )
-        self.progress: dict[str, Any] = {"step": 0, "seconds": 0.0}
-        self.run = Path(config.run)
+        self.forward = torch.compile(self.net) if config.compile and on_gpu else self.net
+
+    def _resume(self) -> None:
+        """Go on from the checkpoint in the run's folder, if there is one."""
+        self.run, self.progress = Path(self.config.run), Progress()
         make_run_folder(self.run)
         if (self.run / STATE).is_file():
             self.progress = load_state(self.run / STATE, self.net, self.mean, self.optimizer)
-            say(f"resumed at step {self.progress['step']}, {self.progress['seconds'] / 60:.1f} min")
-        self.agreed_seconds = self.progress["seconds"]  # the clock that all processes go by
-        self.forward = torch.compile(self.net) if config.compile and kind == "cuda" else self.net
-        self.generator = torch.Generator(self.device).manual_seed(config.seed + 977 * self.rank + self.progress["step"])
-        self._load_pool(looks)
+            self.say(f"resumed at step {self.progress.step}, {self.progress.seconds / 60:.1f} min")
+        self.agreed_seconds = self.progress.seconds  # the clock that all processes go by
+
+    def _resume_streams(self) -> None:
+        """Put the streams where a paused run left them, if its file is there and fits."""
+        step = self.progress.step
+        self.generator = torch.Generator(self.device).manual_seed(self.config.seed + 977 * self.rank + step)
         self.generators = {"forcing": self.generator, "streams": self.pool.generator}
         self.streams_file = self.run / f"streams.{self.rank}.safetensors"
-        self.same_streams = load_streams(self.streams_file, self.pool, self.generators, self.progress["step"])
-        if self.progress["step"]:
-            say("the streams go on where they were" if self.same_streams else "the streams begin anew")
-        self.meter = Meter()
-        self.screen = screen_channels(config.size, config.size, self.device)
+        self.same_streams = load_streams(self.streams_file, self.pool, self.generators, step)
+        if step:
+            self.say("the streams go on where they were" if self.same_streams else "the streams start over")
 
     def _start_from(self, path: Path) -> None:
         """Take over weights; a model with fewer looks gives the first rows of the look table."""
@@ -155,7 +162,7 @@ class Trainer:
                 c.clip_share,
             )
             self.say(f"{len(runs)} clips of {c.clips[2]} frames: {time.perf_counter() - began:.0f} s")
-        seed = c.seed + 31 * self.rank + self.progress["step"]
+        seed = c.seed + 31 * self.rank + self.progress.step
         self.pool = StreamPool(
             banks,
             self.own,
@@ -173,8 +180,8 @@ class Trainer:
     def step(self) -> dict[str, Tensor]:
         """One optimiser step over all streams; returns the loss's terms as tensors."""
         c = self.config
-        told = {**self.progress, "seconds": self.agreed_seconds}
-        rate = learning_rate(self.progress["step"], done_share(told, c), c)
+        agreed = replace(self.progress, seconds=self.agreed_seconds)
+        rate = learning_rate(agreed.step, done_share(agreed, c), c)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         task = self.pool.next(self.net)
@@ -182,7 +189,7 @@ class Trainer:
         inputs = task, seen, levels
         if c.loss.settle:
             rows = self._settling(len(task.t))
-            inputs = again_as_begun(*inputs, rows, self.pool.noise, self.net.memory_null)
+            inputs = repeat_without_past(*inputs, rows, self.pool.noise, self.net.memory_null)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed):
             prediction, begun = self._predict(*inputs, len(task.t))
         clean, keep = prediction.frame.float(), prediction.keep.float()
@@ -196,7 +203,7 @@ class Trainer:
                     torch.cat((clean, twins[1])),
                     torch.cat((task.target, twins[2])),
                 )
-            loss, terms = frame_loss(*graded, self.features, c.loss, self.progress["step"])
+            loss, terms = frame_loss(*graded, self.features, c.loss, self.progress.step)
             more = {}
             if c.loss.temporal:
                 trusted = task.trusted * seen.valid[:, None, None, None]  # a hidden past asks for nothing
@@ -204,7 +211,7 @@ class Trainer:
             if c.loss.settle:
                 counts = seen.valid[rows] * (task.t[rows] == 0)
                 more["settle"] = settle_difference(generated[rows], begun.float(), counts)
-            if c.loss.distil and self.progress["step"] % c.distil_every == 0:
+            if c.loss.distil and self.progress.step % c.distil_every == 0:
                 more["distil"] = self._distil(task, seen, levels)
             for name, term in more.items():
                 loss = loss + getattr(c.loss, name) * term
@@ -217,12 +224,12 @@ class Trainer:
         self.mean.update(self.net)
         fed = compose(prediction._replace(frame=clean, keep=keep), kept.last).detach()
         self.pool.feed(task, fed, prediction.tokens.float())
-        self.progress["step"] += 1
+        self.progress.step += 1
         terms |= {"loss": loss.detach(), "keep": keep.mean().detach()}
         return terms
 
     def _predict(self, task: Task, seen: Past, levels: Tensor, streams: int) -> tuple[Prediction, Tensor]:
-        """What the network makes of the streams' frames, and of those that ``again_as_begun`` put behind them."""
+        """What the network makes of the streams' frames, and of those that ``repeat_without_past`` put behind them."""
         modulation = self.net.modulation(self.net.look_vector(task.look), task.t, task.d, levels, task.strength)
         made = self.forward(task.x_t, task.frame, seen, self.screen, modulation)
         return Prediction(*(field[:streams] for field in made)), made.frame[streams:]
@@ -230,7 +237,7 @@ class Trainer:
     def _settling(self, streams: int) -> Tensor:
         """The streams whose frame is painted again without a past in this step: [n], all of them in turn."""
         n = max(1, round(streams * self.config.settle_share))
-        return (torch.arange(n, device=self.device) + self.progress["step"] * n) % streams
+        return (torch.arange(n, device=self.device) + self.progress.step * n) % streams
 
     def _distil(self, task: Task, seen: Past, levels: Tensor) -> Tensor:
         """Shortcut loss on the first streams: long steps against two half steps of the mean network."""
@@ -259,21 +266,18 @@ class Trainer:
         if self.rank:
             return
         if not all(bool(value.isfinite().all()) for value in self.mean.values.values()):
-            raise ModelError(f"the weights are not finite at step {self.progress['step']}", "lower learning_rate")
+            raise ModelError(f"the weights are not finite at step {self.progress.step}", "lower learning_rate")
         save_state(self.run / STATE, self.net, self.mean, self.optimizer, self.progress)
         weights = {k: v.half().contiguous() for k, v in self.mean.values.items()}
         weights["out.bias"][3 * UNSHUFFLE**2 :] += self.config.keep_bias
         part = self.run / (WEIGHTS + ".part")
-        save_file(weights, str(part), metadata={"progress": json.dumps(self.progress)})
+        save_file(weights, str(part), metadata={"progress": json.dumps(asdict(self.progress))})
         part.replace(self.run / WEIGHTS)
-        record = {"model": self.net.config.to_dict(), "train": asdict(self.config), "progress": self.progress}
+        record = {"model": self.net.config.to_dict(), "train": asdict(self.config), "progress": asdict(self.progress)}
         (self.run / "run.json").write_text(json.dumps(record, indent=1))
 
     def train(
-        self,
-        until: int | None = None,
-        stop: Callable[[], bool] = lambda: False,
-        tick: Callable[[Callable[[], TrainStats]], None] | None = None,
+        self, until: int | None = None, stop: Callable[[], bool] = lambda: False, tick: Tick | None = None
     ) -> bool:
         """Run until the config's minutes or steps are over.
 
@@ -287,22 +291,22 @@ class Trainer:
             Whether the run is over. A paused run goes on from its folder as if there had been no pause.
         """
         c, last, saved = self.config, time.perf_counter(), time.perf_counter()
-        compiled_at = self.progress["step"] + 3  # compiling is not training time
+        compiled_at = self.progress.step + 3  # compiling is not training time
         limit = c.max_steps if until is None else min(until, c.max_steps)
         self.meter.pause()
         over, paused = done_share(self.progress, c) >= 1, False
         with RunLog(self.run / f"log.{self.rank}.jsonl", "" if self.rank else c.tensorboard) as log:
-            while not (over or paused or self.progress["step"] >= limit):
+            while not (over or paused or self.progress.step >= limit):
                 terms = self.step()
-                if self.progress["step"] % 10 == 0 and self.device.type == "cuda":
+                if self.progress.step % 10 == 0 and self.device.type == "cuda":
                     torch.cuda.synchronize()
                 now = time.perf_counter()
-                if self.progress["step"] > compiled_at:
-                    self.progress["seconds"] += now - last
+                if self.progress.step > compiled_at:
+                    self.progress.seconds += now - last
                 last = now
                 self.meter.took(now, terms)
                 save, paused, over = self._agree(now - saved > 60 * c.save_minutes, stop())
-                if self.progress["step"] % c.log_every == 0:
+                if self.progress.step % c.log_every == 0:
                     record = self._record(terms)
                     log.write(record)
                     if tick is None:
@@ -313,25 +317,25 @@ class Trainer:
                     self.save()
                     saved = last = time.perf_counter()
                     self.meter.pause()
-        over = over or self.progress["step"] >= c.max_steps
+        over = over or self.progress.step >= c.max_steps
         self.save()
         if over:
             self.streams_file.unlink(missing_ok=True)
         else:
-            save_streams(self.streams_file, self.pool, self.generators, self.progress["step"])
+            save_streams(self.streams_file, self.pool, self.generators, self.progress.step)
         if self.world > 1:
-            dist.barrier()  # whoever goes on from the folder finds all of it
+            dist.barrier()  # the folder is whole before any process continues from it
         return over
 
     def _record(self, terms: dict[str, Tensor]) -> dict:
         """The line that a step leaves in the log."""
         values = {k: round(v.item(), 5) for k, v in terms.items()}
         if not math.isfinite(values["loss"]):
-            raise ModelError(f"the loss is {values['loss']} at step {self.progress['step']}", "lower learning_rate")
+            raise ModelError(f"the loss is {values['loss']} at step {self.progress.step}", "lower learning_rate")
         stats = self.stats()
         return {
-            **self.progress,
-            "seconds": round(self.progress["seconds"], 1),
+            "step": self.progress.step,
+            "seconds": round(self.progress.seconds, 1),
             **values,
             "learning_rate": stats.learning_rate,
             "images_per_second": round(stats.images_per_second, 1),
@@ -342,17 +346,17 @@ class Trainer:
         """The numbers of this moment; waits for the device."""
         c, p, pace = self.config, self.progress, self.meter.step_seconds()
         terms, first_terms = self.meter.terms()
-        left = [60 * c.minutes - p["seconds"]] if c.minutes else []
+        left = [60 * c.minutes - p.seconds] if c.minutes else []
         if c.max_steps < MANY_STEPS and pace:
-            left.append((c.max_steps - p["step"]) * pace)
+            left.append((c.max_steps - p.step) * pace)
         return TrainStats(
             run=str(self.run),
             device=str(self.device),
             processes=self.world,
             parameters=sum(x.numel() for x in self.net.parameters()),
-            step=p["step"],
+            step=p.step,
             steps_total=c.max_steps if c.max_steps < MANY_STEPS else None,
-            seconds=p["seconds"],
+            seconds=p.seconds,
             minutes=c.minutes,
             terms=terms,
             first_terms=first_terms,
@@ -363,30 +367,30 @@ class Trainer:
         )
 
     def _agree(self, save: bool, stop: bool) -> tuple[bool, bool, bool]:
-        """(save now, pause now, the time is over), alike in all processes: else one would wait for ever.
+        """(save now, pause now, the time is over), the same in all processes, so that none waits for the others.
 
         The first process's clock counts, and a signal to any of them.
         """
-        minutes, seconds = self.config.minutes, self.progress["seconds"]
+        minutes, seconds = self.config.minutes, self.progress.seconds
         if self.world == 1:
             self.agreed_seconds = seconds
             return save, stop, bool(minutes) and seconds >= 60 * minutes
-        if self.progress["step"] % AGREE_EVERY:
+        if self.progress.step % AGREE_EVERY:
             return False, False, False
-        words = [seconds, float(save), float(stop)] if self.rank == 0 else [0.0, 0.0, float(stop)]
-        told = torch.tensor(words, device=self.device, dtype=torch.float64)
-        dist.all_reduce(told, dist.ReduceOp.MAX)
-        self.progress["seconds"], save, stop = told.tolist()
-        self.agreed_seconds = self.progress["seconds"]
-        return bool(save), bool(stop), bool(minutes) and self.progress["seconds"] >= 60 * minutes
+        values = [seconds, float(save), float(stop)] if self.rank == 0 else [0.0, 0.0, float(stop)]
+        agreed = torch.tensor(values, device=self.device, dtype=torch.float64)
+        dist.all_reduce(agreed, dist.ReduceOp.MAX)
+        self.progress.seconds, save, stop = agreed.tolist()
+        self.agreed_seconds = self.progress.seconds
+        return bool(save), bool(stop), bool(minutes) and self.progress.seconds >= 60 * minutes
 
 
 def main(
     config_path: str | None,
     overrides: Sequence[str] = (),
-    say: Callable[[str], None] | None = None,
-    tick: Callable[[Callable[[], TrainStats]], None] | None = None,
-    stop: Any = None,
+    say: Say | None = None,
+    tick: Tick | None = None,
+    stopping: Stopping = unstopped,
 ) -> dict:
     """Train a model; returns the run's record (of the first process; else nothing).
 
@@ -394,7 +398,7 @@ def main(
         config_path: TOML file, None for the defaults; overrides: ``key=value``, see ``load_config``.
         say: gets lines about what happens; by default they go to stderr.
         tick: gets a function that gives the numbers to show, after every step; by default the log's lines are said.
-        stop: a ``styler.StopSwitch`` that takes signals, or None.
+        stopping: while its block runs, a signal asks the run to pause; ``StopSwitch.finishing``.
 
     Raises:
         UsageProblem, MediaError, ModelError: bad config, data or checkpoint.
@@ -405,17 +409,12 @@ def main(
     speak = say or (lambda line: print(line, file=sys.stderr, flush=True))
     rank = int(os.environ.get("RANK", 0))
     trainer = Trainer(config, speak if rank == 0 else lambda line: None)
-    more: dict[str, Any] = {"tick": tick}
-    if stop is not None:
-        more["stop"] = stop.event.is_set
-        stop.graceful = True  # from here on there is something to save
-    over = trainer.train(**more)
-    if stop is not None:
-        stop.graceful = False
+    with stopping() as asked:  # from here on there is something to save
+        over = trainer.train(stop=asked, tick=tick)
     try:
         if not over:
             raise Interrupted(
-                f"interrupted at step {trainer.progress['step']}: saved in {config.run}; the same command continues"
+                f"interrupted at step {trainer.progress.step}: saved in {config.run}; the same command continues"
             )
         if config.validate:
             from mirage_cli.training.validate import validate
@@ -439,7 +438,7 @@ def export(trainer: Trainer, note: str = "") -> dict:
     run, config = trainer.run, trainer.config
     record = {**json.loads((run / "run.json").read_text()), "run": str(run)}
     try:
-        folder = export_model(config, record["model"], run / WEIGHTS, trainer.progress, note)
+        folder = export_model(config, record["model"], run / WEIGHTS, trainer.progress.step, note)
         record |= {"model_folder": str(folder), "prompt": read_looks(folder)[0].prompt}
     except ModelError as error:  # the weights are there all the same
         trainer.say(f"no model folder: {error.message}; the weights are in {run / WEIGHTS}")

@@ -11,7 +11,7 @@ from mirage_cli.training.config import TrainConfig
 
 
 def join_processes(device: str) -> tuple[int, int]:
-    """This process's number and their count, as torchrun tells; they are joined on the first call."""
+    """(rank, world size) as torchrun sets them; the processes are joined on the first call."""
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if world > 1 and not dist.is_initialized():
         # torch.optim imports this on first use, and default arguments in it hold the group that is there then:
@@ -22,6 +22,18 @@ def join_processes(device: str) -> tuple[int, int]:
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
         dist.init_process_group("nccl" if device == "cuda" else "gloo")
     return rank, world
+
+
+def open_device(config: TrainConfig) -> torch.device:
+    """The device that this process trains on; on CUDA torch's defaults for it are set (process-wide)."""
+    kind = device_kind(config)
+    if kind != "cuda":
+        return torch.device(kind)
+    device = torch.device(kind, int(os.environ.get("LOCAL_RANK", 0)))
+    torch.cuda.set_device(device)
+    torch.backends.cudnn.benchmark = True
+    torch.set_float32_matmul_precision("high")
+    return device
 
 
 def device_kind(config: TrainConfig) -> str:
@@ -37,5 +49,5 @@ def average_gradients(net: torch.nn.Module, world: int) -> None:
     flat = torch.cat([g.flatten() for g in gradients])
     dist.all_reduce(flat)
     flat /= world
-    for gradient, piece in zip(gradients, flat.split([g.numel() for g in gradients])):
-        gradient.copy_(piece.view_as(gradient))
+    for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients])):
+        gradient.copy_(mean.view_as(gradient))

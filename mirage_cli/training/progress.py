@@ -1,10 +1,12 @@
-"""What a run says of itself while it trains: numbers for the table, JSON lines, TensorBoard."""
+"""How far a run is, and what it reports while it trains: numbers for the table, JSON lines, TensorBoard."""
 
 from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,34 @@ import torch
 from torch import Tensor
 
 from mirage_cli.errors import MediaError, UsageProblem
-from mirage_cli.measure import PeakMemory
+from mirage_cli.measure import PeakMemory, TrainStats
 
 SMOOTHING = 0.03  # weight of the newest step in the terms that are shown
 SPEED_STEPS = 20  # steps that the speed is taken over
+
+
+@dataclass
+class Progress:
+    """How far a run is: optimiser steps done, and seconds trained (compiling and pauses are not counted)."""
+
+    step: int = 0
+    seconds: float = 0.0
+
+
+Say = Callable[[str], None]
+"""Gets lines about what happens."""
+
+Tick = Callable[[Callable[[], TrainStats]], None]
+"""Called after every step with a function that gives the numbers to show."""
+
+Stopping = Callable[[], AbstractContextManager[Callable[[], bool]]]
+"""A block in which a signal only asks the run to pause; yields whether one came."""
+
+
+@contextmanager
+def unstopped() -> Iterator[Callable[[], bool]]:
+    """A ``Stopping`` for runs that take no signals."""
+    yield lambda: False
 
 
 class Meter:
@@ -38,7 +64,7 @@ class Meter:
             self._means[name] = torch.lerp(self._means[name], value, max(SMOOTHING, 1 / count)) if count > 1 else value
 
     def pause(self) -> None:
-        """What comes now is no training: the speed is taken anew."""
+        """Training is interrupted here: the speed is measured from the next step on."""
         self._ends.clear()
 
     def step_seconds(self) -> float:
@@ -98,7 +124,7 @@ def _writer() -> Any:
     except ImportError as error:
         raise UsageProblem(
             f"TensorBoard is asked for and its package cannot be imported: {error}".splitlines()[0],
-            "pip install -c constraints.txt -e '.[tensorboard]', or leave --tensorboard away: "
+            "pip install -c constraints.txt -e '.[tensorboard]', or omit --tensorboard: "
             "log.0.jsonl has the same numbers",
         ) from error
     return SummaryWriter

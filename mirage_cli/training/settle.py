@@ -22,7 +22,7 @@ from mirage_cli.training.streams import Task
 CELL = 16  # pixels: wider than a stroke, narrower than the areas that change their tone
 
 
-def again_as_begun(
+def repeat_without_past(
     task: Task, seen: Past, levels: Tensor, rows: Tensor, noise: Tensor, no_memory: Tensor
 ) -> tuple[Task, Past, Tensor]:
     """The inputs of a training step with some streams' frames once more at the end, there without a past.
@@ -34,7 +34,7 @@ def again_as_begun(
         noise: the streams' noise [B, 3, H, W]; no_memory: a token of an empty memory bank [..., C].
 
     Returns:
-        (task, past, levels) of B + n frames; of the task only what the network is told is lengthened.
+        (task, past, levels) of B + n frames; of the task only the network's inputs are lengthened.
     """
     last, older, luma = (torch.zeros_like(field[rows]) for field in seen[:3])
     fresh = Past(
@@ -62,7 +62,7 @@ def settle_difference(settled: Tensor, begun: Tensor, counts: Tensor) -> Tensor:
 
     Args:
         settled, begun: [n, 3, H, W], with a past and without.
-        counts: [n], 0 where the two are no twins.
+        counts: [n], 0 where the two are not of the same frame.
     """
     tone = F.avg_pool2d(settled - begun, CELL).abs().mean(dim=(1, 2, 3))
     strokes = (edge_strength(settled, CELL) - edge_strength(begun, CELL)).abs().mean(dim=(1, 2, 3))

@@ -14,7 +14,6 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from fnmatch import fnmatch
 from pathlib import Path
@@ -27,21 +26,21 @@ import torch.distributed as dist
 
 from mirage_cli.errors import Interrupted, ModelError, UsageProblem
 from mirage_cli.inputs.landscape import TestPicture
-from mirage_cli.lsd.checkpoint import load_bundle
 from mirage_cli.models import catalog
-from mirage_cli.prompts.reader import PromptReader
+from mirage_cli.stream.families import open_model
 from mirage_cli.stream.session import Session
 from mirage_cli.training.checks import check_config, make_run_folder
 from mirage_cli.training.config import TrainConfig, load_config
 from mirage_cli.training.data import EXAMPLE_CLIP
 from mirage_cli.training.loop import Trainer, export
 from mirage_cli.training.processes import device_kind, join_processes
+from mirage_cli.training.progress import Say, Stopping, Tick, unstopped
 from mirage_cli.training.validate import validate
 
 LOOKS = ("thermal", "film-noir", "comic-halftone", "identity")  # the third has dots that stay on the screen
 PHRASES = 24  # of each look's paraphrases, so that the prompts' classifier is fitted in a second or two
 SIZE = (160, 96)  # width, height of the pictures
-FRAMES, PHOTOS, CLIP = 96, 8, 10  # frames of the source; every so many of them become photos; frames of the clip
+FRAMES, PHOTOS, CLIP = 96, 8, 10  # frames of the source; stills taken from them; frames of the clip
 STEPS, SHOWN = 48, 6  # steps of the run; frames that the finished model styles
 FALL = 0.85  # the loss of the last steps must be below this much of the first ones'
 MARK = "smoke.json"
@@ -114,12 +113,12 @@ def _frames() -> tuple[list[np.ndarray], str]:
     return [cv2.cvtColor(frame.rgb, cv2.COLOR_RGB2BGR) for frame in moving], "the moving test picture"
 
 
-def run(overrides: list[str], say: Callable[[str], None], tick: Callable | None = None, stop: Any = None) -> dict:
+def run(overrides: list[str], say: Say, tick: Tick | None = None, stopping: Stopping = unstopped) -> dict:
     """Do it all; several processes of torchrun share the run.
 
     Args:
         overrides: ``key=value`` of the recipe; ``run=FOLDER`` keeps the run, else nothing is left behind.
-        say, tick, stop: as for ``loop.main``.
+        say, tick, stopping: as for ``loop.main``.
 
     Returns:
         What was done, with what was measured of each part.
@@ -151,7 +150,7 @@ def run(overrides: list[str], say: Callable[[str], None], tick: Callable | None 
             ],
         )
         check_config(config)
-        document = _train(config, origin, say, tick, stop)
+        document = _train(config, origin, say, tick, stopping)
         if rank == 0:
             document |= {"processes": world, "kept": kept is not None, **_use(config, Path(document["model_folder"]))}
         _shared(None, world)  # nobody takes the folder away while another still reads it
@@ -178,7 +177,7 @@ def _prepare(folder: Path, named: bool) -> str:
     if other or (found and not (folder / MARK).is_file()):
         raise UsageProblem(
             f"run={folder} holds something else than a smoke run: {(other or [found[0].name])[0]}",
-            "give a new folder, or leave run= away",
+            "give a new folder, or omit run=",
         )
     for path in found:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -187,33 +186,28 @@ def _prepare(folder: Path, named: bool) -> str:
     return make_data(folder / "data")
 
 
-def _train(config: TrainConfig, origin: str, say: Callable[[str], None], tick: Callable | None, stop: Any) -> dict:
+def _train(config: TrainConfig, origin: str, say: Say, tick: Tick | None, stopping: Stopping) -> dict:
     """Half the run, a new trainer that takes it up, the other half; validation and the model's folder."""
-    more: dict[str, Any] = {"tick": tick}
-    if stop is not None:
-        more["stop"] = stop.event.is_set
-        stop.graceful = True
     rank = join_processes(config.device)[0]
     speak = say if rank == 0 else lambda line: None
     half, begun = config.max_steps // 2, time.perf_counter()
-    first = Trainer(config, speak)
-    ready = time.perf_counter()
-    if first.train(half, **more) or first.progress["step"] < half:
-        raise Interrupted("interrupted: the smoke run was not finished")
-    writes, ages = int(first.pool.writes.sum()), int(first.pool.age.max())
-    second = Trainer(config, speak)
-    same = second.same_streams and all(
-        torch.equal(a, b) for a, b in zip(first.net.state_dict().values(), second.net.state_dict().values())
-    )
-    if not same:
-        raise ModelError(
-            f"the run did not go on as it was at step {half}", "please report it, with mirage doctor's findings"
+    with stopping() as asked:
+        first = Trainer(config, speak)
+        ready = time.perf_counter()
+        if first.train(half, asked, tick) or first.progress.step < half:
+            raise Interrupted("interrupted: the smoke run was not finished")
+        writes, ages = int(first.pool.writes.sum()), int(first.pool.age.max())
+        second = Trainer(config, speak)
+        same = second.same_streams and all(
+            torch.equal(a, b) for a, b in zip(first.net.state_dict().values(), second.net.state_dict().values())
         )
-    if not second.train(**more):
-        raise Interrupted("interrupted: the smoke run was not finished")
+        if not same:
+            raise ModelError(
+                f"the run did not go on as it was at step {half}", "please report it, with mirage doctor's findings"
+            )
+        if not second.train(stop=asked, tick=tick):
+            raise Interrupted("interrupted: the smoke run was not finished")
     trained = time.perf_counter()
-    if stop is not None:
-        stop.graceful = False
     validation = validate(second, period=12, returns=1)
     if rank:
         return {}
@@ -227,7 +221,7 @@ def _train(config: TrainConfig, origin: str, say: Callable[[str], None], tick: C
             f"the loss did not fall: {falls['loss'][0]} at first, {falls['loss'][1]} at the end",
             "run=FOLDER keeps the log (log.0.jsonl); mirage doctor says what is installed",
         )
-    record = export(second, "It comes from a smoke run: it shows that training works, and is no model to use.")
+    record = export(second, "It comes from a smoke run: it shows that training works, and is not a model to use.")
     if "model_folder" not in record:
         raise ModelError("the run made no model folder", "please report it, with mirage doctor's findings")
     images = [line["images_per_second"] for line in lines if line["images_per_second"]]
@@ -259,9 +253,9 @@ def _train(config: TrainConfig, origin: str, say: Callable[[str], None], tick: C
 
 def _use(config: TrainConfig, folder: Path) -> dict:
     """Load the folder as ``mirage transform`` would and style a few frames."""
-    bundle = load_bundle(catalog.verify(folder), device=config.device)
-    session = Session(bundle, width=SIZE[0], height=SIZE[1], device=config.device)
-    match = PromptReader(folder).match("film noir")
+    model = open_model(catalog.verify(folder), device=config.device)
+    session = Session(model, width=SIZE[0], height=SIZE[1])
+    match = model.prompts.match("film noir")
     session.set_look(match.weights)
     frames = [cv2.cvtColor(frame, cv2.COLOR_BGR2RGB) for frame in _frames()[0][:SHOWN]]
     shown = [session.step(frame) for frame in frames]

@@ -8,8 +8,8 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from mirage_cli.errors import ModelError
 from mirage_cli.lsd.history import History
 from mirage_cli.training.playing import ClipPlayer, StillWalk
+from mirage_cli.training.progress import Progress
 from mirage_cli.training.streams import StreamPool
 
 
@@ -47,7 +48,9 @@ class RunningMean:
         return self._network
 
 
-def save_state(path: Path, net: nn.Module, mean: RunningMean, optimizer: torch.optim.Optimizer, progress: dict) -> None:
+def save_state(
+    path: Path, net: nn.Module, mean: RunningMean, optimizer: torch.optim.Optimizer, progress: Progress
+) -> None:
     """Write everything that ``load_state`` needs to go on; the file appears whole or not at all."""
     tensors: dict[str, Tensor] = {f"net.{k}": v for k, v in net.state_dict().items()}
     tensors |= {f"mean.{k}": v for k, v in mean.values.items()}
@@ -56,11 +59,11 @@ def save_state(path: Path, net: nn.Module, mean: RunningMean, optimizer: torch.o
             tensors[f"adam.{index}.{name}"] = value
     tensors = {k: v.detach().contiguous().cpu() for k, v in tensors.items()}
     part = path.with_name(path.name + ".part")
-    save_file(tensors, str(part), metadata={"progress": json.dumps(progress), "mean_steps": str(mean.steps)})
+    save_file(tensors, str(part), metadata={"progress": json.dumps(asdict(progress)), "mean_steps": str(mean.steps)})
     part.replace(path)
 
 
-def load_state(path: Path, net: nn.Module, mean: RunningMean, optimizer: torch.optim.Optimizer) -> dict:
+def load_state(path: Path, net: nn.Module, mean: RunningMean, optimizer: torch.optim.Optimizer) -> Progress:
     """Restore a run; returns its progress.
 
     Raises:
@@ -73,11 +76,12 @@ def load_state(path: Path, net: nn.Module, mean: RunningMean, optimizer: torch.o
         net.load_state_dict({k[4:]: v for k, v in tensors.items() if k.startswith("net.")})
         for name, value in mean.values.items():
             value.copy_(tensors[f"mean.{name}"])
-        progress = json.loads(metadata["progress"])
+        known = json.loads(metadata["progress"])
+        progress = Progress(int(known["step"]), float(known["seconds"]))
         mean.steps = int(metadata["mean_steps"])
-    except (SafetensorError, KeyError, RuntimeError, OSError, ValueError) as error:
+    except (SafetensorError, KeyError, RuntimeError, OSError, ValueError, TypeError) as error:
         raise ModelError(
-            f"cannot resume from {path}: {error}".splitlines()[0], "start anew in another folder: run=DIR"
+            f"cannot resume from {path}: {error}".splitlines()[0], "start over in another folder: run=DIR"
         ) from error
     for index, parameter in enumerate(net.parameters()):
         moments = {k.split(".", 2)[2]: v for k, v in tensors.items() if k.startswith(f"adam.{index}.")}
@@ -98,7 +102,7 @@ def _as_adam_wants(name: str, value: Tensor, parameter: Tensor, fused: bool) -> 
 Generators = Mapping[str, torch.Generator]
 
 
-def _holders(pool: StreamPool) -> Iterator[tuple[str, Any]]:
+def _holders(pool: StreamPool) -> Iterator[tuple[str, StreamPool | History | StillWalk | ClipPlayer]]:
     """The pool and all parts of it whose tensors change from frame to frame, by name."""
     yield "pool", pool
     for name, value in vars(pool).items():
@@ -111,8 +115,8 @@ def _holders(pool: StreamPool) -> Iterator[tuple[str, Any]]:
 def save_streams(path: Path, pool: StreamPool, generators: Generators, step: int) -> None:
     """Write where every stream of this process is, and the state of its chance; whole or not at all."""
     tensors = {f"chance.{name}": generator.get_state() for name, generator in generators.items()}
-    for holder, part in _holders(pool):
-        tensors |= {f"{holder}.{name}": value for name, value in vars(part).items() if isinstance(value, Tensor)}
+    for name, holder in _holders(pool):
+        tensors |= {f"{name}.{field}": value for field, value in vars(holder).items() if isinstance(value, Tensor)}
     # clones: some tensors share memory, which safetensors refuses
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     part = path.with_name(path.name + ".part")
@@ -121,7 +125,7 @@ def save_streams(path: Path, pool: StreamPool, generators: Generators, step: int
 
 
 def load_streams(path: Path, pool: StreamPool, generators: Generators, step: int) -> bool:
-    """Put the streams where they were at this step; False where the file tells of other streams or is none."""
+    """Put the streams where they were at this step; False where the file is missing or is of other streams."""
     try:
         with safe_open(str(path), framework="pt") as file:
             if (file.metadata() or {}).get("step") != str(step):
@@ -130,18 +134,18 @@ def load_streams(path: Path, pool: StreamPool, generators: Generators, step: int
     except (SafetensorError, OSError):
         return False
     places = [
-        (part, name, f"{holder}.{name}")
-        for holder, part in _holders(pool)
-        for name, value in vars(part).items()
+        (holder, field, f"{name}.{field}")
+        for name, holder in _holders(pool)
+        for field, value in vars(holder).items()
         if isinstance(value, Tensor)
     ]
-    wanted = {key: getattr(part, name) for part, name, key in places}
+    wanted = {key: getattr(holder, field) for holder, field, key in places}
     if tensors.keys() != wanted.keys() | {f"chance.{name}" for name in generators}:
         return False
     if any(tensors[key].shape != value.shape or tensors[key].dtype != value.dtype for key, value in wanted.items()):
         return False
-    for part, name, key in places:
-        setattr(part, name, tensors[key].to(wanted[key].device))
+    for holder, field, key in places:
+        setattr(holder, field, tensors[key].to(wanted[key].device))
     for name, generator in generators.items():
         generator.set_state(tensors[f"chance.{name}"])
     return True

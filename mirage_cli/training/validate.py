@@ -12,8 +12,9 @@ import cv2
 import numpy as np
 import torch
 
+from mirage_cli.lsd.rolling import rolling
 from mirage_cli.training.data import load_stills, shuffled
-from mirage_cli.training.known_warps import FIRST, error_summary, known_warp, rolling
+from mirage_cli.training.known_warps import FIRST, error_summary, known_warp
 
 STILLS = 4
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from helpers.slow_model import SIZE, MadeClock, SlowModels
 
-from mirage_cli.bench import run as bench, stages
+from mirage_cli.bench import run as bench
+from mirage_cli.bench.stages import STAGES
 from mirage_cli.config import BenchConfig
 from mirage_cli.errors import MediaError, MirageError, UsageProblem
 from mirage_cli.runs.machine import commit
@@ -33,7 +34,7 @@ def test_known_speeds_come_out(no_model: None, example_clip: Path) -> None:
     document = bench.run(config(input=str(example_clip)), engine=engine, against_fp32=True, clock=clock)
     json.dumps(document)
     latency = document["latency_ms"]
-    assert set(latency) == {*stages.STAGES, "device_frame", "end_to_end"}
+    assert set(latency) == {*STAGES, "device_frame", "end_to_end"}
     known = {"read": 0, "prepare": 2, "denoise": 8, "compose": 2, "write": 0, "device_frame": 12, "end_to_end": 12}
     for stage, row in latency.items():
         assert row == pytest.approx(dict.fromkeys(("p50", "p95", "p99", "max", "mean"), known[stage]))
@@ -66,9 +67,9 @@ def test_wall_times_hold_the_model_and_everything_else(no_model: None, example_c
 
 
 def test_budgets_say_yes_and_no(no_model: None) -> None:
-    rows = [dict.fromkeys((*stages.STAGES, "device_frame"), 3.0) | {"end_to_end": 15.0}] * 19
-    rows.append(dict.fromkeys((*stages.STAGES, "device_frame"), 3.0) | {"end_to_end": 50.0})
-    summary = stages._summary(rows)
+    rows = [dict.fromkeys((*STAGES, "device_frame"), 3.0) | {"end_to_end": 15.0}] * 19
+    rows.append(dict.fromkeys((*STAGES, "device_frame"), 3.0) | {"end_to_end": 50.0})
+    summary = bench.stage_summary(rows)
     forty, sixteen, ten = summary["budgets"]
     assert forty["end_to_end_p95_within"] and sixteen["end_to_end_p95_within"]
     assert not ten["end_to_end_p95_within"] and ten["device_frame_p95_within"]
@@ -77,12 +78,9 @@ def test_budgets_say_yes_and_no(no_model: None) -> None:
 
 def test_a_stage_that_is_missing_shows_in_the_sum(no_model: None) -> None:
     row = {"read": 1.0, "prepare": 1.0, "denoise": 5.0, "compose": 1.0, "write": 1.0}
-    assert stages._summary([row | {"device_frame": 7.0, "end_to_end": 9.0}])["stages_over_end_to_end"] == pytest.approx(
-        1.0
-    )
-    assert stages._summary([row | {"device_frame": 7.0, "end_to_end": 12.0}])[
-        "stages_over_end_to_end"
-    ] == pytest.approx(0.75)
+    for end_to_end, share in ((9.0, 1.0), (12.0, 0.75)):
+        summary = bench.stage_summary([row | {"device_frame": 7.0, "end_to_end": end_to_end}])
+        assert summary["stages_over_end_to_end"] == pytest.approx(share)
 
 
 def test_a_short_clip_is_played_again_and_rewinds_are_not_counted(
@@ -168,7 +166,7 @@ def test_the_bundled_model_for_real() -> None:
 def test_device_time_on_a_gpu_is_from_cuda_events() -> None:
     import torch
 
-    timer = stages._DeviceTimer(time.perf_counter, on_gpu=True)
+    timer = bench.DeviceTimer(time.perf_counter, on_gpu=True)
     a = torch.randn(4096, 4096, device="cuda")
     timer.time(lambda: a @ a)
     _, one_ms = timer.time(lambda: a @ a)

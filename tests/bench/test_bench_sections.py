@@ -9,18 +9,23 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from mirage_cli.kernels.shapes import CONV_SHAPES
 
 from mirage_cli.bench import report as bench_report, run as bench
-from mirage_cli.bench.floor import bare_convolution, count_flops, floor, kernel_table
-from mirage_cli.bench.ladder import SomeOps, _cpu_rungs
+from mirage_cli.bench.compiled import CompiledPainter
+from mirage_cli.bench.floor import floor, kernel_table
+from mirage_cli.bench.ladder import rungs
 from mirage_cli.bench.race import host_frame, paced
 from mirage_cli.bench.subjects import Subject, measure, pictures, prepared, rows
 from mirage_cli.config import BenchConfig, ModelOptions
 from mirage_cli.engine import reference
-from mirage_cli.engine.layers import LAYERS
+from mirage_cli.engine.conv import ConvCall
 from mirage_cli.errors import MediaError, UsageProblem
-from mirage_cli.lsd.checkpoint import ModelBundle
+from mirage_cli.lsd.family import LsdModel
 from mirage_cli.lsd.model import LSDConfig, LSDNet
+from mirage_cli.lsd.painter import TorchPainter
+from mirage_cli.lsd.plan_work import bare_convolution
+from mirage_cli.lsd.variants import SomeOps, on_cuda
 from mirage_cli.stream import planes
 from mirage_cli.stream.session import Session
 
@@ -30,7 +35,7 @@ FRAMES = [np.zeros((48, 64, 3), np.uint8)] * 3
 class Paced:
     """A session that takes a known time and notes whose turn it was."""
 
-    device = torch.device("cpu")
+    runner = None  # not one on CUDA
 
     def __init__(self, name: str, milliseconds: float, log: list[str]) -> None:
         self.name, self.milliseconds, self.log = name, milliseconds, log
@@ -79,73 +84,102 @@ def test_a_pace_that_is_too_fast_shows_as_late_frames() -> None:
     assert paced(session, FRAMES, 60.0, 10, clock=lambda: now[0], sleep=sleep)["late"] == 9
 
 
-def tiny_session() -> Session:
+def small_model() -> LsdModel:
     net = LSDNet(LSDConfig(looks=("a", "b"))).eval().requires_grad_(False).to(memory_format=torch.channels_last)
-    bundle = ModelBundle("tiny", None, net, torch.device("cpu"), torch.float32, "test")
-    return Session(bundle, width=64, height=48, guard=False)
+    return LsdModel("tiny", None, net, torch.device("cpu"), torch.float32, "test")
+
+
+def small_session() -> Session:
+    return Session(small_model(), width=64, height=48, guard=False)
 
 
 def test_the_lower_rungs_on_a_cpu_are_torchs_own() -> None:
-    session = tiny_session()
-    rungs = _cpu_rungs(session.bundle, (64, 48), 1, {"a": 1.0}, FRAMES)
-    assert [rung.error for rung in rungs] == [""] * 3
-    assert [rung.session.packed is None for rung in rungs] == [True, True, session.packed is None]
+    own = type(small_session().painter)
+    subjects = rungs(small_model(), (64, 48), 1, {"a": 1.0}, FRAMES)
+    assert [subject.error for subject in subjects] == [""] * 3
+    assert [type(subject.session.painter) for subject in subjects] == [TorchPainter, TorchPainter, own]
+    first, second, _ = (subject.session.painter.net.stem.weight for subject in subjects)
+    assert first.dtype == second.dtype == torch.float32
+
+
+def test_the_rungs_on_a_gpu_keep_their_names() -> None:
+    names = [variant.name for variant in on_cuda(small_model().net)]
+    assert names == ["eager", "channels_last", "graph", "+ norms", "+ sums", "+ doubling", "program", "all"]
+    assert [variant.graph for variant in on_cuda(small_model().net)] == [False, False, *[True] * 6]
 
 
 def test_the_floor_counts_every_convolution_once() -> None:
-    session = tiny_session()
+    session = small_session()
     width, height = 64, 48
     cells = [width * height // s**2 for s in (4, 8, 16)]
     blocks = 2 * 2 * 9 * (4 * cells[0] * 64**2 + 4 * cells[1] * 128**2 + 4 * cells[2] * 256**2)  # two convolutions each
-    assert blocks < count_flops(session) < 1.4 * blocks  # the rest: stem, downs, ups, out, attention
+    assert blocks < session.painter.work().flops < 1.4 * blocks  # the rest: stem, downs, ups, out, attention
     result = floor(session, FRAMES)
     json.dumps(result)
-    weights = sum(p.numel() * 4 for p in session.net.parameters())
+    weights = sum(p.numel() * 4 for p in session.model.net.parameters())
     assert result["least_megabytes"] * 1e6 > weights
     assert result["floor_ms"] == max(result["compute_floor_ms"], result["memory_floor_ms"]) > 0
     assert kernel_table(session) is None and host_frame(session, FRAMES, 1) is None  # these are CUDA's
 
 
-@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("layer", CONV_SHAPES)
 def test_the_bare_convolution_is_of_the_layers_shape(layer: str) -> None:
-    shape = LAYERS[layer]
+    shape = CONV_SHAPES[layer]
     taps = (3, 3) if shape.taps == 9 else (1, 1)
-    weights = [torch.randn(64, shape.channels0, *taps)]
-    if shape.channels1:
-        weights.append(torch.randn(64, shape.channels1, 1, 1))
+    weights = [torch.randn(64, shape.channels, *taps)]
+    if shape.second_channels:
+        weights.append(torch.randn(64, shape.second_channels, 1, 1))
     if layer.startswith("attention"):
-        weights = [torch.randn(64, shape.channels0)]
-    call = SimpleNamespace(layer=layer, height=6, width=10, weights=weights, bias=torch.randn(64))
+        weights = [torch.randn(64, shape.channels)]
+    unread = torch.empty(0)
+    call = ConvCall(layer=layer, size=(6, 10), in0=unread, weights=tuple(weights), bias=torch.randn(64), out=unread)
     assert bare_convolution(call, torch.device("cpu"))().shape == (1, 64, 6, 10)
 
 
 def test_torch_compile_can_take_the_whole_frame(monkeypatch: pytest.MonkeyPatch) -> None:
     """The race's rival is one graph, without a break; what only CPUs have stands aside."""
     monkeypatch.setattr(planes, "_for_opencv", lambda *tensors: False)
-    session, other = tiny_session(), tiny_session()
-    session.packed = other.packed = None
+    painter, other = (small_model().plain((64, 48), steps=1, seed=0) for _ in range(2))
+    other.net.load_state_dict(painter.net.state_dict())
     rgb = torch.randint(0, 256, (48, 64, 3), dtype=torch.uint8)
     with torch.inference_mode():
-        frame = torch.compile(session._frame, backend="eager", fullgraph=True, dynamic=False)
+        for one in (painter, other):
+            one.condition({"a": 1.0}, 1.0)
+        frame = torch.compile(painter.paint, backend="eager", fullgraph=True, dynamic=False)
         for _ in range(3):
-            out, flags, _ = frame(rgb)
-    with torch.inference_mode():
-        wanted = [other._frame(rgb)[0] for _ in range(3)][-1]
+            out, flags = frame(rgb)
+        wanted = [other.paint(rgb).rgb for _ in range(3)][-1]
     assert (out.int() - wanted.int()).abs().max() <= 1 and flags.tolist() == [0, 1]
 
 
+def test_a_compiled_painter_is_the_painter_but_for_its_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    model = small_model()
+    one, other = (model.plain((64, 48), steps=1, seed=0) for _ in range(2))
+    compiled = Session(model, width=64, height=48, painter=CompiledPainter(one, "default", whole=False))
+    plain = Session(model, width=64, height=48, painter=other)
+    for session in (compiled, plain):
+        session.set_look({"b": 1.0})
+        session.set_seed(2)
+    frame = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    assert all(np.array_equal(compiled.step(frame), plain.step(frame)) for _ in range(3))
+    assert all(np.array_equal(a, b) for a, b in zip(compiled.state()[0].values(), plain.state()[0].values()))
+
+
 def test_a_rung_takes_only_its_kernels() -> None:
-    kernels = SimpleNamespace(channel_norm_film_silu="kernel", residual_add="kernel", upsample_concat="kernel")
-    some = SomeOps(kernels, {"residual_add"})
-    assert some.residual_add == "kernel" and some.channel_norm_film_silu is reference.channel_norm_film_silu
+    kernels = SimpleNamespace(residual_add=lambda x, residual: "kernel")
+    some, x = SomeOps(kernels, frozenset({"residual_add"})), torch.randn(1, 8, 2, 2)
+    assert some.residual_add(x, x) == "kernel"
+    normed = reference.channel_norm_film_silu(x, x[0, :, 0, 0], x[0, :, 0, 0])
+    assert torch.equal(some.channel_norm_film_silu(x, x[0, :, 0, 0], x[0, :, 0, 0]), normed)
 
 
 def test_ladder_and_floor_for_real(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
-    session = tiny_session()
+    session = small_session()
     engine = SimpleNamespace(
         is_cpu=lambda options: True,
-        bundle=lambda options: session.bundle,
-        session=lambda options, w, h: tiny_session(),
+        model=lambda options: session.model,
+        session=lambda options, w, h: small_session(),
         match=lambda options, text: SimpleNamespace(look="a", weights={"a": 1.0}),
     )
     monkeypatch.setattr(bench, "weights", lambda model: {"sha256": "none"})

@@ -139,9 +139,9 @@ def test_a_flood_is_dropped():
 def test_a_port_that_is_taken_and_a_library_that_is_missing(monkeypatch):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
         taken.bind(("127.0.0.1", 0))
-        with pytest.raises(MediaError, match="--osc 127.0.0.1:.* cannot be listened on"):
-            with running(osc=str(taken.getsockname()[1])):
-                pass
+        refusal = pytest.raises(MediaError, match="--osc 127.0.0.1:.* cannot be listened on")
+        with refusal, running(osc=str(taken.getsockname()[1])):
+            pass
     monkeypatch.setitem(sys.modules, "pythonosc", None)
     with pytest.raises(UsageProblem, match="--osc needs python-osc") as caught, running(osc="0"):
         pass

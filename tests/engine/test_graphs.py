@@ -134,10 +134,8 @@ def test_microbenchmark():
     luma, chroma = (torch.randint(0, 256, (rows, 512), dtype=torch.uint8, device="cuda") for rows in (512, 256))
     stats = torch.empty(5, dtype=torch.int64, device="cuda")
     inputs, outputs = make.cells(168, 128, 128), make.cells(64, 128, 128)
-    history, moved = make.cells(48, 128, 128), make.cells(48, 128, 128)
+    history = make.cells(48, 128, 128)
     keep = make.cells(16, 128, 128).abs().clamp(max=1).to(memory_format=torch.channels_last)
-    flow = torch.randn(1, 2, 512, 512, device="cuda")
-    coefficients = torch.tensor([0.4, 0.6], device="cuda")
     blend = {"base": inputs[:, 48:96], "warped": inputs[:, 96:144], "keep": keep, "history": history, "stats": stats}
     cases = {
         "frame_in": (lambda o: o.frame_in(rgb, inputs[:, 48:96]), 512 * 512 * 3 + 128 * 128 * 96),
@@ -145,13 +143,8 @@ def test_microbenchmark():
             lambda o: o.frame_out(outputs[:, :48], picture, **blend),
             128 * 128 * (4 * 96 + 32) + 512 * 512 * 3,
         ),
-        "warp": (lambda o: o.warp(history, flow, out=moved), 512 * 512 * (6 + 6 + 8)),
         "nv12_to_rgb": (lambda o: o.nv12_to_rgb(luma, chroma, Nv12(), picture), 512 * 512 * 9 // 2),
         "rgb_to_nv12": (lambda o: o.rgb_to_nv12(picture, Nv12(), luma, chroma), 512 * 512 * 9 // 2),
-        "sampler_step": (
-            lambda o: o.sampler_step(history, moved, coefficients, out=inputs[:, :48]),
-            3 * 128 * 128 * 96,
-        ),
     }
     for channels, side in ((64, 128), (128, 64), (256, 32)):
         x, residual = make.cells(channels, side, side), make.cells(channels, side, side)
@@ -177,7 +170,8 @@ def test_microbenchmark():
         "torch": torch.__version__,
         "backend": reason,
         "dtype": "fp16",
-        "method": "CUDA graph of 50 calls, 20 replays, median time of a replay / 50; the same buffers each call, so they stay in L2",
+        "method": "CUDA graph of 50 calls, 20 replays, median time of a replay / 50; "
+        "the same buffers each call, so they stay in L2",
         "kernels": rows,
     }
     if path := os.environ.get("MIRAGE_BENCH_JSON"):

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers.pictures import texture
-from helpers.sessions import tiny_bundle
+from helpers.sessions import tiny_model
 
 from mirage_cli.errors import ModelError
 from mirage_cli.evaluation import fidelity, perceptual, strokes
@@ -27,14 +27,12 @@ def warps():
 
 
 def small_warps() -> fidelity.KnownWarps:
-    bundle = tiny_bundle()
-    bundle.net.config = type(bundle.net.config)(
-        **{**vars(bundle.net.config), "looks": ("night", "film-noir", "identity")}
-    )
-    teachers = fidelity.open_teachers(["night", "film-noir", "gauguin", "identity"], None, "lsd-small", bundle.device)
+    model = tiny_model()
+    model.net.config = type(model.net.config)(**{**vars(model.net.config), "looks": ("night", "film-noir", "identity")})
+    teachers = fidelity.open_teachers(["night", "film-noir", "gauguin", "identity"], None, "lsd-small", model.device)
     assert teachers.looks == ["night", "film-noir"] and "--data" in teachers.skipped["gauguin"]
     still = texture(300, 400, grain=6.0)
-    return fidelity.KnownWarps(bundle, teachers, [still], None, period=56)
+    return fidelity.KnownWarps(model, teachers, [still], None, period=56)
 
 
 def test_known_warps_return_and_grade_the_teacher_itself_as_perfect(warps, monkeypatch) -> None:

@@ -13,7 +13,7 @@ def serve_or_die(connection, spec) -> None:
         while not spec.grave.exists() and time.monotonic() < until:
             time.sleep(0.02)
     connection.send(("ready", None))
-    while (task := connection.recv()) is not None:
+    while connection.recv() is not None:
         if spec.mortal:
             spec.grave.touch()
             os._exit(9)

@@ -14,6 +14,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from mirage_cli.stream.stepping import StepReport
+
+TIMES_MS = {"prepare": 1.0, "denoise": 2.0, "compose": 0.5}
 LOOKS = {"ink wash": "ink-wash", "night": "night", "mosaic": "mosaic"}
 
 
@@ -24,15 +27,6 @@ class Match:
     similarity: float
     known: bool
     message: str
-
-
-@dataclass
-class Report:
-    prepare_ms: float = 1.0
-    denoise_ms: float = 2.0
-    compose_ms: float = 0.5
-    cut: bool = False
-    guard_event: str | None = None
 
 
 @dataclass
@@ -50,9 +44,8 @@ class FakeSession:
     resets: list[int] = field(default_factory=list)
     frames: int = 0
     echo: float = 0.0  # with FAKE_ECHO, a past that every later frame depends on
-    report: Report = field(default_factory=Report)
-
-    copies = None  # as on a CPU
+    report: StepReport = field(default_factory=lambda: StepReport(dict(TIMES_MS)))
+    copies: None = None  # as on a CPU
 
     def set_look(self, weights):
         assert abs(sum(weights.values()) - 1.0) < 1e-9
@@ -74,9 +67,8 @@ class FakeSession:
         if self.frames == self.fail_at:
             raise ValueError("the model broke")
         time.sleep(float(os.environ.get("FAKE_MODEL_MS", "1")) / 1e3)
-        self.report = Report(
-            cut=self.frames in self.cut_at, guard_event="re-anchored: grey" if self.frames in self.guard_at else None
-        )
+        event = "re-anchored: grey" if self.frames in self.guard_at else None
+        self.report = StepReport(dict(TIMES_MS), cut=self.frames in self.cut_at, guard_event=event)
         self.frames += 1
         if os.environ.get("FAKE_ECHO"):
             self.echo = (0.9 * self.echo + 0.1 * float(rgb.mean()) + self.frames) % 200.0
@@ -87,10 +79,7 @@ class FakeSession:
     def state(self):
         return {"echo": np.zeros(1, np.float32) + self.echo}, {"frames": self.frames}
 
-    def state_for(self, other):
-        return self.state()
-
-    def load_state(self, state):
+    def load_state(self, state, *, fit=False):
         arrays, facts = state
         self.echo, self.frames = float(arrays["echo"][0]), facts["frames"]
 
@@ -157,8 +146,9 @@ class RecordingUi:
 def main(arguments: list[str], models: FakeModels | None = None) -> int:
     """``mirage`` in this process; the model is a stand-in."""
     from mirage_cli import cli
+    from mirage_cli.commands.terminal import Call
 
-    return cli.main(arguments, models=models or FakeModels())
+    return cli.main(arguments, Call(models=models or FakeModels()))
 
 
 if __name__ == "__main__":
@@ -167,6 +157,7 @@ if __name__ == "__main__":
     from mirage_cli import cli
     from mirage_cli.__main__ import run
     from mirage_cli.commands import transform
+    from mirage_cli.commands.terminal import Call
     from mirage_cli.config import TransformConfig
 
     transform.TransformConfig = functools.partial(
@@ -181,4 +172,4 @@ if __name__ == "__main__":
             return begin(*arguments, **options)
 
         cli.cli.main = ready
-    sys.exit(run(models=FakeModels()))
+    sys.exit(run(Call(models=FakeModels())))

@@ -12,7 +12,7 @@ from mirage_cli.frames import Frame, FrameSink, FrameSource, StreamInfo
 
 
 class Source(FrameSource):
-    """Frames that carry their number; a pause before each, by ``sleep`` where one is given; an error in place of one."""
+    """Frames that carry their number; a pause before each (by ``sleep``, if given); an error in place of one."""
 
     def __init__(self, count, pause=0.0, fail_at=None, size=(32, 16), sleep=None):
         self.info = StreamInfo(width=size[0], height=size[1], fps=30.0, frame_count=count)

@@ -47,17 +47,6 @@ def silu(y: np.ndarray) -> np.ndarray:
     return y / (1 + np.exp(-y))
 
 
-def true_warp(frame: np.ndarray, flow: np.ndarray) -> np.ndarray:
-    _, height, width = frame.shape
-    y, x = np.mgrid[:height, :width].astype(np.float64)
-    x, y = np.clip(x + flow[0], 0, width - 1), np.clip(y + flow[1], 0, height - 1)
-    x0, y0 = np.floor(x).astype(int), np.floor(y).astype(int)
-    x1, y1 = np.minimum(x0 + 1, width - 1), np.minimum(y0 + 1, height - 1)
-    wx, wy = x - x0, y - y0
-    top = frame[:, y0, x0] * (1 - wx) + frame[:, y0, x1] * wx
-    return top * (1 - wy) + (frame[:, y1, x0] * (1 - wx) + frame[:, y1, x1] * wx) * wy
-
-
 def float64(tensor: torch.Tensor) -> np.ndarray:
     return tensor.detach().double().cpu().numpy()
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mirage_cli.lsd.checkpoint import ModelBundle
+from mirage_cli.lsd.family import LsdModel
 from mirage_cli.lsd.model import LSDConfig, LSDNet
 
 
-def tiny_bundle() -> ModelBundle:
+def tiny_model() -> LsdModel:
     """A network of random weights, all paths alive; the same on every machine."""
     config = LSDConfig(
         looks=("first", "second", "identity"),
@@ -30,7 +30,7 @@ def tiny_bundle() -> ModelBundle:
             scale = 0.6 / max(1, parameter[0].numel()) ** 0.5 if parameter.dim() > 1 else 0.02
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
     net = net.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-    return ModelBundle("tiny", Path("."), net, torch.device("cpu"), torch.float32, "a test")
+    return LsdModel("tiny", Path("."), net, torch.device("cpu"), torch.float32, "a test")
 
 
 def moving(frames: int, height: int = 48, width: int = 64, seed: int = 0) -> list[np.ndarray]:

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from mirage_cli.config import ModelOptions
+from mirage_cli.stream.model import STAGES
+from mirage_cli.stream.stepping import StepReport
 
 SIZE = (64, 48)
 
@@ -34,7 +36,8 @@ class SlowSession:
         self.clock = time if callable(time) else time.perf_counter
         self.sleep = time.sleep
         self.steps = 0
-        self.report = None
+        self.report = StepReport()
+        self.copies = None
 
     def set_look(self, weights: dict[str, float]) -> None:
         self.weights = weights
@@ -46,9 +49,7 @@ class SlowSession:
             begin = self.clock()
             self.sleep(wanted / 1e3)
             spent.append((self.clock() - begin) * 1e3)
-        self.report = SimpleNamespace(
-            prepare_ms=spent[0], denoise_ms=spent[1], compose_ms=spent[2], cut=False, guard_event=None
-        )
+        self.report = StepReport(dict(zip(STAGES, spent)))
         return 255 - rgb
 
     def describe(self) -> dict[str, object]:
@@ -65,9 +66,10 @@ class SlowModels:
     def is_cpu(self, options: ModelOptions) -> bool:
         return True
 
-    def session(self, options: ModelOptions, width: int, height: int) -> SlowSession:
+    def session(self, options: ModelOptions, width: int, height: int, *, plain: bool = False) -> SlowSession:
         assert (width, height) == SIZE
-        if options.dtype == "fp32":
+        if plain:
+            assert options.dtype == "fp32"
             self.sessions.append(SlowSession(1.0, 24.0, 1.0, time=self.time))
         return self.sessions[-1]
 

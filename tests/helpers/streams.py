@@ -25,11 +25,13 @@ class Painter:
         self.counters = {"frames": 0, "cuts": 0, "guard_events": 0, "guard_opinions": 0}
         self.report = SimpleNamespace(guard_event=None)
         self.device = torch.device("cpu")
-        self.history = self.memory = SimpleNamespace(clear=lambda: setattr(self, "hidden", True))
         self.hidden = False
 
     def reset(self) -> None:
         self.number = 0
+
+    def forget(self) -> None:
+        self.hidden = True
 
     def step(self, rgb: np.ndarray) -> np.ndarray:
         out = self.paint(self.number, rgb)

@@ -105,9 +105,7 @@ def test_it_is_found_again_under_another_number(monkeypatch, wanted, tmp_path):
     monkeypatch.setattr("mirage_cli.inputs.devices.os.path.exists", lambda path: True)  # of /dev/video0
     plugs, told = Plugs(monkeypatch, Device(3), Device(20)), []
     camera = CameraSource(wanted, timeout_seconds=5.0, tell=told.append)
-    count = 0
-    for _ in camera:
-        count += 1
+    for count, _ in enumerate(camera, start=1):
         if count == 1:  # another camera takes its number, it takes a new one
             plugs.there = [(0, "Desk View"), (4, "Logi C920")]
         if count == 5:

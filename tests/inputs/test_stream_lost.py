@@ -45,7 +45,7 @@ def test_a_lost_stream_is_found_again_and_its_times_go_on():
     with senders.ffmpeg(*arguments) as first:
         senders.wait_for_server(url)
         source = StreamSource(stream_address(url), timeout_seconds=5.0, tell=told.append)
-        frames = []
+        frames, frames_before = [], 0
         with senders.later(0.9, *arguments):
             for frame in source:
                 frames.append(frame)

@@ -26,9 +26,7 @@ else:  # pytest brings tomli there
 
 MANIFEST = tomllib.loads((loader.HERE / "manifest.toml").read_text())
 FILES = sorted(loader.FILES)
-PROGRAM_FILES = {
-    f"{file}.sm{t}.ptx": entries for file, entries in loader.PROGRAM_FILES.items() for t in loader.PROGRAM_TARGETS
-}
+PLAN_FILES = {f"{file}.sm{t}.ptx": entries for file, entries in loader.PLAN_FILES.items() for t in loader.PLAN_TARGETS}
 VERSIONS = {"sm_80": "7.0", "sm_90": "7.8"}  # the lowest PTX that knows the target: CUDA 11.0 and 11.8
 needs_ptxas = pytest.mark.skipif(shutil.which("ptxas") is None, reason="ptxas is not installed")
 
@@ -42,7 +40,7 @@ def test_manifest_matches_the_sources():
 
 def test_manifest_lists_what_the_loader_loads():
     listed = {file["ptx"]: sorted(entry["name"] for entry in file["entry"]) for file in MANIFEST["file"]}
-    assert listed == {file: sorted(entries) for file, entries in (loader.FILES | PROGRAM_FILES).items()}
+    assert listed == {file: sorted(entries) for file, entries in (loader.FILES | PLAN_FILES).items()}
     for file in MANIFEST["file"]:
         header = loader.ptx_header(loader.HERE / file["ptx"])
         assert header == (file["ptx_version"], file["target"]) == (VERSIONS[file["target"]], file["target"])
@@ -65,8 +63,7 @@ def test_a_changed_source_is_noticed(tmp_path, monkeypatch):
     (tmp_path / "frame_out.sm80.ptx").unlink()
     (tmp_path / "new.cu").write_text("")
     problems = "\n".join(build.stale())
-    assert "warp.cu has changed since warp.sm80.ptx was made" in problems
-    assert "sampler_step.cu has changed" in problems and "upsample_concat.cu" not in problems
+    assert "motion.cu has changed since motion.sm80.ptx was made" in problems and "upsample_concat.cu" not in problems
     assert "frame_in.sm80.ptx has changed" in problems
     assert "manifest.toml lists frame_out.sm80.ptx, which is gone" in problems
     assert "new.sm80.ptx is not in manifest.toml" in problems
@@ -85,9 +82,9 @@ def test_at_least_four_kernels_are_hand_written_with_wide_accesses_and_warp_exch
     assert "redux.sync.add" in texts["frame_out.sm80.ptx"]
 
 
-def test_the_program_uses_tensor_cores_and_starts_early_where_it_can():
+def test_the_plans_kernels_use_tensor_cores_and_pdl_where_they_can():
     for kind, product in (("f16", "f32.f16.f16.f32"), ("bf16", "f32.bf16.bf16.f32")):
-        for target in loader.PROGRAM_TARGETS:
+        for target in loader.PLAN_TARGETS:
             text = (loader.HERE / f"denoiser_{kind}.sm{target}.ptx").read_text()
             for instruction in (
                 f"mma.sync.aligned.m16n8k16.row.col.{product}",
@@ -102,7 +99,7 @@ def test_the_program_uses_tensor_cores_and_starts_early_where_it_can():
 @pytest.mark.parametrize(
     ("file", "architecture"),
     [(f, a) for f in FILES for a in build.ARCHITECTURES]
-    + [(f, a) for f in PROGRAM_FILES for a in build.architectures(f"sm_{f.split('.sm')[1][:2]}")],
+    + [(f, a) for f in PLAN_FILES for a in build.architectures(f"sm_{f.split('.sm')[1][:2]}")],
 )
 def test_ptx_assembles_without_spills(file, architecture):
     for entry, used in build.resources(loader.HERE / file, architecture).items():
@@ -170,7 +167,10 @@ def test_the_emulator_catches_wrong_addresses(good, bad, complaint):
             run_frame_in(broken)
 
 
-HEADER = ".visible .entry k(.param .u64 p) { .reg .pred %q; .reg .b32 %t, %a, %b; .reg .b64 %p; .shared .align 4 .b32 s[1];\n"
+HEADER = (
+    ".visible .entry k(.param .u64 p) { .reg .pred %q; .reg .b32 %t, %a, %b; .reg .b64 %p; "
+    ".shared .align 4 .b32 s[1];\n"
+)
 
 
 def run_snippet(body: str, size: int = 64) -> np.ndarray:
@@ -253,7 +253,8 @@ def forget_loaded_kernels(monkeypatch):
 
 
 def test_importing_the_engine_does_not_import_cupy():
-    code = "import sys, mirage_cli.kernels.loader, mirage_cli.engine.ops, mirage_cli.engine.graphs; assert 'cupy' not in sys.modules"
+    modules = "mirage_cli.kernels.loader, mirage_cli.engine.ops, mirage_cli.engine.graphs"
+    code = f"import sys, {modules}; assert 'cupy' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -266,9 +267,7 @@ def test_missing_cupy_is_said_with_its_remedy(monkeypatch):
         loader.load(0)
     assert "pip install 'mirage-cli[gpu]'" in caught.value.remedy
     states = loader.kernel_states()
-    assert [s.entry for s in states] == [
-        e for entries in (loader.FILES | loader.PROGRAM_FILES).values() for e in entries
-    ]
+    assert [s.entry for s in states] == [e for entries in (loader.FILES | loader.PLAN_FILES).values() for e in entries]
     assert not any(s.ready for s in states) and all("not installed" in s.reason for s in states)
     assert {s.origin for s in states} == {"hand-written PTX", "CUDA C++"}
 
@@ -315,7 +314,7 @@ def test_an_exact_architecture_is_exact():
 
 def test_damaged_ptx_is_said(tmp_path):
     (tmp_path / "x.ptx").write_text("not PTX")
-    with pytest.raises(GpuError, match="is no PTX"):
+    with pytest.raises(GpuError, match="is not PTX"):
         loader.ptx_header(tmp_path / "x.ptx")
     with pytest.raises(GpuError, match="cannot be read"):
         loader.ptx_header(tmp_path / "y.ptx")
@@ -326,7 +325,7 @@ def test_launch_passes_addresses_and_scalars_of_fixed_width(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     stream = types.SimpleNamespace(cuda_stream=7, __cuda_stream__=lambda: (0, 7))
     monkeypatch.setattr(torch.cuda, "current_stream", lambda index: stream)
-    monkeypatch.setattr(loader, "load_program", lambda index, files: None)
+    monkeypatch.setattr(loader, "load_plan", lambda index, files: None)
     kernels = loader.load(0)
     assert loader.load(0) is kernels
     assert set(kernels.entries) == {e for entries in loader.FILES.values() for e in entries}
@@ -342,7 +341,7 @@ def test_launch_passes_addresses_and_scalars_of_fixed_width(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("architecture", "driver", "target", "early"),
+    ("architecture", "driver", "target", "pdl"),
     [
         ((8, 6), 13000, "sm_80", False),
         ((9, 0), 13000, "sm_90", True),
@@ -351,7 +350,7 @@ def test_launch_passes_addresses_and_scalars_of_fixed_width(monkeypatch):
     ],
     ids=["RTX 3090", "H200", "H200, old driver", "Blackwell"],
 )
-def test_the_programs_files_are_the_best_that_fit(monkeypatch, architecture, driver, target, early):
+def test_the_plans_files_are_the_best_that_fit(monkeypatch, architecture, driver, target, pdl):
     cupy = fake_cupy(driver=driver, major=architecture[0], minor=architecture[1])
     opened = []
 
@@ -364,22 +363,22 @@ def test_the_programs_files_are_the_best_that_fit(monkeypatch, architecture, dri
 
     cupy.RawModule = RawModule
     monkeypatch.setitem(sys.modules, "cupy", cupy)
-    found = loader.load_program(0, ["motion", "denoiser_f16"])
-    assert set(found.targets.values()) == {target} and found.early_start is early
-    assert set(found.functions) == {*loader.PROGRAM_FILES["motion"], *loader.PROGRAM_FILES["denoiser_f16"]}
+    found = loader.load_plan(0, ["motion", "denoiser_f16"])
+    assert set(found.targets.values()) == {target} and found.pdl is pdl
+    assert set(found.functions) == {*loader.PLAN_FILES["motion"], *loader.PLAN_FILES["denoiser_f16"]}
     assert len(opened) == 2  # each file is compiled by the driver once
 
 
-def test_a_card_too_old_for_the_program_is_told(monkeypatch):
+def test_a_card_too_old_for_the_plans_kernels_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", fake_cupy(major=7, minor=5))
     with pytest.raises(GpuError, match="architecture sm_75, the kernels need sm_80 or newer"):
-        loader.load_program(0, ["motion"])
+        loader.load_plan(0, ["motion"])
 
 
 @pytest.mark.gpu
 def test_all_kernels_load_on_this_gpu():
     states = loader.kernel_states()
     assert all(state.ready for state in states), [state for state in states if not state.ready]
-    program = loader.load_program(0, list(loader.PROGRAM_FILES))
-    assert {*loader.load(0).entries, *program.functions} == {state.entry for state in states}
-    assert set(program.targets.values()) == {"sm_90" if torch.cuda.get_device_capability()[0] >= 9 else "sm_80"}
+    plan = loader.load_plan(0, list(loader.PLAN_FILES))
+    assert {*loader.load(0).entries, *plan.functions} == {state.entry for state in states}
+    assert set(plan.targets.values()) == {"sm_90" if torch.cuda.get_device_capability()[0] >= 9 else "sm_80"}

@@ -1,4 +1,4 @@
-"""The program under compute-sanitizer: no access outside of a tensor, no race in shared memory.
+"""The frame's plan under compute-sanitizer: no access outside of a tensor, no race in shared memory.
 
 ``MIRAGE_SANITIZED_FRAMES=5000`` makes the memory check as long as a release asks for.
 """
@@ -28,7 +28,7 @@ SMALL, ODD = ("72", "40"), ("200", "136")  # the second has whole tiles at every
     ("tool", "frames", "size"),
     [("memcheck", FRAMES, SMALL), ("racecheck", "2", SMALL), ("racecheck", "2", ODD), ("synccheck", "2", SMALL)],
 )
-def test_the_program_is_clean(tool, frames, size):
+def test_the_plan_is_clean(tool, frames, size):
     command = [
         "compute-sanitizer",
         "--tool",

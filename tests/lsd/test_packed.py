@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from mirage_cli.lsd import packed as module
-from mirage_cli.lsd.checkpoint import load_bundle
 from mirage_cli.lsd.model import LSDConfig, LSDNet, Past, screen_channels
 from mirage_cli.lsd.packed import PackedNet, packed
+from mirage_cli.lsd.packed_painter import PackedPainter
+from mirage_cli.lsd.painter import TorchPainter
+from mirage_cli.stream.families import open_model
 from mirage_cli.stream.session import Session
 
 SMALL = LSDConfig(looks=("a", "b"), widths=(16, 32, 64), middle_blocks=2, encoder_blocks=(1, 1), decoder_blocks=(2, 1))
@@ -82,8 +84,8 @@ def test_a_session_folds_each_prompt_once_and_again_when_it_changes(monkeypatch)
     folds = []
     fold = PackedNet.fold
     monkeypatch.setattr(PackedNet, "fold", lambda self, film: folds.append(1) or fold(self, film))
-    session = Session(load_bundle("lsd-small", device="cpu"), width=64, height=48)
-    assert session.packed is not None and "packed" in session.describe()["backend_reason"]
+    session = Session(open_model("lsd-small", device="cpu"), width=64, height=48)
+    assert isinstance(session.painter, PackedPainter) and "packed" in session.describe()["backend_reason"]
     frame = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
     first = [session.step(frame) for _ in range(3)]
     assert len(folds) == 2  # with a past, and without
@@ -104,5 +106,6 @@ def test_without_the_operators_plain_torch_does_it(monkeypatch, fault):
         monkeypatch.setattr(module, "_self_test", lambda dtype: 0.7)
     net, reason = packed(random_net(torch.float32), 32, 32)
     assert net is None and reason.startswith("plain torch: ") and "\n" not in reason
-    session = Session(load_bundle("lsd-small", device="cpu"), width=64, height=48)
-    assert session.packed is None and session.step(np.zeros((48, 64, 3), np.uint8)).shape == (48, 64, 3)
+    session = Session(open_model("lsd-small", device="cpu"), width=64, height=48)
+    assert type(session.painter) is TorchPainter
+    assert session.step(np.zeros((48, 64, 3), np.uint8)).shape == (48, 64, 3)

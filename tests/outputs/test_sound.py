@@ -44,6 +44,18 @@ def test_sound_stays_under_its_pictures(tmp_path, inside, outside, codec, by_pat
     assert abs(flash - beep) < FRAME_S
 
 
+@pytest.mark.parametrize("name", ["sound.nut", "mysound.nut"])
+def test_a_file_called_sound_nut_is_a_file_like_others(tmp_path, name):
+    """The decoder keeps the sound of a pipe in a file of that name, with times that are later by an hour."""
+    media.flash_and_beep(tmp_path / "in.mkv", at=0.5)
+    source, target = tmp_path / name, tmp_path / "out.mkv"
+    media.ffmpeg("-i", tmp_path / "in.mkv", "-c", "copy", source)
+    sink = copy_clip(source, target)
+    assert sink.warnings == []
+    assert abs(media.flash_seconds(target) - media.beep_seconds(target)) < FRAME_S
+    assert media.beep_seconds(target) == pytest.approx(0.5, abs=0.1)
+
+
 @pytest.mark.parametrize("by_path", [False, True])
 @pytest.mark.parametrize("inside", [".mp4", ".mkv", ".ts"])
 def test_sound_of_a_range(tmp_path, inside, by_path):

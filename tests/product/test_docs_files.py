@@ -5,15 +5,19 @@ That the commands of all pages parse is tested in test_docs_pages.py.
 
 from __future__ import annotations
 
+import ast
+import io
 import os
 import re
 import subprocess
 import sys
+import tokenize
 from pathlib import Path
 
 import pytest
 from helpers import media
 from helpers.paths import FAKES, ROOT
+from mirage_cli.kernels import build
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 RUN = ("files.md", "troubleshooting.md")
@@ -60,6 +64,40 @@ def test_scripts_that_the_pages_name_are_there():
             assert (ROOT / name).exists(), f"{page.name} names {name}"
     for name in RUN:
         assert (ROOT / "docs" / name).is_file()
+
+
+NAMED = re.compile(r"(?<![\w./{}-])((?:[\w-]+/)*[\w-]+\.(?:py|cuh?|ptx|md))\b(?![\w(])")
+PLACEHOLDERS = {"NAME.cu"}
+
+
+def comments(source: Path) -> str:
+    """The comments of a source, and the docstrings of a Python one."""
+    text = source.read_text("utf-8")
+    if source.suffix != ".py":
+        return "\n".join(re.findall(r"//(.*)", text))
+    found = [t.string for t in tokenize.generate_tokens(io.StringIO(text).readline) if t.type == tokenize.COMMENT]
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            found.append(ast.get_docstring(node) or "")
+    return "\n".join(found)
+
+
+def test_files_that_comments_and_pages_name_are_there():
+    """By their path or the end of it: "conv.cuh", "engine/plan.py"."""
+    folders = [ROOT / name for name in ("kernels", "mirage_cli", "models", "tests", "docs", "examples")]
+    files = [*ROOT.iterdir(), *(path for folder in folders for path in folder.rglob("*.*"))]
+    known = {"/".join(path.parts[-depth:]) for path in files for depth in range(1, 4)}
+    by_hand = {source for source in build.sources().values() if source.suffix == ".ptx"}
+    pages = [*PAGES, ROOT / "README.md", ROOT / "kernels" / "README.md"]
+    python = [path for folder in folders for path in folder.rglob("*.py")]
+
+    def unknown(text: str) -> list[str]:
+        return [name for name in NAMED.findall(text) if name not in PLACEHOLDERS and name not in known]
+
+    gone = {path: unknown(path.read_text("utf-8")) for path in (*(ROOT / "kernels").glob("*.cu*"), *by_hand, *python)}
+    gone = {path: unknown(comments(path)) for path, names in gone.items() if names}  # most name nothing unknown
+    gone |= {path: unknown(path.read_text("utf-8")) for path in pages}
+    assert {path.name: names for path, names in gone.items() if names} == {}
 
 
 def test_the_messages_of_troubleshooting_are_those_of_the_program():

@@ -110,7 +110,7 @@ def test_the_control_page_is_current() -> None:
 
 def test_the_control_page_names_every_route() -> None:
     with running(preview="0") as run:
-        server = run.live.steering._open[0]
+        server = run.live.steering.servers[0]
         url_of(run)
         there = {
             (route.method, route.resource.canonical)

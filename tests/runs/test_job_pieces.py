@@ -92,20 +92,36 @@ def test_a_session_goes_on_bit_for_bit(real):
 
 
 def test_what_a_program_carries_goes_along(real):
-    """On a GPU the whole frame may be one program with tensors of its own; here one stands in for it."""
-    from types import SimpleNamespace
-
+    """On a GPU the whole frame may be one plan with tensors of its own; here a painter stands in for it."""
     import torch
 
-    models, options = real, ModelOptions(device="cpu")
-    one, two, other = (models.session(options, *size) for size in ((64, 48), (64, 48), (96, 48)))
-    for session, value in ((one, 5.0), (two, 0.0), (other, 0.0)):
-        session.program = SimpleNamespace(state=(torch.full((1, 1, session.width), value),))
-        session.history.valid.fill_(1.0)
+    from mirage_cli.lsd.painter import TorchPainter
+    from mirage_cli.lsd.plan_painter import PlanPainter
+    from mirage_cli.stream.session import Session
+
+    class Planned(TorchPainter):
+        lost = PlanPainter.lost
+
+        def state(self):
+            return {**super().state(), "program.0": self.carried}
+
+    model = real.model(ModelOptions(device="cpu"))
+
+    def session(width, value):
+        painter = Planned(model.net, (width, 48), steps=1, seed=0, reason="a test")
+        painter.carried, painter.derived = torch.full((1, 1, width), value), frozenset({"program.0"})
+        painter.history.valid.fill_(1.0)
+        return Session(model, width=width, height=48, painter=painter)
+
+    one, two, other, without = session(64, 5.0), session(64, 0.0), session(96, 0.0), session(64, 0.0)
     two.load_state(one.state())
-    assert float(two.program.state[0].min()) == 5.0 and float(two.history.valid[0]) == 1.0
-    other.load_state(one.state_for(other))
-    assert float(other.program.state[0].max()) == 0.0 and float(other.history.valid[0]) == 0.0
+    assert float(two.painter.carried.min()) == 5.0 and float(two.painter.history.valid[0]) == 1.0
+    other.load_state(one.state(), fit=True)
+    assert float(other.painter.carried.max()) == 0.0 and float(other.painter.history.valid[0]) == 0.0
+    arrays, facts = one.state()
+    del arrays["program.0"]
+    without.load_state((arrays, facts))  # of a job that ran elsewhere
+    assert float(without.painter.carried.max()) == 0.0 and float(without.painter.history.valid[0]) == 0.0
 
 
 def _pictures(count):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 
 import numpy as np
@@ -9,11 +10,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers.pictures import texture
-from helpers.sessions import moving, tiny_bundle
+from helpers.sessions import moving, tiny_model
 
-from mirage_cli.lsd.checkpoint import load_bundle
 from mirage_cli.lsd.model import Prediction
+from mirage_cli.lsd.painter import TorchPainter
 from mirage_cli.stream import guard as guards
+from mirage_cli.stream.families import open_model
 from mirage_cli.stream.guard import DriftGuard
 from mirage_cli.stream.session import Session
 
@@ -25,7 +27,7 @@ DAMAGED = 22  # the frame before which the past is spoilt
 @torch.inference_mode()
 def damage(session: Session, kind: str) -> None:
     """Spoil all that the session remembers of its own frames, values in [-1, 1]."""
-    for tensor in (session.history.last, session.history.older):
+    for tensor in (session.painter.history.last, session.painter.history.older):
         colours = tensor.view(tensor.shape[0], -1, 3, *tensor.shape[2:])
         if kind == "grey":
             colours.mul_(0.1)
@@ -82,12 +84,12 @@ def test_strokes_that_stay_may_be_bolder_than_those_of_one_frame_but_not_fainter
         assert bool(found) == fault, amplitude
 
 
-def test_another_stream_has_all_its_opinions() -> None:
+def test_guard_has_all_its_rechecks_for_another_stream() -> None:
     watch, picture = settled()
     bad = (picture * 0.6 + 30).astype(np.uint8)
     asked = [watch.check(bad, picture) and watch.confirm(bad, bad, picture) for _ in range(1)]
     assert asked == [None]  # the look is like that
-    watch._opinions = 0.0  # spent in vain
+    watch._rechecks = 0.0  # spent in vain
     watch.reset()
     assert watch.state()[1] == DriftGuard().state()[1]
     assert all(watch.check(picture, picture) is None for _ in range(40))
@@ -115,7 +117,7 @@ def test_the_switch_and_scenery() -> None:
         if watch.check(out, rgb):
             asked += 1
             watch.confirm(out, out, rgb)
-    assert 5 <= asked <= 1000 / guards.FRAMES_AN_OPINION + guards.MOST_OPINIONS
+    assert 5 <= asked <= 1000 / guards.FRAMES_PER_RECHECK + guards.MOST_RECHECKS
 
 
 def test_every_eighth_frame_is_enough_for_a_fast_device() -> None:
@@ -130,16 +132,16 @@ def test_every_eighth_frame_is_enough_for_a_fast_device() -> None:
 
 def credulous(keep: float, **options) -> Session:
     """A session whose network copies most of its past, so that damage stays unless the guard acts."""
-    session = Session(tiny_bundle(), width=64, height=48, **options)
-    tokens = torch.zeros_like(session.memory.slot(0))
 
-    def denoise(frame, past):
-        styled = -0.8 * frame
-        kept = torch.where(past.valid[:, None, None, None] > 0, keep * past.last + (1 - keep) * styled, styled)
-        return Prediction(kept, torch.zeros_like(frame[:, :1]), tokens)
+    class Credulous(TorchPainter):
+        def denoise(self, frame, past):
+            styled = -0.8 * frame
+            kept = torch.where(past.valid[:, None, None, None] > 0, keep * past.last + (1 - keep) * styled, styled)
+            return Prediction(kept, torch.zeros_like(frame[:, :1]), torch.zeros_like(self.tokens))
 
-    session._denoise = denoise
-    return session
+    model = tiny_model()
+    painter = Credulous(model.net, (64, 48), steps=1, seed=0, reason="a test")
+    return Session(model, width=64, height=48, painter=painter, **options)
 
 
 @pytest.mark.parametrize("still", [True, False], ids=["still", "moving"])
@@ -168,13 +170,13 @@ def test_damage_is_mended_within_ten_frames(kind: str, still: bool, caplog: pyte
 
 def test_a_suspicion_that_comes_to_nothing_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     frames = moving(30)
-    suspicious, plain = (Session(tiny_bundle(), width=64, height=48, guard=on) for on in (True, False))
+    suspicious, plain = (Session(tiny_model(), width=64, height=48, guard=on) for on in (True, False))
     calls = iter(range(1000))
     monkeypatch.setattr(suspicious.guard, "check", lambda *_: "grey-out" if next(calls) % 5 == 4 else None)
     monkeypatch.setattr(suspicious.guard, "confirm", lambda *_: None)
     assert all(np.array_equal(suspicious.step(frame), plain.step(frame)) for frame in frames)
     assert suspicious.counters["guard_opinions"] == 6 and suspicious.counters["guard_events"] == 0
-    assert suspicious.report.denoise_ms > 0
+    assert suspicious.report.stages["denoise"] > 0
 
 
 def test_the_state_of_a_guard_is_whole() -> None:
@@ -198,7 +200,7 @@ def test_the_shipped_model_comes_back(look: str, still: bool) -> None:
     Strokes may lie elsewhere after a restart; that is no fault.
     """
     frames = moving(34, 96, 128) if not still else moving(1, 96, 128) * 34
-    session = Session(load_bundle("lsd-small"), width=128, height=96)
+    session = Session(open_model("lsd-small"), width=128, height=96)
     session.set_look({look: 1.0})
     for frame in frames[:22]:
         session.step(frame)
@@ -211,7 +213,7 @@ def test_the_shipped_model_comes_back(look: str, still: bool) -> None:
 
     good, anew = last(), last(session.reset)
     for kind in KINDS:
-        mended = last(lambda: damage(session, kind))  # noqa: B023  called at once
+        mended = last(functools.partial(damage, session, kind))
         assert gap(good, mended) <= 1.25 * gap(good, anew) + 2.0, kind
         apart = np.abs(guards.difference(guards.picture_numbers(good), guards.picture_numbers(mended)))
         assert (apart < guards.CONFIRMED).all(), (kind, apart)

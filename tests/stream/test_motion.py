@@ -6,20 +6,22 @@ program's own doing.
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+import ctypes
 
 import cv2
 import numpy as np
 import pytest
 import torch
 from helpers.emulator import EmulatedKernels
+from helpers.fake_gpu import FakeGpu, behind
 from mirage_cli.kernels import loader
 
-from mirage_cli.engine.program import FrameProgram
+from mirage_cli.engine.plan import Plan
 from mirage_cli.lsd.history import History
 from mirage_cli.lsd.model import luma
+from mirage_cli.lsd.plan_motion import MotionPlan
 from mirage_cli.stream import motion as consistency, planes
-from mirage_cli.stream.motion import CUT_THRESHOLD, STEPS, estimate_motion
+from mirage_cli.stream.motion import estimate_motion
 
 
 def scene(height: int, width: int, wall: bool = False, seed: int = 0) -> np.ndarray:
@@ -139,86 +141,46 @@ def test_opencv_and_torch_find_the_same_motion():
 # kernels -----------------------------------------------------------------------------------------
 
 
-class Recorder:
-    """Takes a program's launches, and the tensors behind the addresses that they are handed."""
-
-    def __init__(self) -> None:
-        self.tensors, self.launches = [], []
-
-    def keep(self, tensor: torch.Tensor) -> int:
-        self.tensors.append(tensor)
-        return tensor.data_ptr()
-
-    def launch(self, name, grid, arguments, *, block=256, **_) -> None:
-        entry = name if name in loader.PROGRAM_FILES["motion"] else f"{name}_f16"
-        self.launches.append((entry, grid, (block,), [self._argument(a) for a in arguments]))
-
-    def _argument(self, argument):
-        kinds = {"c_int": np.int32, "c_float": np.float32}
-        if (kind := kinds.get(type(argument).__name__)) is not None:
-            return kind(argument.value)
-        if not argument.value:
-            return None  # the incoming frame, which run() sets
-        for tensor in self.tensors:
-            offset = (argument.value - tensor.data_ptr()) // tensor.element_size()
-            if 0 <= offset < tensor.numel():
-                return tensor.reshape(-1)[offset:]
-        raise AssertionError("an address of no tensor")
-
-
-def motion_program(height: int, width: int) -> tuple[FrameProgram, Recorder]:
-    """Only the motion of a program, on the CPU: buffers and launches."""
-    program = FrameProgram.__new__(FrameProgram)
-    program.dtype, program.device = torch.float16, torch.device("cpu")
-    program.network = SimpleNamespace(cut_threshold=CUT_THRESHOLD, motion_steps=STEPS)
-    zeros = torch.zeros
-    program.stream = SimpleNamespace(
-        last=zeros(1, 3, height, width),
-        older=zeros(1, 6, height // 2, width // 2),
-        input_luma=zeros(1, 1, height, width),
-        valid=zeros(1),
-        height=height,
-        width=width,
-    )
-    recorder = Recorder()
-    program._keep, program._launch = recorder.keep, recorder.launch
-    program._allocate_motion(height, width)
-    program._prepare(height, width)
-    return program, recorder
+def motion_plan(gpu: FakeGpu, history: History) -> MotionPlan:
+    """What comes before the network, on the CPU: buffers and launches."""
+    plan = Plan(torch.device("cpu"), torch.float16, gpu.kernels(*loader.PLAN_FILES["motion"]))
+    size = (history.last.shape[2], history.last.shape[3])
+    return MotionPlan(plan, history, size, ctypes.c_void_p(0))
 
 
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (48, 80), (96, 144)])
-def test_the_kernels_motion_is_that_of_torch(height, width):
-    program, recorder = motion_program(height, width)
-    stream = program.stream
-    history = History(stream.last, stream.older, stream.input_luma, stream.valid)  # the same tensors
+def test_the_kernels_motion_is_that_of_torch(monkeypatch, height, width):
+    gpu, history = FakeGpu(monkeypatch), History.empty(1, height, width)
+    motion = motion_plan(gpu, history)
+    motion.plan.run()
     kernels = EmulatedKernels([(loader.HERE / "motion.sm80.ptx").read_text()])
     picture = scene(height + 32, width + 32, wall=True)
     frames = [np.ascontiguousarray(view(picture, 8 + d, 8 - d, height, width)) for d in (0, 3.4)]
     for number, frame in enumerate(frames):
         if number:  # a generated past; random, since that is where bilinear and bicubic differ most
-            stream.valid.fill_(1.0)
-            for tensor in (stream.last, stream.older):
+            history.valid.fill_(1.0)
+            for tensor in (history.last, history.older):
                 tensor.copy_(torch.rand(tensor.shape, generator=torch.manual_seed(1)) * 2 - 1)
         before = History(*(t.clone() for t in (history.last, history.older, history.input_luma, history.valid)))
-        for entry, grid, block, arguments in recorder.launches:
-            given = [torch.from_numpy(frame).reshape(-1) if a is None else a for a in arguments]
-            kernels.launch(entry, grid, block, tuple(given))
+        for launch in (one.launch for one in gpu.queued if one.launch):
+            given = [behind(argument, motion.plan.kept) for argument in launch.arguments]
+            given = [torch.from_numpy(frame).reshape(-1) if a is None else a for a in given]  # its address is set late
+            kernels.launch(launch.entry, launch.grid, launch.block, tuple(given))
     earlier, later = (light(frame) for frame in frames)
-    torch.testing.assert_close(stream.input_luma, later, rtol=0, atol=1e-6)  # carried to the next frame
-    assert torch.equal(program.previous_pyramid, program.pyramid)
+    torch.testing.assert_close(history.input_luma, later, rtol=0, atol=1e-6)  # carried to the next frame
+    assert torch.equal(motion.previous_pyramid, motion.pyramid)
     wanted = estimate_motion(earlier, later)[0]
-    found = program.flow.reshape(2, height // 2, width // 2)
+    found = motion.flow.reshape(2, height // 2, width // 2)
     assert ((found - wanted).abs() > 2e-3).float().mean() < 5e-3
     if height > 16:
         assert wanted.abs().max() > 1.0  # it moves
 
     null = torch.zeros(1, 1, 4)
     rgb = torch.from_numpy(frames[1]).permute(2, 0, 1)[None].float() / 127.5 - 1
-    past, cut = before.moved_to(rgb, null, null, found[None].clone())
-    torch.testing.assert_close(program.moved_last, past.last[0], rtol=0, atol=2e-4)
-    torch.testing.assert_close(program.moved_older, past.older[0, :3], rtol=0, atol=2e-4)
+    past, cut = before.warped_to(rgb, null, null, found[None].clone())
+    torch.testing.assert_close(motion.warped_last, past.last[0], rtol=0, atol=2e-4)
+    torch.testing.assert_close(motion.warped_older, past.older[0, :3], rtol=0, atol=2e-4)
     cells = torch.pixel_unshuffle(torch.cat((past.last, past.input_luma), dim=1), 4)[0].flatten(1).T
-    torch.testing.assert_close(program.cells[:, 48:].float(), cells, rtol=0, atol=2e-3)
-    assert program.flags.tolist()[:2] == [1 - int(cut), int(cut)] and program.flags[3] == 0
+    torch.testing.assert_close(motion.cells[:, 48:].float(), cells, rtol=0, atol=2e-3)
+    assert motion.flags.tolist()[:2] == [1 - int(cut), int(cut)] and motion.flags[3] == 0
     assert int(cut) == 0

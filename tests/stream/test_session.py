@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import resource
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,25 +11,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.memory import resident_mb
 from helpers.paths import ROOT
-from helpers.sessions import moving, tiny_bundle
+from helpers.sessions import moving, tiny_model
 from mirage_cli.models import catalog
 from safetensors.torch import load_file, save_file
 
 from mirage_cli.engine import reference
 from mirage_cli.engine.reference import Nv12
 from mirage_cli.errors import GpuError, ModelError, UsageProblem
-from mirage_cli.lsd.checkpoint import load_bundle
 from mirage_cli.lsd.model import LSDConfig
+from mirage_cli.stream.families import open_model
 from mirage_cli.stream.session import Session
 
 GOLDEN = ROOT / "tests" / "golden" / "tiny_session.json"
 SHIPPED = catalog.MODELS_ROOT / "lsd-small"
 
 
-def run(frames, bundle=None, **options) -> list[np.ndarray]:
+def run(frames, model=None, **options) -> list[np.ndarray]:
     height, width, _ = frames[0].shape
-    session = Session(bundle or tiny_bundle(), width=width, height=height, **options)
+    session = Session(model or tiny_model(), width=width, height=height, **options)
     return [session.step(frame) for frame in frames]
 
 
@@ -51,9 +51,9 @@ def test_the_model_says_how_far_its_past_is_to_be_trusted():
     """Whole trust by default; at level 1 the network is told with a past what it is told without."""
     given = {}
     for level in (0.0, 0.5, 1.0):
-        bundle = tiny_bundle()
-        bundle.net.config = replace(bundle.net.config, history_levels=(level, level, 1.0))
-        given[level] = Session(bundle, width=64, height=48).conditioning.modulations.clone()
+        model = tiny_model()
+        model.net.config = replace(model.net.config, history_levels=(level, level, 1.0))
+        given[level] = Session(model, width=64, height=48).painter.conditioning.modulations.clone()
     assert torch.equal(given[1.0][0], given[1.0][1])
     assert all(torch.equal(given[level][1], given[1.0][1]) for level in given)
     assert not torch.equal(given[0.5][0], given[1.0][0]) and not torch.equal(given[0.5][0], given[0.0][0])
@@ -69,7 +69,7 @@ def test_same_seed_same_frames_and_another_seed_differs():
 
 def test_a_seed_set_later_gives_the_frame_of_that_seed():
     frames = moving(1)
-    session = Session(tiny_bundle(), width=64, height=48)
+    session = Session(tiny_model(), width=64, height=48)
     session.step(frames[0])
     session.set_seed(1)
     session.reset()
@@ -77,8 +77,8 @@ def test_a_seed_set_later_gives_the_frame_of_that_seed():
 
 
 def test_a_reset_keeps_look_strength_and_seed():
-    session = Session(tiny_bundle(), width=64, height=48, seed=3, strength=0.5)
-    session.set_look({session.bundle.looks[1]: 1.0})
+    session = Session(tiny_model(), width=64, height=48, seed=3, strength=0.5)
+    session.set_look({session.model.looks[1]: 1.0})
     before = session.describe()
     session.step(moving(1)[0])
     session.reset()
@@ -97,7 +97,7 @@ def test_causal():
 
 def test_the_past_matters_and_reset_forgets_it():
     frames = moving(6)
-    session = Session(tiny_bundle(), width=64, height=48)
+    session = Session(tiny_model(), width=64, height=48)
     followed = [session.step(frame) for frame in frames]
     session.reset()
     assert not np.array_equal(session.step(frames[-1]), followed[-1])
@@ -109,7 +109,7 @@ def test_the_past_matters_and_reset_forgets_it():
 def test_a_frame_on_the_device_gives_the_same_frame_there():
     frames = moving(3)
     wanted = run(frames)
-    session = Session(tiny_bundle(), width=64, height=48)
+    session = Session(tiny_model(), width=64, height=48)
     made = [session.step_on_device(torch.from_numpy(frame)) for frame in frames]
     assert all(np.array_equal(a.numpy(), b) for a, b in zip(made, wanted))
     session.set_strength(0.0)
@@ -140,7 +140,7 @@ def test_nv12_in_and_out_is_the_rgb_stream_coded(code):
         for p in incoming
     ]
     wanted = [as_nv12(frame).numpy() for frame in run([s.numpy() for s in seen])]
-    session = Session(tiny_bundle(), width=width, height=height, nv12=code)
+    session = Session(tiny_model(), width=width, height=height, nv12=code)
     made = [session.step(p.numpy()) for p in incoming]
     assert all(np.array_equal(a, b) for a, b in zip(made, wanted))
     session.reset()
@@ -151,15 +151,15 @@ def test_nv12_in_and_out_is_the_rgb_stream_coded(code):
 
 def test_nv12_wants_its_own_shape_and_even_sides():
     with pytest.raises(UsageProblem, match="NV12 frames of 64x47; both sides must be even"):
-        Session(tiny_bundle(), width=64, height=47, nv12=Nv12())
-    session = Session(tiny_bundle(), width=64, height=48, nv12=Nv12())
+        Session(tiny_model(), width=64, height=47, nv12=Nv12())
+    session = Session(tiny_model(), width=64, height=48, nv12=Nv12())
     with pytest.raises(UsageProblem, match=r"takes uint8 \(72, 64\)"):
         session.step(np.zeros((48, 64, 3), np.uint8))
 
 
 def test_a_cut_forgets_the_past():
     frames = moving(4, seed=1) + moving(2, seed=9)
-    session = Session(tiny_bundle(), width=64, height=48)
+    session = Session(tiny_model(), width=64, height=48)
     cuts = []
     for frame in frames:
         out = session.step(frame)
@@ -167,26 +167,26 @@ def test_a_cut_forgets_the_past():
     assert cuts == [False] * 4 + [True, False]
     assert session.counters["cuts"] == 1
     del out
-    after_cut = Session(tiny_bundle(), width=64, height=48)
-    session = Session(tiny_bundle(), width=64, height=48)
+    after_cut = Session(tiny_model(), width=64, height=48)
+    session = Session(tiny_model(), width=64, height=48)
     outs = [session.step(frame) for frame in frames[:5]]
     assert np.array_equal(outs[4], after_cut.step(frames[4]))
 
 
 def test_constant_memory_over_500_frames():
     frames = moving(20)
-    session = Session(tiny_bundle(), width=64, height=48)
+    session = Session(tiny_model(), width=64, height=48)
 
     def state():
-        return [*vars(session.history).values(), session.memory.tokens, session.conditioning.modulations]
+        return [*session.painter.state().values(), session.painter.conditioning.modulations]
 
     places = [tensor.data_ptr() for tensor in state()]
     for i in range(60):
         session.step(frames[i % 20])
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = resident_mb()
     for i in range(500):
         session.step(frames[i % 20])
-    grown_mb = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    grown_mb = resident_mb() - before
     assert grown_mb < 8, grown_mb
     assert places == [tensor.data_ptr() for tensor in state()]
 
@@ -198,18 +198,18 @@ def test_odd_sizes_and_steps(steps):
 
 
 def test_strength_zero_forgets_all_that_was_generated():
-    session = Session(tiny_bundle(), width=64, height=48)
+    session = Session(tiny_model(), width=64, height=48)
     for frame in moving(6):
         session.step(frame)
-    assert session.memory.writes
+    assert session.painter.memory.writes
     session.set_strength(0.0)
     session.step(moving(1)[0])
-    assert session.memory.writes == 0 and not session.history.valid.any()
+    assert session.painter.memory.writes == 0 and not session.painter.history.valid.any()
 
 
 def test_identity_and_strength_zero_return_the_input():
     frames = moving(3)
-    session = Session(tiny_bundle(), width=64, height=48)
+    session = Session(tiny_model(), width=64, height=48)
     session.set_look({"identity": 1.0})
     assert all(np.array_equal(session.step(frame), frame) for frame in frames)
     assert all(np.array_equal(out, frame) for out, frame in zip(run(frames, strength=0.0), frames))
@@ -219,7 +219,7 @@ def test_look_mixtures_lie_between():
     frame = moving(1)
     out = {}
     for weight in (0.0, 0.5, 1.0):
-        session = Session(tiny_bundle(), width=64, height=48)
+        session = Session(tiny_model(), width=64, height=48)
         session.set_look({"first": 1 - weight, "second": weight})
         out[weight] = session.step(frame[0]).astype(float)
     assert not np.array_equal(out[0.0], out[1.0])
@@ -241,35 +241,35 @@ def test_look_mixtures_lie_between():
 )
 def test_bad_calls(call):
     with pytest.raises(UsageProblem):
-        call(Session(tiny_bundle(), width=64, height=48))
+        call(Session(tiny_model(), width=64, height=48))
 
 
 @pytest.mark.parametrize("options", [{"width": 0}, {"height": 100000}, {"steps": 0}, {"steps": 5}])
 def test_bad_sessions(options):
     with pytest.raises(UsageProblem):
-        Session(tiny_bundle(), **{"width": 64, "height": 48, **options})
+        Session(tiny_model(), **{"width": 64, "height": 48, **options})
 
 
 def test_ptx_without_a_gpu_fails_with_the_reason():
     with pytest.raises(GpuError):
-        Session(tiny_bundle(), width=64, height=48, backend="ptx")
+        Session(tiny_model(), width=64, height=48, backend="ptx")
 
 
 def test_nan_in_the_history_is_mended_at_once():
-    session = Session(tiny_bundle(), width=64, height=48)
+    session = Session(tiny_model(), width=64, height=48)
     frames = moving(4)
     session.step(frames[0])
-    session.history.last.fill_(float("nan"))
+    session.painter.history.last.fill_(float("nan"))
     out = session.step(frames[1])
     assert session.report.guard_event == "NaN" and session.counters["guard_events"] == 1
     assert np.array_equal(out, run(frames[1:2])[0])
 
 
 def test_shipped_model_paints_and_keeps_the_scene():
-    bundle = load_bundle("lsd-small")
-    assert len(bundle.looks) >= 25 and bundle.looks[-1] == "identity"
+    model = open_model("lsd-small")
+    assert len(model.looks) >= 25 and model.looks[-1] == "identity"
     frames = moving(6, 96, 128)
-    session = Session(bundle, width=128, height=96)
+    session = Session(model, width=128, height=96)
     session.set_look({"film-noir": 1.0})
     out = [session.step(frame) for frame in frames][-1].astype(float)
     assert (out.max(axis=2) - out.min(axis=2)).mean() < 12  # black and white
@@ -295,28 +295,28 @@ def test_nan_in_weights(copy):
     weights["out.bias"][0] = float("nan")
     save_file(weights, copy / "model.safetensors")
     with pytest.raises(ModelError, match="NaN"):
-        load_bundle(copy)
+        open_model(copy)
 
 
 def test_damaged_foreign_and_missing_models(copy, tmp_path):
     whole = (copy / "model.safetensors").read_bytes()
     (copy / "model.safetensors").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ModelError):
-        load_bundle(copy)
+        open_model(copy)
     save_file({"some.weight": torch.zeros(3)}, copy / "model.safetensors")
     with pytest.raises(ModelError, match="another network"):
-        load_bundle(copy)
+        open_model(copy)
     (copy / "model.safetensors").write_bytes(hashlib.sha256(b"noise").digest() * 40)
     with pytest.raises(ModelError):
-        load_bundle(copy)
+        open_model(copy)
     with pytest.raises(ModelError):
-        load_bundle("no-such-model")
+        open_model("no-such-model")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_cuda_asked_for_where_there_is_none():
     with pytest.raises(GpuError):
-        load_bundle("lsd-small", device="cuda")
+        open_model("lsd-small", device="cuda")
 
 
 if __name__ == "__main__":

@@ -147,7 +147,7 @@ def test_a_skipped_frame_costs_no_model_and_a_new_look_is_made():
     session.set_look({"night": 1.0})
     rgb = np.full((48, 64, 3), 50, np.uint8)
     first = session.step(rgb)
-    assert session.step(rgb) is first and session.report.denoise_ms == 0.0
+    assert session.step(rgb) is first and session.report.stages["denoise"] == 0.0
     assert session.inner.frames == 1 and session.describe()["skipped_similar"] == 1
     session.set_look({"mosaic": 1.0})
     session.step(rgb)
@@ -176,7 +176,7 @@ def test_the_past_goes_along_with_the_size():
     session.keeper.place = 2
     session._change()
     assert session.inner.width == 68 and "68x45 inside" in changes[-1]
-    assert float(session.inner.history.valid[0]) == 1.0
+    assert float(session.inner.painter.history.valid[0]) == 1.0
     after = session.step(rgb)
     assert after.shape == (64, 96, 3) and not session.report.cut
     assert np.abs(after.astype(int) - before).mean() < 40

@@ -72,7 +72,7 @@ def _small_net(path: Path, quantized: bool = False) -> Path:
         "w3": _weights(3, 4, 1, 1, seed=2),
         "b3": _weights(3, seed=3),
     }
-    resize = dict(mode="nearest", nearest_mode="floor", coordinate_transformation_mode="asymmetric")
+    resize = {"mode": "nearest", "nearest_mode": "floor", "coordinate_transformation_mode": "asymmetric"}
     nodes = [
         node("Pad", ["x", "pad"], ["p"], mode="reflect"),
         node("Transpose", ["p"], ["t"], perm=[0, 3, 1, 2]),
@@ -164,7 +164,7 @@ def test_bad_network_files(tmp_path):
     with pytest.raises(ModelError, match="no teacher network"):
         OnnxModule(tmp_path / "absent.onnx")
     (tmp_path / "text.onnx").write_text("not a network")
-    with pytest.raises(ModelError, match="no readable ONNX"):
+    with pytest.raises(ModelError, match="not a readable ONNX"):
         OnnxModule(tmp_path / "text.onnx")
     odd = _save(tmp_path / "odd.onnx", [helper.make_node("Softsign", ["x"], ["y"])], {"x": [1]}, {"y": [1]}, {})
     with pytest.raises(ModelError, match="Softsign"):

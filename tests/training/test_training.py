@@ -117,10 +117,10 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(arguments, tmp_path, 
         return load_config(None, [*arguments, *more])
 
     whole = loop.Trainer(config("whole"), lambda line: None)
-    assert whole.train() and whole.progress["step"] == 9
+    assert whole.train() and whole.progress.step == 9
     asked = iter([False] * 3 + [True])
     first = loop.Trainer(config("parts"), lambda line: None)
-    assert not first.train(stop=lambda: next(asked)) and first.progress["step"] == 4
+    assert not first.train(stop=lambda: next(asked)) and first.progress.step == 4
     said: list[str] = []
     second = loop.Trainer(config("parts"), said.append)
     assert second.same_streams and any("go on where they were" in line for line in said)
@@ -250,7 +250,7 @@ def test_only_shippable_media_unless_asked(data):
         ("banks=[[100,100]]", "[height, width, share]"),
         ('network={"widths":[8,8,8]}', "head width"),
         ('network={"depth":3}', "unknown keys"),
-        ("looks_file=README.md", "no looks file"),
+        ("looks_file=README.md", "not a looks file"),
         ("device=tpu", "auto, cpu or cuda"),
         ("clips=[1,0,1]", "at least 2 frames"),
         ('network={"memory_slots":2}', "more than memory_anchors"),

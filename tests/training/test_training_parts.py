@@ -17,7 +17,7 @@ from mirage_cli.training.distill import two_half_steps
 from mirage_cli.training.loop import Trainer
 from mirage_cli.training.losses import style_difference, temporal_difference, texture_difference
 from mirage_cli.training.playing import ClipPlayer
-from mirage_cli.training.settle import CELL, again_as_begun, settle_difference
+from mirage_cli.training.settle import CELL, repeat_without_past, settle_difference
 from mirage_cli.training.state import RunningMean
 from mirage_cli.training.streams import StreamConfig, StreamPool, Task
 
@@ -193,7 +193,7 @@ def test_frames_painted_again_begin_a_stream():
         torch.rand(b, 3, 16, 16), torch.rand(b, 6, 8, 8), torch.rand(b, 1, 16, 16), torch.rand(b, 5, 7), torch.ones(b)
     )
     noise, nothing = torch.rand(b, 3, 16, 16), torch.rand(1, 1, 7)
-    longer, past, levels = again_as_begun(task, seen, torch.zeros(b, 3), rows, noise, nothing)
+    longer, past, levels = repeat_without_past(task, seen, torch.zeros(b, 3), rows, noise, nothing)
     for name in ("frame", "look", "strength", "x_t", "t", "d"):
         torch.testing.assert_close(getattr(longer, name)[:b], getattr(task, name))
     torch.testing.assert_close(longer.frame[b:], task.frame[rows])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import resource
@@ -179,7 +180,7 @@ def test_ctrl_c_saves_the_run_and_the_same_command_goes_on(tmp_path, monkeypatch
 
     def interrupted(trainer):
         terms = step(trainer)
-        if trainer.progress["step"] == 3:
+        if trainer.progress.step == 3:
             os.kill(os.getpid(), signal.SIGINT)
         return terms
 
@@ -240,7 +241,7 @@ def stats(**more) -> TrainStats:
 
 
 def test_the_table_of_a_run_shows_every_number():
-    console = Console(width=100, record=True, file=open(os.devnull, "w"))
+    console = Console(width=100, record=True, file=io.StringIO())
     console.print(dashboard.render(stats()))
     text = console.export_text()
     for part in (

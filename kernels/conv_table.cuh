@@ -1,0 +1,16 @@
+// Made from shapes.py by build.py; edit that, not this.
+//    name           , C0 , TAPS, STRIDE, UP, C1 , WM, WN, S, RING, HEAD          , TAIL
+LAYER(stem           , 112, 1   , 1     , 0 , 48 , 2 , 2 , 5, 1   , AS_IS         , RESIDUAL)
+LAYER(block64_first  , 64 , 9   , 1     , 0 , 0  , 2 , 2 , 3, 6   , NORM_FILM_SILU, FILM_SILU)
+LAYER(block64_second , 64 , 9   , 1     , 0 , 0  , 2 , 2 , 3, 6   , AS_IS         , RESIDUAL)
+LAYER(down0          , 64 , 9   , 2     , 0 , 96 , 1 , 2 , 1, 5   , AS_IS         , STORE)
+LAYER(block128_first , 128, 9   , 1     , 0 , 0  , 1 , 2 , 3, 3   , NORM_FILM_SILU, FILM_SILU)
+LAYER(block128_second, 128, 9   , 1     , 0 , 0  , 1 , 2 , 3, 3   , AS_IS         , RESIDUAL)
+LAYER(down1          , 128, 9   , 2     , 0 , 0  , 1 , 1 , 1, 3   , AS_IS         , STORE)
+LAYER(block256_first , 256, 9   , 1     , 0 , 0  , 1 , 1 , 2, 3   , NORM_FILM_SILU, FILM_SILU)
+LAYER(block256_second, 256, 9   , 1     , 0 , 0  , 1 , 1 , 2, 3   , AS_IS         , RESIDUAL)
+LAYER(attention_in   , 256, 1   , 1     , 0 , 0  , 1 , 2 , 4, 1   , NORM          , STORE)
+LAYER(attention_out  , 256, 1   , 1     , 0 , 0  , 1 , 1 , 2, 1   , AS_IS         , RESIDUAL)
+LAYER(up1            , 256, 1   , 1     , 1 , 128, 1 , 2 , 3, 2   , AS_IS         , STORE)
+LAYER(up0            , 128, 1   , 1     , 1 , 64 , 2 , 2 , 3, 2   , AS_IS         , STORE)
+LAYER(out            , 64 , 9   , 1     , 0 , 0  , 2 , 2 , 3, 6   , AS_IS         , COMPOSE)

@@ -1,0 +1,40 @@
+"""What ffmpeg's words mean; it has no other way to tell."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from mirage_cli.media.ffmpeg import pick_message
+
+_ERROR = re.compile(r"\[(?:error|fatal)\] ")
+
+
+def disk_is_full(lines: Iterable[str]) -> bool:
+    return any("No space left" in line for line in lines)
+
+
+def reader_is_gone(message: str) -> bool:
+    """Whether the program at the other end of a pipe has ended."""
+    return "Broken pipe" in message or "EPIPE" in message
+
+
+def output_is_open(lines: Iterable[str]) -> bool:
+    """Whether the output was reached and is being written to; ffmpeg says so at level info."""
+    return any("Output #0" in line for line in lines)
+
+
+def input_description(lines: Iterable[str]) -> tuple[str, bool]:
+    """What was said of the inputs so far, for ``parse_probe``, and whether that is all."""
+    text = "\n".join(re.sub(r"^\[info\] ", "", line) for line in lines)
+    description, output, _ = text.partition("\nOutput #0")
+    return description, bool(output)
+
+
+def why_a_stream_ended(lines: Iterable[str]) -> str:
+    """In one line, from the messages of an ffmpeg that has read a stream."""
+    # Joining in the middle of a stream gives harmless errors first; the last one tells.
+    errors = [line for line in lines if _ERROR.search(line)]
+    message = pick_message(errors) if errors else "the sender ended"
+    message = re.sub(r"^Error opening input(?: files?)?: ?", "", message)
+    return "the sender ended" if "during demuxing" in message else message.rstrip(".")
