@@ -97,7 +97,7 @@ TEXT_SUBTITLES = frozenset(
     }
 )
 
-# A playlist of the last six pieces of two seconds; older ones are deleted.
+# A playlist of the last six segments of two seconds; older ones are deleted.
 _HLS = {"hls_time": "2", "hls_list_size": "6", "hls_flags": "delete_segments"}
 
 CONTAINERS: dict[str, Container] = {

@@ -371,7 +371,7 @@ def open_output(
         form: what goes through a pipe, one of ``output_formats.PIPE_FORMATS``.
         low_delay: encode for viewers who watch it now; see ``output_formats.low_delay_options``.
         with_line: it will get sound by ``write_sound``; not together with ``audio_from``.
-        again: the connection was lost: the pieces of a playlist get new, higher numbers.
+        again: the connection was lost: the segments of a playlist get new, higher numbers.
 
     Raises:
         UsageProblem: a codec, crf, preset or size that is not allowed.

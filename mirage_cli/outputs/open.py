@@ -227,7 +227,7 @@ def _open_one(config: TransformConfig, target: str, source: FrameSource, size: S
     from mirage_cli.media.formats import encoder_of
     from mirage_cli.outputs.file import FileSink
     from mirage_cli.outputs.plan import plan_output
-    from mirage_cli.outputs.segments import JobSink, can_be_pieces
+    from mirage_cli.outputs.segments import JobSink, can_be_segments
 
     inner = source.inner if isinstance(source, ResizedSource) else source
     if is_image(target):
@@ -247,8 +247,8 @@ def _open_one(config: TransformConfig, target: str, source: FrameSource, size: S
         form=config.format if target == PIPE else None,
     )
     again = not isinstance(inner, FileSource) or inner.path is not None
-    pieces = can_be_pieces(plan.container, encoder_of(plan.encoder)) and is_plain_file(target)
-    if not (again and pieces and resumable):
+    segments = can_be_segments(plan.container, encoder_of(plan.encoder)) and is_plain_file(target)
+    if not (again and segments and resumable):
         if config.resume:
             why = "the input is a pipe or an address" if not again else f"the output is {target}"
             raise UsageProblem(
@@ -259,9 +259,9 @@ def _open_one(config: TransformConfig, target: str, source: FrameSource, size: S
     request = _request(config, size, inner, plan.encoder, plan.tool.version) | {"times": _times(info)}
     folder = open_job(target, request, config.resume)
     try:
-        return JobSink(folder, plan, piece_frames=config.piece_frames)
+        return JobSink(folder, plan, segment_frames=config.segment_frames)
     except BaseException:
-        folder.release() if folder.progress.pieces else folder.remove()
+        folder.release() if folder.progress.segments else folder.remove()
         raise
 
 
@@ -274,7 +274,7 @@ def _with_times(info: StreamInfo, times: Any) -> StreamInfo:
     """The description of an input with the times that its job was begun with.
 
     How exactly an input's rate is known depends on how long a look at it took (``media_probe.scan_packets``): another
-    rate would put the later frames on another grid than the pieces that are there.
+    rate would put the later frames on another grid than the segments that are there.
     """
     known = isinstance(times, list) and [type(value) for value in times[:2]] == [float, bool] and len(times) == 3
     if not known or not (times[2] is None or isinstance(times[2], float)):
@@ -310,5 +310,5 @@ def _request(
         "encoder": encoder,
         "compare": config.compare,
         "sound": config.sound,
-        "piece_frames": config.piece_frames,
+        "piece_frames": config.segment_frames,
     }

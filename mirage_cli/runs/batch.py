@@ -176,7 +176,7 @@ def _put_aside(target: str, resume: bool) -> str:
     """Take a file that was cut off out of the way: the next ``--resume`` would take it for a whole one.
 
     Args:
-        resume: its pieces are kept, so that what was joined of them can go; else it gets a name of its own.
+        resume: its segments are kept, so that what was joined of them can go; else it gets a name of its own.
 
     Returns:
         Where it is now.

@@ -162,7 +162,7 @@ if __name__ == "__main__":
     from mirage_cli.config import TransformConfig
 
     transform.TransformConfig = functools.partial(
-        TransformConfig, piece_frames=int(os.environ.get("FAKE_PIECE_FRAMES", "250"))
+        TransformConfig, segment_frames=int(os.environ.get("FAKE_SEGMENT_FRAMES", "250"))
     )
     if "FAKE_READY_FD" in os.environ:
         mark, begin = int(os.environ["FAKE_READY_FD"]), cli.cli.main
