@@ -42,8 +42,8 @@ class Field:
     kind: str
     about: str
     example: Any
-    low: float | None = None
-    high: float | None = None
+    low: float = -math.inf
+    high: float = math.inf
     preset: bool = False
 
     def allowed(self) -> str:

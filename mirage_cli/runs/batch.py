@@ -243,7 +243,7 @@ def _folder(config: TransformConfig) -> Path | None:
 
 
 def _target(name: str, look: str, folder: Path | None, taken: set[str]) -> str:
-    """The output of one input; ``a.mov`` and ``a.mp4`` do not get the same, nor do files of one name in many folders."""
+    """The output of one input; each has its own, also ``a.mov`` and ``a.mp4``, and files of one name in two folders."""
     target = Path(default_output(name.rstrip("/") if os.path.isdir(name) else name, look))
     if folder is not None:
         target = folder / target.name

@@ -13,7 +13,7 @@ import pytest
 from helpers.control import TOKEN, ask, browse, port_of, running
 
 from mirage_cli.control import server as server_module
-from mirage_cli.control.access import Address, Gate, Rate, check_token, parse_address
+from mirage_cli.control.access import Address, Gate, RateLimit, check_token, parse_address
 from mirage_cli.control.schema import MAX_MESSAGE_BYTES
 from mirage_cli.errors import UsageProblem
 
@@ -237,7 +237,7 @@ def test_addresses_tokens_and_rates():
     sessions = [gate.open_session() for _ in range(65)]
     assert gate.knows(None, sessions[-1]) and not gate.knows(None, sessions[0]) and not gate.knows(None, "é")
     now = [0.0]
-    rate = Rate(10.0, 3, clock=lambda: now[0], clients=2)
+    rate = RateLimit(10.0, 3, clock=lambda: now[0], clients=2)
     assert [rate.allows("a") for _ in range(5)] == [True, True, True, False, False]
     now[0] = 0.1
     assert rate.allows("a") and not rate.allows("a")

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import click
 import pytest
+from helpers import control_page
 from helpers.control import running, url_of
 from helpers.paths import FAKES, ROOT
 
 from mirage_cli.cli import cli
-from mirage_cli.control import docs
 from mirage_cli.control.schema import FIELDS
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -103,7 +103,7 @@ def test_the_examples_of_the_control_page_are_answered_as_it_says() -> None:
 
 
 def test_the_control_page_is_current() -> None:
-    assert docs.control_page() == CONTROL, "python -m mirage_cli.control.docs > docs/control.md"
+    assert control_page.control_page() == CONTROL, "python tests/helpers/control_page.py > docs/control.md"
     for field in FIELDS:
         assert f"`{field.name}`" in CONTROL
 
@@ -117,7 +117,7 @@ def test_the_control_page_names_every_route() -> None:
             for route in server._runner.app.router.routes()
             if route.method != "HEAD"
         }
-    told = {(method, path) for method, path, _ in docs.ROUTES}
+    told = {(method, path) for method, path, _ in control_page.ROUTES}
     assert there - told == {("GET", "/page.js"), ("GET", "/page.css"), ("GET", "/favicon.ico")}
     assert told <= there
 
