@@ -54,7 +54,7 @@ def run(asked: EvalConfig, note: Say = lambda text: None, warn: Say = lambda tex
 
     Args:
         asked: what is asked for; numbers left open are chosen by the machine.
-        note, warn: told of progress, and of what is left out.
+        note, warn: get lines about progress, and about what is left out.
 
     Raises:
         UsageProblem: an unknown look or part, or a number out of range.
@@ -108,7 +108,7 @@ def check_files(config: EvalConfig) -> None:
     """Refuse, before anything is measured, files that cannot be written or must not be replaced.
 
     Raises:
-        UsageProblem: a name that is none of its kind, so that no video is replaced by a document.
+        UsageProblem: a name with another kind's suffix, so that a document cannot replace a video.
         MediaError: no such folder; no training data in ``data``.
     """
     for option, path, endings in (
@@ -131,7 +131,7 @@ def check_files(config: EvalConfig) -> None:
 def fill_in(config: EvalConfig, known: list[str], gpu: bool) -> EvalSettings:
     """The configuration with every open number decided, and checked."""
     if not config.parts:
-        raise UsageProblem("no part is named", f"allowed: {', '.join(EVAL_PARTS)}; leave --parts away for all")
+        raise UsageProblem("no part is named", f"allowed: {', '.join(EVAL_PARTS)}; omit --parts for all")
     painted = [look for look in known if look != IDENTITY]
     looks = config.looks or (("all",) if gpu else tuple(x for x in CPU_LOOKS if x in painted) or tuple(painted[:4]))
     if looks == ("all",):
@@ -139,7 +139,7 @@ def fill_in(config: EvalConfig, known: list[str], gpu: bool) -> EvalSettings:
     if unknown := [look for look in looks if look not in painted]:
         raise UsageProblem(f"no look {unknown[0]!r} in {config.model.model}", "mirage models lists the looks")
     if unknown := [part for part in config.parts if part not in EVAL_PARTS]:
-        raise UsageProblem(f"no part {unknown[0]!r}; allowed: {', '.join(EVAL_PARTS)}", "leave --parts away for all")
+        raise UsageProblem(f"no part {unknown[0]!r}; allowed: {', '.join(EVAL_PARTS)}", "omit --parts for all")
     frames = config.frames or (10_000 if gpu else 300)
     if frames < FEWEST_FRAMES:
         raise UsageProblem(
@@ -215,7 +215,7 @@ def in_processes(specs: list[Spec], tasks: list[Task]) -> Iterator[Message]:
         processes[ours] = process
     refused: MirageError | None = None
 
-    def give(connection: Any) -> None:
+    def give(connection: Connection) -> None:
         doing.pop(connection, None)
         task = waiting.popleft() if waiting else None
         connection.send(task)

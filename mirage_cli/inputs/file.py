@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mirage_cli.errors import MediaError, UsageProblem, plain_text
-from mirage_cli.frames import Frame, Sound, StreamInfo
+from mirage_cli.errors import MediaError, UsageProblem, plain_text, reason_of
+from mirage_cli.frames import MEDIA_MAX_SIDE, Frame, FrameSource, Sound, SoundLine, StreamInfo
 from mirage_cli.inputs.pipe import StdinFeed
 from mirage_cli.media.addresses import NameAlias, file_url, is_url, shown_url
 from mirage_cli.media.decode import NUT_SHIFT_SECONDS, decode_arguments
@@ -34,9 +34,7 @@ from mirage_cli.media.probe import (
     probe_media,
     scan_packets,
 )
-from mirage_cli.media.sound_line import SoundLine
 
-MAX_SIDE = 16384
 MAX_PIXELS = 1 << 27  # 400 MB as RGB; 16K video has as many
 # ffmpeg's muxer turns a time that jumps back into the last one plus a tick of 1 us.
 STALL_SECONDS = 1e-5
@@ -47,8 +45,8 @@ def default_threads() -> int:
     return min(4, max(1, (os.cpu_count() or 1) // 2))
 
 
-class FileSource:
-    """Frames of one file, pipe or URL, in order; see ``frames.FrameSource``.
+class FileSource(FrameSource):
+    """Frames of one file, pipe or URL, in order.
 
     Made by ``open_file``. Iterate once, in one thread; ``close`` may come from any thread.
 
@@ -66,6 +64,13 @@ class FileSource:
         alias: stands for ``path`` in commands, where its name needs it.
     """
 
+    sound: SoundLine | None = None
+    alias: NameAlias | None = None
+    # What ``release`` asks for, which also runs for a source that was not made whole.
+    _closed = True
+    _feed: StdinFeed | None = None
+    _sound_folder: tempfile.TemporaryDirectory[str] | None = None
+
     def __init__(
         self,
         process: FfmpegProcess,
@@ -82,11 +87,10 @@ class FileSource:
         sound_folder: tempfile.TemporaryDirectory[str] | None,
         read_sound: SoundLine | None = None,
     ) -> None:
+        super().__init__()
         self.info = info
         self.sound = SoundLine() if read_sound is not None else None
         self._read_sound = read_sound or SoundLine()  # in the times of the pipe
-        self.live = False
-        self.warnings: list[str] = []
         self.finished = False
         self.path = path
         self.sound_url = sound_url
@@ -96,7 +100,6 @@ class FileSource:
         self.probe = probe
         self.start_seconds, self.duration_seconds = start_seconds, duration_seconds
         self._feed, self._sound_folder = feed, sound_folder
-        self.alias: NameAlias | None = None
         self._begun = self._closed = False
 
     def __iter__(self) -> Iterator[Frame]:
@@ -140,8 +143,12 @@ class FileSource:
 
     @property
     def reopens(self) -> bool:
-        """Whether the input can be opened again: a pipe can be read only once."""
         return self._feed is None
+
+    @property
+    def own_size(self) -> tuple[int, int]:
+        video = self.probe.video
+        return video.shown_size if video else super().own_size
 
     def close(self) -> None:
         """Ends the decoder. Sound kept from a pipe stays until the source is no longer used."""
@@ -168,8 +175,7 @@ class FileSource:
             self.alias.remove()
 
     def __del__(self) -> None:
-        if hasattr(self, "_closed"):
-            self.release()
+        self.release()
 
     def __enter__(self) -> FileSource:
         return self
@@ -323,15 +329,16 @@ def check_local_file(name: str) -> str:
     except FileNotFoundError:
         raise MediaError(f"input {name!r} does not exist", "check the name and the folder you are in") from None
     except (OSError, ValueError) as problem:
-        reason = getattr(problem, "strerror", None) or str(problem)
-        raise MediaError(f"input {name!r} cannot be read: {reason}", "check its name and permissions") from None
+        raise MediaError(
+            f"input {name!r} cannot be read: {reason_of(problem)}", "check its name and permissions"
+        ) from None
     return name
 
 
 def _check_request(size: tuple[int, int] | None, start: float, duration: float | None, fps: float | None) -> None:
-    if size is not None and not all(1 <= side <= MAX_SIDE for side in size):
+    if size is not None and not all(1 <= side <= MEDIA_MAX_SIDE for side in size):
         raise UsageProblem(
-            f"size {size[0]}x{size[1]} is not allowed: each side is 1 to {MAX_SIDE} pixels",
+            f"size {size[0]}x{size[1]} is not allowed: each side is 1 to {MEDIA_MAX_SIDE} pixels",
             "give a size such as 768x432",
         )
     if not 0.0 <= start < 1e7:
@@ -413,7 +420,7 @@ def _open(
         sound_folder=sound_folder,
         read_sound=read_sound if reader.sound_rate else None,
     )
-    source.warnings += warnings
+    source.warnings.extend(warnings)
     return source
 
 
@@ -428,9 +435,9 @@ def require_video(probe: MediaProbe, name: str) -> VideoTrack:
         raise MediaError(f"{name} holds sound ({', '.join(probe.audio_codecs)}) but no video", READABLE_REMEDY)
     if video is None:
         raise MediaError(f"{name} holds no video that ffmpeg can decode", READABLE_REMEDY)
-    if video.width * video.height > MAX_PIXELS or max(video.width, video.height) > MAX_SIDE:
+    if video.width * video.height > MAX_PIXELS or max(video.width, video.height) > MEDIA_MAX_SIDE:
         raise MediaError(
-            f"{name} has frames of {video.width}x{video.height}; allowed: {MAX_SIDE} a side and "
+            f"{name} has frames of {video.width}x{video.height}; allowed: {MEDIA_MAX_SIDE} a side and "
             f"{MAX_PIXELS / 1e6:.0f} million pixels",
             "scale it down first, e.g. with ffmpeg",
         )

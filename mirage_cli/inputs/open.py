@@ -115,7 +115,7 @@ def _open_paced(
 ) -> tuple[FrameSource, Size]:
     """A file, played at its own pace."""
     opened = open_at(config.size if isinstance(config.size, tuple) else None)
-    reopens = reopens and getattr(opened, "reopens", True)
+    reopens = reopens and opened.reopens
     source, size = fit_source(opened, config.size, cpu, LIVE_CPU_LIMIT, ui, open_at if reopens else None)
     if config.loop and not reopens:
         ui.warn("--loop has no effect: what comes through a pipe can be read only once")

@@ -15,9 +15,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from mirage_cli.errors import MediaError, plain_text
-from mirage_cli.frames import Frame, StreamInfo
-from mirage_cli.inputs.wrappers import quiet_opencv
+from mirage_cli.errors import MediaError, plain_text, reason_of
+from mirage_cli.frames import Frame, FrameSource, StreamInfo
+from mirage_cli.inputs.opencv import quiet_opencv
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
 DEFAULT_FPS = 25.0
@@ -78,8 +78,8 @@ def pattern_matches(pattern: str) -> list[str]:
     return [os.path.join(folder, item) for item in os.listdir(folder or ".") if shape.fullmatch(item)]
 
 
-class ImageSource:
-    """Pictures as frames, all at the size of the first; see ``frames.FrameSource``.
+class ImageSource(FrameSource):
+    """Pictures as frames, all at the size of the first.
 
     Args:
         paths: in order.
@@ -90,8 +90,6 @@ class ImageSource:
         MediaError: the first one cannot be read. A later one raises when its turn comes.
     """
 
-    live = False
-
     def __init__(
         self,
         paths: Sequence[str],
@@ -101,7 +99,7 @@ class ImageSource:
         start_seconds: float = 0.0,
         duration_seconds: float | None = None,
     ) -> None:
-        self.warnings: list[str] = []
+        super().__init__()
         self.fps = fps or DEFAULT_FPS
         begin = round(start_seconds * self.fps)
         end = len(paths) if duration_seconds is None else begin + round(duration_seconds * self.fps)
@@ -112,8 +110,8 @@ class ImageSource:
                 "Give a smaller --start.",
             )
         first = read_image(self.paths[0])
-        self.own_size = (first.shape[1], first.shape[0])
-        self.size = size or self.own_size
+        self._own_size = (first.shape[1], first.shape[0])
+        self.size = size or self._own_size
         self._closed = False
         name = Path(self.paths[0]).name
         if len(self.paths) > 1:
@@ -126,6 +124,10 @@ class ImageSource:
             duration_seconds=len(self.paths) / self.fps,
             name=name,
         )
+
+    @property
+    def own_size(self) -> tuple[int, int]:
+        return self._own_size
 
     def __iter__(self) -> Iterator[Frame]:
         for index, path in enumerate(self.paths):
@@ -158,7 +160,7 @@ def read_image(path: str) -> np.ndarray:
         data = np.fromfile(path, np.uint8)
         bgr = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
     except (OSError, cv2.error) as problem:
-        reason = getattr(problem, "strerror", None) or "not a picture"
+        reason = reason_of(problem) if isinstance(problem, OSError) else "not a picture"
         raise MediaError(f"{plain_text(path)} cannot be read: {reason}", "Check the file.") from None
     if bgr is None:
         raise MediaError(f"{plain_text(path)} is not a picture that can be read", "Take the file out or mend it.")

@@ -18,7 +18,7 @@ from typing import Any
 
 from mirage_cli.config import PIPE
 from mirage_cli.errors import MediaError, plain_text
-from mirage_cli.frames import Frame, Sound, StreamInfo
+from mirage_cli.frames import Frame, FrameSink, Sound, StreamInfo
 from mirage_cli.inputs.file import FileSource
 from mirage_cli.media.addresses import file_url, is_url
 from mirage_cli.media.encode import encode_arguments
@@ -37,16 +37,17 @@ GRID_TOLERANCE_SECONDS = 0.0006
 STREAM_GRACE_S = 3.0
 
 
-class FileSink:
-    """Writes frames; see ``frames.FrameSink``. Made by ``open_output``; use from one thread.
+class FileSink(FrameSink):
+    """Writes frames. Made by ``open_output``; use from one thread.
 
     Attributes:
         frames_written: so far.
-        warnings: sentences for the user; read them after ``close``.
         target: where the output goes.
         ticks_per_second: the output's time base.
-        end_seconds: at the end, how long whoever reads a pipe may take nothing; None for ever.
+        end_seconds: at the end, how long the reader of a pipe may take nothing; None waits without limit.
     """
+
+    _closed = True  # until its encoder runs: there is nothing to discard
 
     def __init__(
         self,
@@ -61,7 +62,8 @@ class FileSink:
         with_line: bool = False,
         shown: str | None = None,
     ) -> None:
-        self.target, self.warnings, self.frames_written = target, warnings, 0
+        super().__init__(warnings)
+        self.target, self.frames_written = target, 0
         self.end_seconds: float | None = None
         self._shown = "standard output" if target == PIPE else plain_text(shown or target)
         self._tool, self._info, self._container = tool, info, container
@@ -71,7 +73,6 @@ class FileSink:
         self.ticks_per_second = tick_rate(encoder_of(encoder), grid)
         self._first_pts = self._last_pts = 0.0
         self._last_ticks = -1
-        self._closed = False
         self._problem: MediaError | None = None
         self._final = Path(os.path.realpath(target)) if is_plain_file(target) else None
         self._parts: list[Path] = []
@@ -82,6 +83,7 @@ class FileSink:
             self._process = FfmpegProcess(
                 tool, arguments, feed=True, stdout=stdout, level="info" if is_url(target) else "warning"
             )
+            self._closed = False
             self._pipe = NutWriter(
                 self._process.stdin.fileno(),
                 info.width,
@@ -166,7 +168,6 @@ class FileSink:
 
     @property
     def waits(self) -> bool:
-        """Whether it ends only when somebody has read it."""
         return self._final is None
 
     @property
@@ -184,7 +185,7 @@ class FileSink:
         self.close(commit=kind is None)
 
     def __del__(self) -> None:
-        if hasattr(self, "_process") and not self._closed:
+        if not self._closed:
             self._closed = True
             self._discard()
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from mirage_cli.errors import MediaError, MirageError, UsageProblem
+from mirage_cli.errors import MediaError, MirageError, UsageProblem, reason_of, short
 
 FORMAT = 1
 BEGIN_ANEW = "Give the same flags again, or begin anew with -y and without --resume."
@@ -219,8 +219,7 @@ def open_job(target: str, request: dict[str, Any], resume: bool) -> JobFolder:
         raise
     except (OSError, ValueError, TypeError, KeyError) as problem:
         folder.release()
-        reason = getattr(problem, "strerror", None) or problem
-        raise MediaError(f"the unfinished job {path} cannot be used: {reason}", BEGIN_ANEW) from None
+        raise MediaError(f"the unfinished job {path} cannot be used: {reason_of(problem)}", BEGIN_ANEW) from None
     return folder
 
 
@@ -252,14 +251,9 @@ def _check_same(began: dict[str, Any], now: dict[str, Any], target: str) -> None
         if began.get(key) != now.get(key):
             raise UsageProblem(
                 f"the unfinished job of {target} was begun with another {key.replace('_', ' ')}: "
-                f"{_short(began.get(key))}, and now it is {_short(now.get(key))}",
+                f"{short(json.dumps(began.get(key)))}, and now it is {short(json.dumps(now.get(key)))}",
                 BEGIN_ANEW,
             )
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mirage_cli.config import PIPE, LiveConfig, TransformConfig
-from mirage_cli.errors import MediaError
+from mirage_cli.errors import MediaError, reason_of
 from mirage_cli.media.addresses import is_url, is_utf8
 from mirage_cli.outputs.virtual_camera import is_virtual_camera
 
@@ -55,8 +55,9 @@ def check_target(target: str, read_from: str | None, may_replace: Callable[[], b
         if path.is_file() and not may_replace():
             raise MediaError(f"output {target!r} exists", "add -y to replace it, or give -o another name")
     except (OSError, ValueError) as problem:
-        reason = getattr(problem, "strerror", None) or str(problem)
-        raise MediaError(f"output {target!r} cannot be written: {reason}", "give a shorter or plainer name") from None
+        raise MediaError(
+            f"output {target!r} cannot be written: {reason_of(problem)}", "give a shorter or plainer name"
+        ) from None
 
 
 def at_its_pace(target: str) -> bool:

@@ -189,8 +189,7 @@ def open_sink(
     all_of_them: FrameSink = FanOut(sinks, tell)
     if len(sinks) == 1 and not isinstance(sinks[0][1], PushSink):
         all_of_them = sinks[0][1]
-    line = getattr(source, "sound", None)
-    return all_of_them if line is None else SoundCarrier(all_of_them, line)
+    return all_of_them if source.sound is None else SoundCarrier(all_of_them, source.sound)
 
 
 def _open_push(
@@ -206,7 +205,7 @@ def _open_push(
         raise UsageProblem(f"--resume cannot hold: the output is {shown_target(target)}", "Leave --resume away.")
     width = size[0] * (2 if config.compare else 1)
     info = replace(source.info, width=width, height=size[1])
-    with_line = getattr(source, "sound", None) is not None
+    with_line = source.sound is not None
     if config.sound and not with_line and source.info.has_audio:
         tell(f"{source.info.name}: its sound cannot be sent to {shown_target(target)}")
     return push_output(

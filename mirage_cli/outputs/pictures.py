@@ -9,14 +9,14 @@ from pathlib import Path
 import cv2
 
 from mirage_cli.errors import MediaError, UsageProblem
-from mirage_cli.frames import Frame
+from mirage_cli.frames import Frame, FrameSink
 from mirage_cli.inputs.pictures import _NUMBER, is_pattern, pattern_matches
 
 JPEG_QUALITY = 95
 
 
-class ImageSink:
-    """Writes each frame as a picture; see ``frames.FrameSink``.
+class ImageSink(FrameSink):
+    """Writes each frame as a picture.
 
     Pictures are written to ``FOLDER/.NAME.part/`` and moved to their places when all are whole.
 
@@ -29,7 +29,8 @@ class ImageSink:
     """
 
     def __init__(self, target: str, *, overwrite: bool = False) -> None:
-        self.target, self.warnings = target, []
+        super().__init__()
+        self.target = target
         self.frames_written = 0
         self._closed = False
         self._folder = Path(os.path.dirname(target) or ".")

@@ -9,15 +9,13 @@ from typing import NamedTuple
 
 from mirage_cli.config import PIPE
 from mirage_cli.errors import MediaError, UsageProblem
-from mirage_cli.frames import StreamInfo
+from mirage_cli.frames import MEDIA_MAX_SIDE, StreamInfo
 from mirage_cli.inputs.file import FileSource, default_threads
 from mirage_cli.media.ffmpeg import FfmpegTool, find_ffmpeg
 from mirage_cli.media.formats import Container, choose_codec, choose_container, encoder_options, low_delay_options
 from mirage_cli.media.sound_plan import SoundPlan
 from mirage_cli.outputs.names import check_target
 from mirage_cli.outputs.sound_copy import plan_sound
-
-MAX_SIDE = 16384
 
 
 class OutputPlan(NamedTuple):
@@ -55,8 +53,8 @@ def plan_output(
     """Decides how an output is written; arguments and errors as of ``open_output``."""
     target = os.fspath(path_or_dash)
     tool = tool or find_ffmpeg()
-    if not (1 <= info.width <= MAX_SIDE and 1 <= info.height <= MAX_SIDE):
-        raise UsageProblem(f"output size {info.width}x{info.height} is not allowed: 1 to {MAX_SIDE} a side", "")
+    if not (1 <= info.width <= MEDIA_MAX_SIDE and 1 <= info.height <= MEDIA_MAX_SIDE):
+        raise UsageProblem(f"output size {info.width}x{info.height} is not allowed: 1 to {MEDIA_MAX_SIDE} a side", "")
     container = choose_container(target, form)
     name = choose_codec(tool, container, codec)
     encoder = encoder_options(name, info.width, info.height, crf, preset, threads or default_threads())

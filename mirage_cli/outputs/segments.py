@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mirage_cli.errors import MediaError, plain_text
-from mirage_cli.frames import Frame
+from mirage_cli.frames import Frame, FrameSink
 from mirage_cli.media.addresses import NameAlias, file_url
 from mirage_cli.media.encode import SEGMENTS_INPUT, join_segments, segment_list
 from mirage_cli.media.formats import Container, encoder_of
@@ -49,8 +49,8 @@ def can_be_segments(container: Container, codec: str) -> bool:
     return codec in SEGMENT_MUXER and not container.constant_rate
 
 
-class JobSink:
-    """Writes frames; see ``frames.FrameSink``.
+class JobSink(FrameSink):
+    """The output of a job: segments in its folder, joined at the end.
 
     Args:
         folder: of the job; its progress says where to go on.
@@ -63,8 +63,9 @@ class JobSink:
     """
 
     def __init__(self, folder: JobFolder, plan: OutputPlan, *, segment_frames: int = SEGMENT_FRAMES) -> None:
+        super().__init__(plan.warnings)
         self.folder, self.segment_frames, self._plan = folder, segment_frames, plan
-        self.target, self.warnings = plan.target, plan.warnings
+        self.target = plan.target
         self._tool, self._info, self._container = plan.tool, plan.info, plan.container
         self._sound, self._source = plan.sound, plan.source
         codec = encoder_of(plan.encoder)

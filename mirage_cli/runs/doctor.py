@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from mirage_cli.errors import MirageError
+from mirage_cli.errors import MirageError, first_line
 from mirage_cli.models import catalog
 from mirage_cli.runs.machine import nvidia_driver
 
@@ -122,7 +122,7 @@ def check_packages(
             load(module)
             versions.append(f"{package} {_version(package)}")
         except Exception as error:
-            broken.append(f"{package}: {_first_line(error)}")
+            broken.append(f"{package}: {first_line(error)}")
     if broken:
         return [finding("packages", "fail", "; ".join(broken), REINSTALL)]
     return [finding("packages", "ok", ", ".join(versions))]
@@ -144,7 +144,7 @@ def check_opencv(load: Callable[[str], object] = importlib.import_module) -> lis
                 "pip uninstall -y opencv-python && pip install opencv-python-headless "
                 "(or, as root: apt-get install libgl1 libglib2.0-0 libsm6 libxext6)"
             )
-        return [finding("opencv", "fail", _first_line(error), fix)]
+        return [finding("opencv", "fail", first_line(error), fix)]
 
 
 def check_torch(load: Callable[[str], object] = importlib.import_module) -> list[Finding]:
@@ -152,7 +152,7 @@ def check_torch(load: Callable[[str], object] = importlib.import_module) -> list
     try:
         torch = load("torch")
     except Exception as error:
-        return [finding("torch", "fail", _first_line(error), REINSTALL)]
+        return [finding("torch", "fail", first_line(error), REINSTALL)]
     build = torch.version.cuda  # type: ignore[attr-defined]
     detail = f"{torch.__version__}, {f'CUDA {build}' if build else 'CPU build'}"  # type: ignore[attr-defined]
     detail += f", {torch.get_num_threads()} threads"  # type: ignore[attr-defined]
@@ -191,9 +191,9 @@ def check_cupy(load: Callable[[str], object] = importlib.import_module) -> list[
     except ImportError as error:
         if not has_gpu:
             return [finding("cupy", "ok", "not installed; of use with an NVIDIA GPU only")]
-        return [finding("cupy", "warn", f"not usable: {_first_line(error)}", fix)]
+        return [finding("cupy", "warn", f"not usable: {first_line(error)}", fix)]
     except Exception as error:
-        return [finding("cupy", "warn", f"does not start: {_first_line(error)}", fix)]
+        return [finding("cupy", "warn", f"does not start: {first_line(error)}", fix)]
     return [finding("cupy", "ok", f"{cupy.__version__}")]  # type: ignore[attr-defined]
 
 
@@ -368,7 +368,7 @@ def check_trial(model: Path, side: int = TRIAL_SIDE) -> list[Finding]:
     except MirageError as error:
         return [finding("trial frame", "fail", error.message, error.remedy)]
     except Exception as error:
-        text = f"{type(error).__name__}: {_first_line(error)}"
+        text = f"{type(error).__name__}: {first_line(error)}"
         return [finding("trial frame", "fail", text, "mirage transform --debug shows where.")]
     if out.shape != (side, side, 3) or out.dtype != np.uint8:
         text = f"the model gave {out.dtype} {list(out.shape)}"
@@ -383,7 +383,3 @@ def _version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "(version unknown)"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).strip().splitlines()[0]

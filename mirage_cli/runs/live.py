@@ -144,7 +144,7 @@ class _Outputs:
         Raises:
             MediaError, UsageProblem: one cannot be opened; the others are discarded.
         """
-        config, sound = self.config, getattr(source, "sound", None)
+        config, sound = self.config, source.sound
         with_line = sound is not None
         info = live_info(source.info, self._shown_size(size))
 
@@ -312,7 +312,7 @@ class LiveRun:
         self._announced = total
 
     def _connection(self) -> str:
-        states = (getattr(self.source, "state", ""), self.outputs.taps.state)
+        states = (self.source.state, self.outputs.taps.state)
         return "; ".join(state for state in states if state not in ("", "connected"))
 
     def stats(self) -> Stats:

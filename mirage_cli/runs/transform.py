@@ -286,8 +286,7 @@ class _Job:
 
     def _lost(self) -> str:
         """What is being done about an output that is lost."""
-        state = getattr(self.sink, "state", "")
-        return "" if state == "connected" else state
+        return "" if self.sink.state == "connected" else self.sink.state
 
     def document(self) -> dict[str, Any]:
         """What happened, as plain data; ``seconds`` is until the file is finished, ``busy`` and ``limiting_stage``

@@ -9,7 +9,7 @@ import numpy as np
 from helpers.pictures import pictures, still_info
 from mirage_cli.config import LiveConfig
 from mirage_cli.errors import MediaError
-from mirage_cli.frames import Frame
+from mirage_cli.frames import Frame, FrameSink
 from mirage_cli.inputs.file import open_file
 from mirage_cli.outputs.open import live_info, open_live_output
 
@@ -40,10 +40,9 @@ def check_received(path, least, most=30):
     assert min(off) < 8.0
 
 
-class Fails:
-    warnings: list[str] = []
-
+class Fails(FrameSink):
     def __init__(self, at=3):
+        super().__init__()
         self.at, self.ended = at, []
 
     def write(self, frame):

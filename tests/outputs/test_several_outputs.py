@@ -16,7 +16,6 @@ from mirage_cli.media.formats import choose_container
 from mirage_cli.outputs.fan_out import FanOut
 from mirage_cli.outputs.file import open_output
 from mirage_cli.outputs.names import check_targets, shown_target, without_secrets
-from mirage_cli.outputs.window import TeeSink
 
 
 def test_one_output_that_fails_does_not_take_the_others_along(tmp_path):
@@ -78,6 +77,8 @@ def test_pipes_of_other_kinds_are_refused():
 
 def test_files_are_finished_before_what_somebody_must_read():
     class Ends(Fails):
+        waits = False
+
         def __init__(self, waits):
             super().__init__()
             self.waits = waits
@@ -90,15 +91,15 @@ def test_files_are_finished_before_what_somebody_must_read():
     assert order == [False, True]
 
 
-def test_a_tee_closes_all_its_sinks_whatever_happens():
+def test_fan_out_closes_all_its_sinks_whatever_happens():
     class Bad(Sink):
         def close(self, commit=True):
             super().close(commit)
             raise MediaError("cannot finish")
 
     one, two = Bad(), Sink()
-    tee = TeeSink([one, two])
-    tee.write(Frame(np.zeros((2, 2, 3), np.uint8), 0.0, 0))
+    both = FanOut([("one", one), ("two", two)])
+    both.write(Frame(np.zeros((2, 2, 3), np.uint8), 0.0, 0))
     with pytest.raises(MediaError, match="cannot finish"):
-        tee.close(True)
+        both.close(True)
     assert one.ended == two.ended == [True] and len(two.frames) == 1

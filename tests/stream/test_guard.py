@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 
 import numpy as np
@@ -212,7 +213,7 @@ def test_the_shipped_model_comes_back(look: str, still: bool) -> None:
 
     good, anew = last(), last(session.reset)
     for kind in KINDS:
-        mended = last(lambda: damage(session, kind))  # noqa: B023  called at once
+        mended = last(functools.partial(damage, session, kind))
         assert gap(good, mended) <= 1.25 * gap(good, anew) + 2.0, kind
         apart = np.abs(guards.difference(guards.picture_numbers(good), guards.picture_numbers(mended)))
         assert (apart < guards.CONFIRMED).all(), (kind, apart)

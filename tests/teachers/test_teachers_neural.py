@@ -164,7 +164,7 @@ def test_bad_network_files(tmp_path):
     with pytest.raises(ModelError, match="no teacher network"):
         OnnxModule(tmp_path / "absent.onnx")
     (tmp_path / "text.onnx").write_text("not a network")
-    with pytest.raises(ModelError, match="no readable ONNX"):
+    with pytest.raises(ModelError, match="not a readable ONNX"):
         OnnxModule(tmp_path / "text.onnx")
     odd = _save(tmp_path / "odd.onnx", [helper.make_node("Softsign", ["x"], ["y"])], {"x": [1]}, {"y": [1]}, {})
     with pytest.raises(ModelError, match="Softsign"):

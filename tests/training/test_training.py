@@ -250,7 +250,7 @@ def test_only_shippable_media_unless_asked(data):
         ("banks=[[100,100]]", "[height, width, share]"),
         ('network={"widths":[8,8,8]}', "head width"),
         ('network={"depth":3}', "unknown keys"),
-        ("looks_file=README.md", "no looks file"),
+        ("looks_file=README.md", "not a looks file"),
         ("device=tpu", "auto, cpu or cuda"),
         ("clips=[1,0,1]", "at least 2 frames"),
         ('network={"memory_slots":2}', "more than memory_anchors"),
