@@ -25,7 +25,7 @@ def file_url(path: str | os.PathLike[str]) -> str:
 class NameAlias:
     """A link to a file whose own name ffmpeg would misread, in a temporary folder.
 
-    ``%03d`` in the name of a picture stands for numbers, and a name that is no UTF-8 cannot be put
+    ``%03d`` in the name of a picture stands for numbers, and a name that is not UTF-8 cannot be put
     into a command here. The link keeps the suffix, by which ffmpeg knows some formats.
     """
 
@@ -53,7 +53,7 @@ def is_utf8(text: str) -> bool:
 
 
 def is_url(name: str) -> bool:
-    """True for http://, rtsp:// and the like; a drive letter is no URL."""
+    """True for http://, rtsp:// and the like; False for a drive letter."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", name) is not None
 
 
@@ -91,7 +91,7 @@ def is_playlist(name: str) -> bool:
 
 
 def endless_type(name: str, timeout_seconds: float = 5.0) -> str | None:
-    """The content type of what a web server gives without a length, as it does what goes on for ever; else None."""
+    """The content type of an HTTP response without Content-Length (an endless stream); else None."""
     parts = urlsplit(name)
     if parts.scheme.lower() not in ("http", "https"):
         return None
@@ -142,7 +142,7 @@ def stream_address(url: str, content_type: str = "") -> Address:
     rtsp, rtmp, http and tcp take ``listen=1`` in the query; srt has its own ``mode=listener``.
 
     Args:
-        content_type: of what a web server gives, from ``endless_type``.
+        content_type: of the HTTP response, from ``endless_type``.
     """
     scheme = urlsplit(url).scheme.lower()
     options = {"flags": "low_delay", "analyzeduration": str(ANALYZE_US)}
@@ -182,7 +182,7 @@ def screen_address(name: str, fps: float | None) -> Address:
     match = _SCREEN.fullmatch(name)
     if not match:
         raise UsageProblem(
-            f"input {name!r} is no part of a screen", "Write screen, screen:640x360 or screen:640x360+100+50."
+            f"input {name!r} is not a part of a screen", "Write screen, screen:640x360 or screen:640x360+100+50."
         )
     display = os.environ.get("DISPLAY", "")
     if not sys.platform.startswith("linux") or not display:

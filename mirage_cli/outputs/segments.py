@@ -50,7 +50,7 @@ def can_be_segments(container: Container, codec: str) -> bool:
 
 
 class JobSink(FrameSink):
-    """Writes frames.
+    """The output of a job: segments in its folder, joined at the end.
 
     Args:
         folder: of the job; its progress says where to go on.
