@@ -3,7 +3,7 @@
 Motion is estimated between the incoming frames I(i) and I(i+1), never on generated ones, and moves
 the generated past to where its things are now. Coarse block matching finds large motion; Lucas-Kanade
 steps (Lucas and Kanade, IJCAI 1981) from coarse to fine refine it to a fraction of a pixel. Light that
-changes is no motion: a camera that corrects its exposure must not make a wall swim, so each window has a
+changes is not motion: a camera that corrects its exposure must not make a wall swim, so each window has a
 change of brightness of its own. After each step vectors spread from where the picture tells them to where
 it does not: a plain wall moves with what is around it, and strokes painted on it must, too. All of it is a
 fixed number of plain tensor operations, so it batches for training and captures into a CUDA graph.
@@ -26,15 +26,15 @@ MATCH_STAY = 0.004  # luma that a cell of displacement must gain: flat regions s
 MATCH_SHARPNESS = 150.0  # of the soft minimum over displacements, in 1 / luma
 STEPS = (2, 1, 2, 2)  # of Lucas-Kanade at 1/16, 1/8, 1/4 and 1/2
 WINDOW = 3  # radius of its windows, in pixels of the level
-REACH = 6  # how far vectors spread after each step, likewise
-LONGEST_STEP = 1.0  # of one refinement, likewise
+REACH = 6  # how far vectors spread after each step, in pixels of the level
+LONGEST_STEP = 1.0  # of one refinement, in pixels of the level
 NEAR = 3  # radius of what tells whether a place moves, in pixels of half size
-AROUND = 12  # likewise for a plain place, which cannot tell
+AROUND = 12  # the same for a plain place, which cannot tell
 MOVES_RATIO = 0.8  # moving explains a place better if its error is below this share of standing still's ...
 MOVES_MARGIN = 0.002  # ... less this much luma, near by
-MOVES_MARGIN_AROUND = 0.001  # likewise around
+MOVES_MARGIN_AROUND = 0.001  # the same, around
 DAMPING = 1e-5  # in squared luma a pixel: without texture the step is zero
-HALF_CONFIDENT = 1e-3  # likewise; camera noise lies far below
+HALF_CONFIDENT = 1e-3  # in squared luma a pixel; camera noise lies far below
 LEAST_CONFIDENCE = 1e-3
 CUT_LEAST_SPREAD = 0.05  # luma added to the frames' spread in cut_score, so that dark frames do not cut
 CUT_THRESHOLD = 0.47  # of cut_score; nine held-out clips: 0.37 at most inside a shot, 0.59 at least across

@@ -314,7 +314,7 @@ def test_an_exact_architecture_is_exact():
 
 def test_damaged_ptx_is_said(tmp_path):
     (tmp_path / "x.ptx").write_text("not PTX")
-    with pytest.raises(GpuError, match="is no PTX"):
+    with pytest.raises(GpuError, match="is not PTX"):
         loader.ptx_header(tmp_path / "x.ptx")
     with pytest.raises(GpuError, match="cannot be read"):
         loader.ptx_header(tmp_path / "y.ptx")
