@@ -98,15 +98,6 @@ class Launch:
                 f"shared memory of {name}",
             )
 
-    @property
-    def early_start(self) -> bool:
-        """The former name of ``pdl``."""
-        return self.pdl
-
-    @early_start.setter
-    def early_start(self, on: bool) -> None:
-        self.pdl = on
-
     def __call__(self, stream: int) -> None:
         """Queue it on a CUstream given as an integer."""
         config = self._config
