@@ -74,7 +74,7 @@ class CapturedFrame:
         return self._graph is not None
 
     def reset(self) -> None:
-        """Forget the graph and its buffers; the next call captures anew."""
+        """Forget the graph and its buffers; the next call captures again."""
         self._graph = self._outputs = None
         self._key = ()
         self.inputs = ()
