@@ -179,7 +179,7 @@ def test_a_cut_forgets_the_past():
 def test_constant_memory_over_500_frames(leak):
     """In a process of its own; one that keeps its 500 output frames, 4.4 MiB in all, would be found out."""
     command = [sys.executable, "-m", "helpers.memory", *(["--leak"] if leak else [])]
-    done = subprocess.run(command, cwd=ROOT / "tests", capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT / "tests", capture_output=True, text=True, check=True, timeout=240)
     measured = json.loads(done.stdout)
     assert (measured["grown_mib"] < 3) != leak, measured
     assert measured["in_place"]
