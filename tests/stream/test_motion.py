@@ -187,6 +187,7 @@ def motion_program(height: int, width: int) -> tuple[FrameProgram, Recorder]:
     return program, recorder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (48, 80), (96, 144)])
 def test_the_kernels_motion_is_that_of_torch(height, width):
     program, recorder = motion_program(height, width)
