@@ -18,6 +18,8 @@ from mirage_cli.frames import Frame, FrameSource
 from mirage_cli.inputs.landscape import TestPicture
 from mirage_cli.media.ffmpeg import find_ffmpeg
 
+pytestmark = pytest.mark.slow
+
 COUNTERS = (0, 1, 2, 0x555555, 0xAAAAAA, 12345678, 2**24 - 1)
 
 

@@ -19,6 +19,8 @@ from mirage_cli.cli import main
 from mirage_cli.errors import MediaError, ModelError, UsageProblem
 from mirage_cli.evaluation import run, worker
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_command_writes_document_sheet_and_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_pictures(tmp_path / "walk", moving(20))

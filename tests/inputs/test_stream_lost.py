@@ -20,6 +20,8 @@ from mirage_cli.errors import MediaError
 from mirage_cli.inputs.stream import StreamSource
 from mirage_cli.media.addresses import is_broadcast, pause_seconds, shown_url, stream_address
 
+pytestmark = pytest.mark.slow
+
 
 def test_nobody_there_is_said_at_once():
     url = f"rtmp://127.0.0.1:{free_port()}/live/key"

@@ -19,6 +19,8 @@ from mirage_cli.inputs.stream import StreamSource, _untagged_hd
 from mirage_cli.media.addresses import endless_type, is_broadcast, stream_address
 from mirage_cli.media.ffmpeg import find_ffmpeg
 
+pytestmark = pytest.mark.slow
+
 
 def check_times(url, skip=0, **options):
     """Frames of a sender at 25 a second: their size, their times, and that they move."""

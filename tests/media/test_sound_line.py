@@ -27,6 +27,8 @@ from mirage_cli.outputs.push import Patient, PushSink
 from mirage_cli.runs import live, transform
 from mirage_cli.styling.stopping import StopSwitch
 
+pytestmark = pytest.mark.slow
+
 FRAME_MS = 1000 / 30
 
 

@@ -20,6 +20,8 @@ from mirage_cli.media.formats import choose_container
 from mirage_cli.outputs.file import open_output, plan_output
 from mirage_cli.outputs.push import PushSink
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("scheme", ["rtmp", "srt", "tcp"])
 def test_a_push_arrives(tmp_path, scheme):

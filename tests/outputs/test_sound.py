@@ -15,6 +15,8 @@ from helpers.paths import ROOT
 from mirage_cli.inputs.file import open_file
 from mirage_cli.media import formats as output_formats
 
+pytestmark = pytest.mark.slow
+
 FRAME_S = 1 / 30
 
 

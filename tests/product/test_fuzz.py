@@ -34,6 +34,8 @@ from mirage_cli.prompts.reader import read_looks
 from mirage_cli.prompts.track import parse_prompts
 from mirage_cli.stream.families import open_model
 
+pytestmark = pytest.mark.slow
+
 SECONDS = 0.25  # for each reader
 CLI_SECONDS = 3.0
 MOST_CASES = 3000

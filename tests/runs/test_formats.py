@@ -16,6 +16,8 @@ from helpers.numbered import COLOURS, FRAMES, X264, colours_of, make, read, read
 
 from mirage_cli.styling.loading import Models
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def models() -> Models:

@@ -16,6 +16,8 @@ from mirage_cli.media.probe import MediaProbe
 from mirage_cli.media.sound_plan import plan_subtitles
 from mirage_cli.styling.loading import Models
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def models() -> Models:

@@ -23,6 +23,7 @@ from mirage_cli.styling.styler import Styler
 pytestmark = pytest.mark.usefixtures("echo")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, codec",
     [
@@ -46,6 +47,7 @@ def test_segments_join_to_what_one_would_be(tmp_path, name, codec):
     assert media.probe(out).sound
 
 
+@pytest.mark.slow
 def test_flash_and_beep_stay_together_across_segments(tmp_path, monkeypatch):
     monkeypatch.delenv("FAKE_ECHO")
     source = media.flash_and_beep(tmp_path / "in.mp4", at=1.0, seconds=1.6)
@@ -130,6 +132,7 @@ def _pictures(count):
     return list(TestPicture(64, 48, paced=False, frames=count))
 
 
+@pytest.mark.slow
 def test_the_whole_command_with_the_real_model(real, tmp_path, monkeypatch):
     clip = media.clip(tmp_path / "in.mp4", seconds=0.8, fps=30, size=(64, 48))
     options = ModelOptions(device="cpu")

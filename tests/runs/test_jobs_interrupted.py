@@ -21,7 +21,7 @@ from mirage_cli.errors import MediaError
 from mirage_cli.outputs.job_folder import job_path, unfinished
 from mirage_cli.styling.stopping import StopSwitch
 
-pytestmark = pytest.mark.usefixtures("echo")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("echo")]
 
 
 def test_killed_at_any_moment_and_gone_on_with(clip, golden, tmp_path):

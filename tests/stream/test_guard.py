@@ -144,6 +144,7 @@ def credulous(keep: float, **options) -> Session:
     return Session(model, width=64, height=48, painter=painter, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("still", [True, False], ids=["still", "moving"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_damage_is_mended_within_ten_frames(kind: str, still: bool, caplog: pytest.LogCaptureFixture) -> None:
@@ -192,6 +193,7 @@ def test_the_state_of_a_guard_is_whole() -> None:
 # --- the shipped model -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("look", ["starry-night", "pastel-haze"])
 @pytest.mark.parametrize("still", [True, False], ids=["still", "moving"])
 def test_the_shipped_model_comes_back(look: str, still: bool) -> None:

@@ -269,6 +269,7 @@ def test_recipes_name_operations_settings_and_pictures_that_exist():
             assert 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1
 
 
+@pytest.mark.slow
 def test_every_look_renders_batches_and_repeats(folder):
     teachers = NeuralTeachers(folder, folder, "cpu")
     x = torch.from_numpy(np.stack([_picture(64, 96, seed=s) for s in (1, 2)])).permute(0, 3, 1, 2)
