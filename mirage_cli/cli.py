@@ -21,7 +21,7 @@ from mirage_cli.commands.presets import presets
 from mirage_cli.commands.terminal import Call, StdoutLost, Terminal, guard_streams, say
 from mirage_cli.commands.train import train
 from mirage_cli.commands.transform import transform
-from mirage_cli.errors import Interrupted, MirageError, UsageProblem
+from mirage_cli.errors import Interrupted, MirageError, UsageProblem, first_line
 
 
 class Program(flags.TerminalHelp, click.Group):
@@ -104,6 +104,6 @@ def _render(error: Exception | KeyboardInterrupt, terminal: Terminal) -> int:
             return terminal.interrupted("interrupted: nothing was written")
         case MemoryError():
             return terminal.fail("not enough memory", "Use a smaller --size.", 1)
-    text = (str(error).strip().splitlines() or [""])[0]
-    message = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    kind = type(error).__name__
+    message = f"{kind}: {first_line(error)}" if str(error).strip() else kind
     return terminal.fail(message, "This is a fault of mirage; --debug shows where.", 1)

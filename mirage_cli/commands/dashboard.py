@@ -136,6 +136,7 @@ def _progress(stats: Stats) -> RenderableType:
 
 def _latency(stats: Stats, live: bool) -> Text:
     """A live frame's age when it leaves; for files the model's time, as the rest is waiting."""
+    pairs: tuple[tuple[str, float], ...]
     if live:
         pairs = (("p50", stats.p50_ms), ("p95", stats.p95_ms), ("p99", stats.p99_ms))
         rest = f"(model alone {ms_text(stats.model_p50_ms)})"

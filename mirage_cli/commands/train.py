@@ -50,7 +50,7 @@ def train(
     torchrun --nproc-per-node 4 -m mirage_cli train recipe.toml data=DATA
     """
     if recipe is not None and "=" in recipe and not os.path.exists(recipe):
-        recipe, overrides = None, (recipe, *overrides)
+        overrides, recipe = (recipe, *overrides), None
     bad = next((item for item in overrides if "=" not in item), None)
     if bad is not None:
         raise UsageProblem(f"{bad!r} is not KEY=VALUE", "As in: mirage train recipe.toml minutes=20")

@@ -90,7 +90,8 @@ def check_token(token: str | None, addresses: list[tuple[str, Address]]) -> None
         if token is None and not address.loopback:
             raise UsageProblem(
                 f"{flag} {address.host}:{address.port} can be reached from other machines and needs a token",
-                f"Set MIRAGE_CONTROL_TOKEN={secrets.token_urlsafe(24)}, or listen on this machine: {flag} {address.port}",
+                f"Set MIRAGE_CONTROL_TOKEN={secrets.token_urlsafe(24)}, "
+                f"or listen on this machine: {flag} {address.port}",
             )
 
 
@@ -107,10 +108,6 @@ class Gate:
         self._names |= {a.host.lower() for a in addresses}
         self._token = token.encode() if token is not None else None
         self._sessions: OrderedDict[str, None] = OrderedDict()
-
-    @property
-    def needs_token(self) -> bool:
-        return self._token is not None
 
     def refusal(self, headers: Mapping[str, str], navigation: bool = False) -> str | None:
         """Why a request may not come in, by its headers; None lets it.
@@ -147,8 +144,10 @@ class Gate:
         if scheme.lower() == "bearer" and self.is_token(given.strip()):
             return True
         wanted = (session or "").encode("utf-8", "replace")
-        # All are compared, so that the time tells nothing.
-        return any([hmac.compare_digest(wanted, known.encode()) for known in self._sessions])
+        right = False
+        for known in self._sessions:  # all of them, so that the time tells nothing
+            right |= hmac.compare_digest(wanted, known.encode())
+        return right
 
     def is_token(self, given: str) -> bool:
         """Compared in a time that does not depend on how much of it is right."""
@@ -163,8 +162,14 @@ class Gate:
         return session
 
 
-class Rate:
-    """A bucket of tokens for each client: ``burst`` at once, ``per_second`` for as long as it likes."""
+class RateLimit:
+    """A token bucket for each client.
+
+    Args:
+        per_second: messages allowed in the long run.
+        burst: messages allowed at once.
+        clients: how many are remembered; the longest silent one is forgotten first.
+    """
 
     def __init__(
         self, per_second: float, burst: int, clock: Callable[[], float] = time.monotonic, clients: int = 256

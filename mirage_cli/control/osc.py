@@ -15,7 +15,7 @@ import hmac
 import threading
 from typing import Any
 
-from mirage_cli.control.access import Address, Rate
+from mirage_cli.control.access import Address, RateLimit
 from mirage_cli.control.hub import Controls
 from mirage_cli.control.schema import Released, from_arguments
 from mirage_cli.control.server import INSTALL
@@ -47,7 +47,7 @@ class OscServer:
     def __init__(self, controls: Controls, address: Address, token: str | None = None) -> None:
         osc_server, dispatching = need_osc()
         self._controls, self._token = controls, token
-        self._rate = Rate(*MESSAGES)
+        self._rate = RateLimit(*MESSAGES)
         self.address = address
         dispatcher = dispatching.Dispatcher(strict_timing=False)  # a bundle for next year must not hold up the rest
         dispatcher.set_default_handler(self._message, needs_reply_address=True)
@@ -120,7 +120,7 @@ class OscServer:
 def _quiet(server: type) -> type:
     """The server without a traceback on standard error for each datagram that is no OSC."""
 
-    class Quiet(server):  # type: ignore[misc,valid-type]
+    class Quiet(server):
         def handle_error(self, request: Any, client_address: Any) -> None:
             pass
 

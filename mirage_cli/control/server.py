@@ -18,7 +18,7 @@ from pathlib import Path
 from socket import SO_SNDBUF, SOL_SOCKET
 from typing import Any
 
-from mirage_cli.control.access import Address, Gate, Rate
+from mirage_cli.control.access import Address, Gate, RateLimit
 from mirage_cli.control.hub import FRAME_SECONDS, Busy, Controls, TooLate, error_document
 from mirage_cli.control.presets import shipped_presets, toml_text
 from mirage_cli.control.prometheus import CONTENT_TYPE, metrics_text
@@ -92,12 +92,12 @@ class ControlServer:
         self._web = need_aiohttp(listeners[0][0])
         self._controls, self._listeners, self._picture = controls, listeners, picture
         self._gate = Gate([address for _, address in listeners], token)
-        self._requests, self._logins = Rate(*REQUESTS), Rate(*LOGINS)
+        self._requests, self._logins = RateLimit(*REQUESTS), RateLimit(*LOGINS)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="mirage-control", daemon=True)
         self._runner: Any = None
         self._sockets: set[_Socket] = set()
-        self.preview = _Stream(picture, self._loop) if picture is not None else None
+        self.preview = Preview(picture, self._loop) if picture is not None else None
         self.addresses: list[Address] = []
 
     # --- life --------------------------------------------------------------------------------------
@@ -293,9 +293,10 @@ class ControlServer:
         return self._web.Response(status=204)
 
     async def _preview(self, request: Any) -> Any:
+        assert self.preview is not None  # else there is no such route
         if len(self.preview.clients) >= MAX_STREAMS:
             return self._error(503, f"{MAX_STREAMS} pages watch already", "Close one.")
-        kind = f"multipart/x-mixed-replace; boundary={_Stream.BOUNDARY}"
+        kind = f"multipart/x-mixed-replace; boundary={Preview.BOUNDARY}"
         response = self._web.StreamResponse(headers={"Content-Type": kind, **_HEADERS})
         await response.prepare(request)
         plain = request.transport and request.transport.get_extra_info("socket")
@@ -318,7 +319,11 @@ class ControlServer:
         """A change was applied, by whomever: all sockets hear of it. Called by any thread."""
         document = {"type": "applied", **{k: v for k, v in answer.items() if k not in ("id", "ok")}}
         with contextlib.suppress(RuntimeError):  # the loop has been closed
-            self._loop.call_soon_threadsafe(lambda: [socket.send(document) for socket in self._sockets])
+            self._loop.call_soon_threadsafe(self._send_to_all, document)
+
+    def _send_to_all(self, document: dict[str, Any]) -> None:
+        for socket in self._sockets:
+            socket.send(document)
 
 
 async def _answer(controls: Controls, change: Change, origin: str) -> dict[str, Any]:
@@ -343,7 +348,7 @@ class _Socket:
         self._web, self._controls = web, controls
         self._ws = web.WebSocketResponse(max_msg_size=MAX_MESSAGE_BYTES, heartbeat=20.0, timeout=1.0, compress=False)
         self._out: asyncio.Queue[str] = asyncio.Queue(128)
-        self._rate = Rate(*MESSAGES)
+        self._rate = RateLimit(*MESSAGES)
         self._transport: Any = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -415,7 +420,7 @@ class _Socket:
             self._transport.abort()
 
 
-class _Stream:
+class Preview:
     """The preview: the newest picture as JPEG, made once for all who watch, and only while some do."""
 
     BOUNDARY = "mirageframe"

@@ -13,7 +13,7 @@ from mirage_cli.media.probe import MediaProbe, VideoTrack, seek_plan
 from mirage_cli.media.sound_line import CHANNELS, RATE
 
 TICKS_PER_SECOND = 1_000_000
-# NUT holds no negative times, and files may begin before zero; the shift is taken off again here.
+# NUT cannot hold negative times, and files may begin before zero: the command adds this, the reader subtracts it.
 NUT_SHIFT_SECONDS = 3600
 SCALER = "bicubic+accurate_rnd+full_chroma_int"
 # Reference white of 203 nits (ITU-R BT.2408), highlights up to 1000 nits folded in.
@@ -47,14 +47,14 @@ def decode_arguments(
     """
     options, filters = seek_plan(probe, start_seconds, duration_seconds, seekable=url != "pipe:0")
     if video.interlaced and min(video.width, video.height) >= 4:
-        # One picture a frame, its own time kept; frames that are not marked pass as they are.
+        # One picture a frame, with the frame's own time; frames that are not marked as interlaced pass unchanged.
         filters.append("bwdif=mode=send_frame:deint=interlaced")
     if fps is not None:
         rate = rational_rate(fps)
         filters.append(f"fps={rate.numerator}/{rate.denominator}")
     scale = [f"w={size[0]}:h={size[1]}" if size else "w=iw:h=ih", f"flags={SCALER}"]
     if not video.matrix and _is_yuv(video.pixel_format):
-        # Untagged: what cameras and discs mean by it, by size, as players assume.
+        # Untagged: the matrix that players assume for this size, as cameras and discs do.
         hd = is_hd(video.width, video.height)
         scale.append(f"in_color_matrix={'bt709' if hd else 'bt601'}")
     if video.is_hdr and {"zscale", "tonemap"} <= filter_names(tool):
@@ -133,10 +133,10 @@ def _pictures(tracks: list[Any], filters: list[str], more: dict[str, object]) ->
 
 
 def line_options(most_wait_seconds: float = 0.5) -> dict[str, object]:
-    """Output options that send sound along as a ``SoundLine`` takes it.
+    """Output options for sound in the format of a ``SoundLine``.
 
     Args:
-        most_wait_seconds: a picture waits no longer for the sound that belongs before it.
+        most_wait_seconds: a picture is held back at most this long for the sound that belongs before it.
     """
     return {
         "c:a": "pcm_s16le",

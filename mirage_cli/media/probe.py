@@ -24,7 +24,7 @@ MATRICES = ("bt709", "bt470bg", "smpte170m", "smpte240m", "fcc", "bt2020nc", "bt
 
 @dataclass(frozen=True, slots=True)
 class VideoTrack:
-    """The picture track that is used: the first that is no cover image.
+    """The picture track that is used: the first that is not a cover image.
 
     Attributes:
         codec: e.g. "h264".
@@ -274,7 +274,7 @@ def scan_packets(
         return None
     order = [int(dts) for dts, _, _ in rows]
     if sum(b <= a for a, b in zip(order, order[1:])) > 1:
-        return None  # files joined end to end, whose times begin anew
+        return None  # files joined end to end: their times jump back
     times = sorted((int(pts) * tick, max(int(span), 0) * tick) for _, pts, span in rows)
     first = times[0][0]
     inside = [

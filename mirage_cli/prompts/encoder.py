@@ -62,7 +62,7 @@ def _best_scale(parts: torch.Tensor, scale: torch.Tensor, top: int) -> torch.Ten
 
 
 def expand_rows(codes: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """Inverse of ``quantise_rows``: float32 [rows, columns]. 4-bit codes are told by their uint8."""
+    """Inverse of ``quantise_rows``: float32 [rows, columns]. 4-bit codes are those of type uint8."""
     if codes.dtype == torch.uint8:
         codes = torch.stack((codes & 15, codes >> 4), dim=-1).flatten(1).to(torch.int8) - 8
     rows, columns = codes.shape
@@ -83,9 +83,15 @@ def forward(
         float [B, C], each of length 1.
     """
     batch, tokens, channels = words.shape
-    norm = lambda x, name: F.layer_norm(x, (channels,), weights[f"{name}.weight"], weights[f"{name}.bias"], eps)
-    dense = lambda x, name: F.linear(x, weights[f"{name}.weight"], weights[f"{name}.bias"])
-    split = lambda x: x.view(batch, tokens, heads, -1).transpose(1, 2)  # [B, heads, T, C / heads]
+
+    def norm(x: torch.Tensor, name: str) -> torch.Tensor:
+        return F.layer_norm(x, (channels,), weights[f"{name}.weight"], weights[f"{name}.bias"], eps)
+
+    def dense(x: torch.Tensor, name: str) -> torch.Tensor:
+        return F.linear(x, weights[f"{name}.weight"], weights[f"{name}.bias"])
+
+    def split(x: torch.Tensor) -> torch.Tensor:
+        return x.view(batch, tokens, heads, -1).transpose(1, 2)  # [B, heads, T, C / heads]
 
     place = (
         weights["embeddings.position_embeddings.weight"][:tokens]

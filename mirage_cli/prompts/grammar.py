@@ -55,11 +55,15 @@ def clean(prompt: str) -> str:
 
 # --- wording that carries no look -----------------------------------------------------------------
 
-_THING = r"(?:it|this|that|everything|me|us|(?:my|the|this|our)(?: \w+)? (?:video|clip|footage|scene|film|movie|picture|image|camera|stream|webcam))"
+_THING = (
+    r"(?:it|this|that|everything|me|us|(?:my|the|this|our)(?: \w+)? "
+    r"(?:video|clip|footage|scene|film|movie|picture|image|camera|stream|webcam))"
+)
 _ASK = re.compile(
     rf"^(?:(?:please|can you|could you|i want (?:you )?to|i would like to|i'd like to|let's|just) )*"
     rf"(?:make|turn|render|transform|convert|restyle|repaint|redraw|show|give|paint|draw|put) {_THING} "
-    r"(?:(?:to |that |which )?(?:look(?:s|ing)?|appear|seem) )?(?:(?:like|as if|as|into|in|to) )?(?:(?:a|an|the) )?(?=\S)",
+    r"(?:(?:to |that |which )?(?:look(?:s|ing)?|appear|seem) )?"
+    r"(?:(?:like|as if|as|into|in|to) )?(?:(?:a|an|the) )?(?=\S)",
     re.I,
 )
 _LEAD = re.compile(
@@ -68,11 +72,13 @@ _LEAD = re.compile(
     re.I,
 )
 _TAIL = re.compile(
-    r"[ ,]*\b(?:please|thanks|thank you|of (?:this|the|my) (?:scene|video|clip|picture)|version|styles?|look|effect|filter|aesthetic)[.! ]*$",
+    r"[ ,]*\b(?:please|thanks|thank you|of (?:this|the|my) (?:scene|video|clip|picture)|"
+    r"version|styles?|look|effect|filter|aesthetic)[.! ]*$",
     re.I,
 )
 _REFUSAL = re.compile(
-    r"\b(?:no|not|none|never|without|any|off|remove|stop|same|original|zero|null|empty|natural|normal|don'?t|do nothing|leave|keep|disable|undo|bypass)\b",
+    r"\b(?:no|not|none|never|without|any|off|remove|stop|same|original|zero|null|empty|natural|normal|"
+    r"don'?t|do nothing|leave|keep|disable|undo|bypass)\b",
     re.I,
 )
 
@@ -176,39 +182,48 @@ def _explicit(text: str) -> Split | None:
     for rest_allowed in (False, True):
         for pattern in (_TERM_BREAK, _HARD_BREAK):
             terms = [_read_term(term) for term in pattern.split(text) if term.strip()]
-            without = [row for row, (weight, _) in enumerate(terms) if weight is None]
-            if not 2 <= len(terms) <= MAX_PARTS or len(without) > rest_allowed:
+            without = sum(weight is None for weight, _ in terms)
+            left = 1 - sum(weight for weight, _ in terms if weight is not None)
+            if not 2 <= len(terms) <= MAX_PARTS or without > rest_allowed or (without and left <= 0):
                 continue
-            if without:  # it takes what the others leave of the whole
-                left = 1 - sum(weight for weight, _ in terms if weight is not None)
-                if left <= 0:
-                    continue
-                phrase = terms[without[0]][1]
-                found = _REST.match(phrase)
-                terms[without[0]] = (left, found["phrase"] if found else phrase)
-            return _normalised(terms, "explicit")
+            # A term without a weight takes what the others leave of the whole.
+            weighed = [
+                (left, _without_rest(phrase)) if weight is None else (weight, phrase) for weight, phrase in terms
+            ]
+            return _normalised(weighed, "explicit")
     return None
+
+
+def _without_rest(phrase: str) -> str:
+    """ "the rest oil painting" -> "oil painting"."""
+    found = _REST.match(phrase)
+    return found["phrase"] if found else phrase
 
 
 # --- words that join -------------------------------------------------------------------------------
 
 _ACCENTS = (
     re.compile(
-        r"^(?:mostly|mainly|largely|primarily) (?P<main>.+?),?(?: and| with| but)? (?:a )?(?:bit|touch|hint|dash|little|pinch|some|slightly|slight)(?: of)? (?P<accent>.+)$",
+        r"^(?:mostly|mainly|largely|primarily) (?P<main>.+?),?(?: and| with| but)? "
+        r"(?:a )?(?:bit|touch|hint|dash|little|pinch|some|slightly|slight)(?: of)? (?P<accent>.+)$",
         re.I,
     ),
     re.compile(
-        r"^(?P<main>.+?),?(?: and| with| plus)? (?:just )?a (?:little |tiny |small |slight )?(?:bit|touch|hint|dash|pinch|splash) of (?P<accent>.+)$",
+        r"^(?P<main>.+?),?(?: and| with| plus)? (?:just )?a (?:little |tiny |small |slight )?"
+        r"(?:bit|touch|hint|dash|pinch|splash) of (?P<accent>.+)$",
         re.I,
     ),
 )
 _BETWEEN = re.compile(
-    r"^(?:an? )?(?:(?:50[/-]50 |equal )?(?:mix|mixture|blend|fusion|combination|cross|hybrid|mash-?up|marriage)(?: of| between)|(?:half-?way|half way|somewhere|something|in)? ?between) (?P<list>.+)$",
+    r"^(?:an? )?(?:(?:50[/-]50 |equal )?"
+    r"(?:mix|mixture|blend|fusion|combination|cross|hybrid|mash-?up|marriage)(?: of| between)|"
+    r"(?:half-?way|half way|somewhere|something|in)? ?between) (?P<list>.+)$",
     re.I,
 )
 _LIST = re.compile(r"\s*,\s*(?:and\s)?\s*|\s+(?:and|&|with|plus)\s+|\s*\+\s*", re.I)
 _JOINS = re.compile(
-    r"\s+(?:(?:mixed|blended|combined|crossed|merged|fused|melted|morphed)(?: together)? (?:with|into|and)|meets?|plus|vs\.?|versus|x|×|/|\+)\s+|\s*\+\s*",
+    r"\s+(?:(?:mixed|blended|combined|crossed|merged|fused|melted|morphed)(?: together)? (?:with|into|and)|"
+    r"meets?|plus|vs\.?|versus|x|×|/|\+)\s+|\s*\+\s*",
     re.I,
 )
 _WEAK = re.compile(r"\s*[,;&]\s*(?:and\s)?\s*|\s+(?:and|with|at|in|in the|during)\s+", re.I)

@@ -9,10 +9,12 @@ paraphrase (a cosine) says whether it is a look we know at all.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -77,6 +79,21 @@ def _read_json(path: Path) -> dict:
         ) from error
 
 
+def _read_look(entry: dict[str, Any]) -> Look:
+    """One look of a looks.json.
+
+    Raises:
+        TypeError: a key too many or too few; ValueError: a value that is not text, or not a list of texts.
+    """
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
+    look = Look(**values)
+    single, several = (look.id, look.title, look.description, look.prompt), (look.names, look.train, look.held_out)
+    lists = all(isinstance(texts, tuple) for texts in several)
+    if not lists or not all(isinstance(text, str) for text in (*single, *itertools.chain(*several))):
+        raise ValueError(f"look {look.id!r} holds a value that is not text")
+    return look
+
+
 def read_looks(path: str | Path) -> list[Look]:
     """The looks of a model, in the order of its weights.
 
@@ -91,19 +108,7 @@ def read_looks(path: str | Path) -> list[Look]:
     try:
         if document["format"] != 1:
             raise ValueError(f"format {document['format']!r} is not 1")
-        looks = [
-            Look(**{key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()})
-            for entry in document["looks"]
-        ]
-        for look in looks:
-            single, several = (
-                (look.id, look.title, look.description, look.prompt),
-                (look.names, look.train, look.held_out),
-            )
-            if not all(isinstance(text, str) for text in single) or not all(
-                isinstance(texts, tuple) and all(isinstance(text, str) for text in texts) for texts in several
-            ):
-                raise ValueError(f"look {look.id!r} holds something that is no text")
+        looks = [_read_look(entry) for entry in document["looks"]]
         if len({look.id for look in looks}) != len(looks) or not looks:
             raise ValueError("look ids are missing or repeated")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -141,7 +146,7 @@ class PromptReader:
         self.encoder = SentenceEncoder(_folder(encoder))
         self._phrases = [phrase for look in self.looks for phrase in look.train]
         self._owner = np.repeat(np.arange(len(self.looks)), [len(look.train) for look in self.looks])
-        self._exact = {plain_form(phrase): row for phrase, row in zip(self._phrases, self._owner)}
+        self._exact = {plain_form(phrase): int(row) for phrase, row in zip(self._phrases, self._owner)}
         self._names: dict[str, int] = {}
         for row, look in enumerate(self.looks):
             for name in (look.id, look.title, look.prompt, *look.names):

@@ -58,7 +58,7 @@ def parse_prompts(texts: Sequence[str]) -> list[TimedPrompt]:
             'or mix them: --prompt "0.5*A + 0.5*B".',
         )
     placed = [TimedPrompt(prompt.time_seconds or 0.0, prompt.text) for prompt in prompts]
-    placed.sort(key=lambda prompt: prompt.time_seconds)
+    placed.sort(key=lambda prompt: prompt.time_seconds or 0.0)
     for earlier, later in zip(placed, placed[1:]):
         if earlier.time_seconds == later.time_seconds:
             raise UsageProblem(
@@ -147,7 +147,7 @@ def build_track(changes: Sequence[tuple[float, Weights]], blend_seconds: float) 
     """
     (first_seconds, first), *rest = changes
     if first_seconds > 0.0:
-        first, rest = {IDENTITY: 1.0}, changes
+        first, rest = {IDENTITY: 1.0}, list(changes)
     track = LookTrack(first, blend_seconds)
     for time_seconds, weights in rest:
         track.change(time_seconds, weights)

@@ -18,10 +18,15 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
 
-from mirage_cli.errors import MirageError
+from mirage_cli.errors import MirageError, first_line
 from mirage_cli.models import catalog
 from mirage_cli.runs.machine import nvidia_driver
+
+if TYPE_CHECKING:
+    from mirage_cli.kernels.loader import KernelState
 
 Finding = dict[str, str]
 
@@ -113,7 +118,7 @@ def check_python(version: tuple[int, ...] = tuple(sys.version_info[:3])) -> list
 
 
 def check_packages(
-    imports: Mapping[str, str] = _IMPORTS, load: Callable[[str], object] = importlib.import_module
+    imports: Mapping[str, str] = _IMPORTS, load: Callable[[str], ModuleType] = importlib.import_module
 ) -> list[Finding]:
     """Every package of the main job but torch and OpenCV, which have checks of their own."""
     versions, broken = [], []
@@ -122,13 +127,13 @@ def check_packages(
             load(module)
             versions.append(f"{package} {_version(package)}")
         except Exception as error:
-            broken.append(f"{package}: {_first_line(error)}")
+            broken.append(f"{package}: {first_line(error)}")
     if broken:
         return [finding("packages", "fail", "; ".join(broken), REINSTALL)]
     return [finding("packages", "ok", ", ".join(versions))]
 
 
-def check_opencv(load: Callable[[str], object] = importlib.import_module) -> list[Finding]:
+def check_opencv(load: Callable[[str], ModuleType] = importlib.import_module) -> list[Finding]:
     """OpenCV, with or without windows."""
     try:
         cv2 = load("cv2")
@@ -136,7 +141,7 @@ def check_opencv(load: Callable[[str], object] = importlib.import_module) -> lis
 
         gui = opencv_gui(cv2)
         kind = f"windows by {gui}" if gui else "headless; Python's Tk opens windows instead"
-        return [finding("opencv", "ok", f"{cv2.__version__}, {kind}")]  # type: ignore[attr-defined]
+        return [finding("opencv", "ok", f"{cv2.__version__}, {kind}")]
     except Exception as error:
         fix = REINSTALL
         if ".so" in str(error):
@@ -144,23 +149,23 @@ def check_opencv(load: Callable[[str], object] = importlib.import_module) -> lis
                 "pip uninstall -y opencv-python && pip install opencv-python-headless "
                 "(or, as root: apt-get install libgl1 libglib2.0-0 libsm6 libxext6)"
             )
-        return [finding("opencv", "fail", _first_line(error), fix)]
+        return [finding("opencv", "fail", first_line(error), fix)]
 
 
-def check_torch(load: Callable[[str], object] = importlib.import_module) -> list[Finding]:
+def check_torch(load: Callable[[str], ModuleType] = importlib.import_module) -> list[Finding]:
     """PyTorch, and the GPU it can use."""
     try:
         torch = load("torch")
     except Exception as error:
-        return [finding("torch", "fail", _first_line(error), REINSTALL)]
-    build = torch.version.cuda  # type: ignore[attr-defined]
-    detail = f"{torch.__version__}, {f'CUDA {build}' if build else 'CPU build'}"  # type: ignore[attr-defined]
-    detail += f", {torch.get_num_threads()} threads"  # type: ignore[attr-defined]
+        return [finding("torch", "fail", first_line(error), REINSTALL)]
+    build = torch.version.cuda
+    detail = f"{torch.__version__}, {f'CUDA {build}' if build else 'CPU build'}"
+    detail += f", {torch.get_num_threads()} threads"
     return [finding("torch", "ok", detail), _gpu_finding(torch)]
 
 
-def _gpu_finding(torch: object) -> Finding:
-    cuda = torch.cuda  # type: ignore[attr-defined]
+def _gpu_finding(torch: ModuleType) -> Finding:
+    cuda = torch.cuda
     driver = nvidia_driver()
     if cuda.is_available():
         names = []
@@ -171,19 +176,20 @@ def _gpu_finding(torch: object) -> Finding:
         return finding("gpu", "ok", f"{', '.join(names)}, driver {driver or 'unknown'}")
     if driver is None:
         return finding("gpu", "ok", "no NVIDIA GPU; the model runs on the CPU")
-    if torch.version.cuda is None:  # type: ignore[attr-defined]
+    if torch.version.cuda is None:
         fix = "Install a CUDA build of the same torch version (pytorch.org, Get started)."
         return finding("gpu", "warn", f"driver {driver}, but torch is a CPU build", fix)
     fix = "Update the driver, or install the torch build for the driver's CUDA version."
-    text = f"driver {driver}, but torch (CUDA {torch.version.cuda}) cannot use it"  # type: ignore[attr-defined]
+    text = f"driver {driver}, but torch (CUDA {torch.version.cuda}) cannot use it"
     return finding("gpu", "warn", text, fix)
 
 
-def check_cupy(load: Callable[[str], object] = importlib.import_module) -> list[Finding]:
+def check_cupy(load: Callable[[str], ModuleType] = importlib.import_module) -> list[Finding]:
     """CuPy launches the PTX kernels; without it torch computes everything."""
     torch = sys.modules.get("torch")
-    has_gpu = bool(torch is not None and torch.cuda.is_available())
-    major = int(torch.version.cuda.split(".")[0]) if has_gpu and torch.version.cuda else 13
+    has_gpu = torch is not None and torch.cuda.is_available()
+    cuda = torch.version.cuda if torch is not None and has_gpu else None
+    major = int(cuda.split(".")[0]) if cuda else 13
     extra = "gpu" if major >= 13 else "gpu-cuda12"
     fix = f"pip install -c constraints.txt -e '.[{extra}]'"
     try:
@@ -191,13 +197,15 @@ def check_cupy(load: Callable[[str], object] = importlib.import_module) -> list[
     except ImportError as error:
         if not has_gpu:
             return [finding("cupy", "ok", "not installed; of use with an NVIDIA GPU only")]
-        return [finding("cupy", "warn", f"not usable: {_first_line(error)}", fix)]
+        return [finding("cupy", "warn", f"not usable: {first_line(error)}", fix)]
     except Exception as error:
-        return [finding("cupy", "warn", f"does not start: {_first_line(error)}", fix)]
-    return [finding("cupy", "ok", f"{cupy.__version__}")]  # type: ignore[attr-defined]
+        return [finding("cupy", "warn", f"does not start: {first_line(error)}", fix)]
+    return [finding("cupy", "ok", f"{cupy.__version__}")]
 
 
-def check_kernels(has_gpu: bool | None = None, states: Callable[[], Iterable[object]] | None = None) -> list[Finding]:
+def check_kernels(
+    has_gpu: bool | None = None, states: Callable[[], Iterable[KernelState]] | None = None
+) -> list[Finding]:
     """The PTX kernels that are shipped, and whether this GPU and its driver take them.
 
     Args:
@@ -213,20 +221,20 @@ def check_kernels(has_gpu: bool | None = None, states: Callable[[], Iterable[obj
         count = sum(len(entries) for files in (loader.FILES, loader.PLAN_FILES) for entries in files.values())
         return [finding("kernels", "ok", f"{count} PTX kernels, not used without an NVIDIA GPU")]
     found = list((states or loader.kernel_states)())
-    ready = [state for state in found if state.ready]  # type: ignore[attr-defined]
+    ready = [state for state in found if state.ready]
     files: dict[str, list[str]] = {}
     for state in found:
-        kind = f"{getattr(state, 'file', '')} ({getattr(state, 'origin', '')}, {getattr(state, 'target', '')}): "
-        files.setdefault(kind + ("ready" if state.ready else "not loaded"), []).append(getattr(state, "entry", ""))
+        kind = f"{state.file} ({state.origin}, {state.target}): {'ready' if state.ready else 'not loaded'}"
+        files.setdefault(kind, []).append(state.entry)
     text = f"{len(ready)} of {len(found)} PTX kernels load"
     text += "".join(
         f"\n{kind}: {', '.join(e.removeprefix('mirage_') for e in entries)}" for kind, entries in files.items()
     )
     if len(ready) == len(found):
         return [finding("kernels", "ok", text)]
-    reasons = dict.fromkeys(state.reason for state in found if not state.ready)  # type: ignore[attr-defined]
+    reasons = dict.fromkeys(state.reason for state in found if not state.ready)
     detail = f"{text}, torch computes instead: {'; '.join(reasons)}"
-    return [finding("kernels", "warn", detail, "Mend the reason given; results are right without.")]
+    return [finding("kernels", "warn", detail, "Fix the reason above; until then torch computes the same result.")]
 
 
 def check_ffmpeg() -> list[Finding]:
@@ -288,7 +296,7 @@ def check_cameras(devices: Path = Path("/dev")) -> list[Finding]:
 
 def check_display(
     environment: Mapping[str, str] = os.environ,
-    load: Callable[[str], object] = importlib.import_module,
+    load: Callable[[str], ModuleType] = importlib.import_module,
     opens: Callable[[], bool] | None = None,
 ) -> list[Finding]:
     """Is there a screen that ``mirage live`` can show its window on, and OpenCV or Tk to open it?
@@ -368,7 +376,7 @@ def check_trial(model: Path, side: int = TRIAL_SIDE) -> list[Finding]:
     except MirageError as error:
         return [finding("trial frame", "fail", error.message, error.remedy)]
     except Exception as error:
-        text = f"{type(error).__name__}: {_first_line(error)}"
+        text = f"{type(error).__name__}: {first_line(error)}"
         return [finding("trial frame", "fail", text, "mirage transform --debug shows where.")]
     if out.shape != (side, side, 3) or out.dtype != np.uint8:
         text = f"the model gave {out.dtype} {list(out.shape)}"
@@ -383,7 +391,3 @@ def _version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "(version unknown)"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).strip().splitlines()[0]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,6 @@ import numpy as np
 from mirage_cli.config import MIN_SIDE, ModelOptions
 from mirage_cli.frames import Pending, Upload
 from mirage_cli.measure import exact_percentile
-from mirage_cli.prompts.track import Weights
 from mirage_cli.styling.loading import Models
 
 if TYPE_CHECKING:  # torch is imported late
@@ -180,7 +179,7 @@ class AdaptiveSession:
     def load_state(self, state: State, *, fit: bool = False) -> None:
         self.inner.load_state(state, fit=fit)
 
-    def set_look(self, weights: Weights) -> None:
+    def set_look(self, weights: Mapping[str, float]) -> None:
         self._set("look", lambda session: session.set_look(weights))
 
     def set_strength(self, strength: float) -> None:
@@ -200,14 +199,14 @@ class AdaptiveSession:
         if self.similar is not None:
             self.similar.forget()
 
-    def step(self, rgb: np.ndarray) -> np.ndarray:
+    def step(self, frame: np.ndarray) -> np.ndarray:
         """uint8 [H, W, 3] -> uint8 [H, W, 3]. Raises what the inner session's ``step`` raises."""
-        if self.similar is not None and self.similar.like_the_last(rgb) and self._last is not None:
+        if self.similar is not None and self.similar.like_the_last(frame) and self._last is not None:
             self.report = _report_of_nothing()
             return self._last
         size = self._inside()
         begin = time.perf_counter()
-        small = rgb if size == self._size else cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
+        small = frame if size == self._size else cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
         out = self.inner.step(small)
         if size != self._size:
             out = cv2.resize(out, self._size, interpolation=cv2.INTER_CUBIC)

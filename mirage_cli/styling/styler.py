@@ -20,7 +20,6 @@ from mirage_cli.styling.changes import Pause, Reset, SetBlend, SetSeed, SetStren
 from mirage_cli.styling.torch_errors import explained
 
 if TYPE_CHECKING:  # torch is imported late
-    from mirage_cli.stream.copies import Copies
     from mirage_cli.stream.stepping import Stream
 
 MAX_EVENTS_KEPT = 100
@@ -211,7 +210,7 @@ class Styler:
 
     def prefetch(self) -> Callable[[Frame], Frame] | None:
         """What sends a frame to the GPU ahead of its turn, for the pipeline's decode thread; None on a CPU."""
-        copies: Copies | None = self.session.copies
+        copies = self.session.copies
         if copies is None:
             return None
 

@@ -6,7 +6,7 @@ Torch has no exception of its own for either on every path, so its messages are 
 from __future__ import annotations
 
 from mirage_cli.config import Size
-from mirage_cli.errors import GpuError, MirageError
+from mirage_cli.errors import GpuError, MirageError, first_line
 
 # The GPU itself is gone or broken; a smaller frame would not help.
 _GPU_LOST = ("cuda error", "cudnn error", "cublas error", "cuda driver error", "device-side assert")
@@ -24,6 +24,7 @@ def explained(error: Exception, size: Size) -> Exception:
     if isinstance(error, MemoryError) or "allocate memory" in text:
         return MirageError(f"not enough memory for {frames}", remedy)
     if any(words in text for words in _GPU_LOST):
-        first = (str(error).strip().splitlines() or ["CUDA error"])[0]
-        return GpuError(f"the GPU failed: {first}", "mirage doctor tells more; --device cpu runs without it.")
+        return GpuError(
+            f"the GPU failed: {first_line(error)}", "mirage doctor tells more; --device cpu runs without it."
+        )
     return error

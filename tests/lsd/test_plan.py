@@ -117,7 +117,7 @@ def test_frames_of_another_kind_are_refused(monkeypatch):
     assert out.shape == (10, 30, 3) and flags.shape == (2,) and tokens.shape == (1, 48, 256)
 
 
-def test_noise_is_read_anew_when_it_is_taken(monkeypatch):
+def test_noise_is_read_again_when_it_is_taken(monkeypatch):
     FakeGpu(monkeypatch)
     frame = make_plan(16, 32, torch.float16, device="cpu")
     frame.noise.fill_(0.5)
@@ -332,7 +332,7 @@ def test_motion_is_that_of_torch(height, width):
     assert frame.flags[:2].tolist() == [1, 0]
 
 
-def record_anew() -> None:
+def record() -> None:
     """Write the golden file."""
     with pytest.MonkeyPatch.context() as patches, torch.inference_mode():
         fake = FakeGpu(patches)
@@ -340,4 +340,4 @@ def record_anew() -> None:
 
 
 if __name__ == "__main__":
-    record_anew()
+    record()

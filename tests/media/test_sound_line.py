@@ -17,15 +17,17 @@ from helpers.senders import free_port, need
 from mirage_cli.commands.ui import summary
 from mirage_cli.config import LiveConfig, TransformConfig
 from mirage_cli.errors import MediaError
-from mirage_cli.frames import Frame, Sound
+from mirage_cli.frames import Frame, Sound, SoundLine
 from mirage_cli.inputs.file import open_file
 from mirage_cli.media.nut import NutReader
 from mirage_cli.media.nut_writer import NutWriter
-from mirage_cli.media.sound_line import RATE, SoundFeed, SoundLine
+from mirage_cli.media.sound_line import RATE, SoundFeed
 from mirage_cli.outputs.file import open_output
 from mirage_cli.outputs.push import Patient, PushSink
 from mirage_cli.runs import live, transform
 from mirage_cli.styling.stopping import StopSwitch
+
+pytestmark = pytest.mark.slow
 
 FRAME_MS = 1000 / 30
 

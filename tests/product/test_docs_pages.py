@@ -17,11 +17,11 @@ from pathlib import Path
 
 import click
 import pytest
+from helpers import control_page
 from helpers.control import running, url_of
 from helpers.paths import FAKES, ROOT
 
 from mirage_cli.cli import cli
-from mirage_cli.control import docs
 from mirage_cli.control.schema import FIELDS
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -59,6 +59,7 @@ def quick(words: list[str]) -> list[str]:
     return [*words, "--duration", "0.5", "--size", "64x48"] if words[0] == "live" else words
 
 
+@pytest.mark.slow
 def test_the_commands_of_pages_run(tmp_path: Path) -> None:
     """All of the pages on control and the shell; of the others what needs no camera, sender or display."""
     ran = []
@@ -103,7 +104,7 @@ def test_the_examples_of_the_control_page_are_answered_as_it_says() -> None:
 
 
 def test_the_control_page_is_current() -> None:
-    assert docs.control_page() == CONTROL, "python -m mirage_cli.control.docs > docs/control.md"
+    assert control_page.control_page() == CONTROL, "python tests/helpers/control_page.py > docs/control.md"
     for field in FIELDS:
         assert f"`{field.name}`" in CONTROL
 
@@ -117,7 +118,7 @@ def test_the_control_page_names_every_route() -> None:
             for route in server._runner.app.router.routes()
             if route.method != "HEAD"
         }
-    told = {(method, path) for method, path, _ in docs.ROUTES}
+    told = {(method, path) for method, path, _ in control_page.ROUTES}
     assert there - told == {("GET", "/page.js"), ("GET", "/page.css"), ("GET", "/favicon.ico")}
     assert told <= there
 
@@ -138,6 +139,7 @@ def test_keyboard_examples_parse() -> None:
             assert parse_line(line).values()
 
 
+@pytest.mark.slow
 def test_completion_is_as_the_page_says(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "shell.md").read_text("utf-8")
     (tmp_path / "mirage").write_text(f"#!{sys.executable}\nfrom mirage_cli.cli import main\nmain()\n")

@@ -19,6 +19,8 @@ from mirage_cli.media.nut import SYNCPOINT
 from mirage_cli.media.nut_writer import NutWriter
 from mirage_cli.media.probe import probe_media
 
+pytestmark = pytest.mark.slow
+
 FAKE = [sys.executable, str(FAKES)]
 
 

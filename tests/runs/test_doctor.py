@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from mirage_cli.kernels.loader import KernelState
 from mirage_cli.models import catalog
 from safetensors.numpy import save_file
 
@@ -94,8 +96,8 @@ def test_cupy() -> None:
 def test_kernels() -> None:
     (idle,) = doctor.check_kernels(has_gpu=False)
     assert idle["status"] == "ok" and "not used" in idle["detail"]
-    good = SimpleNamespace(ready=True, reason="")
-    bad = SimpleNamespace(ready=False, reason="needs sm_80")
+    good = KernelState("mirage_warp", "warp.ptx", "CUDA C++", "8.0", "sm_80", True, "")
+    bad = replace(good, ready=False, reason="needs sm_80")
     assert statuses(doctor.check_kernels(True, lambda: [good, good])) == ["ok"]
     (mixed,) = doctor.check_kernels(True, lambda: [good, bad, bad])
     assert mixed["status"] == "warn" and mixed["detail"].count("needs sm_80") == 1

@@ -1,4 +1,4 @@
-"""``docs/control.md``, made from the schema: ``python -m mirage_cli.control.docs > docs/control.md``."""
+"""``docs/control.md``, made from the schema: ``python tests/helpers/control_page.py > docs/control.md``."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ ROUTES = (
 
 _HEAD = """# Control
 
-*Made from `mirage_cli/control/schema.py` by `python -m mirage_cli.control.docs > docs/control.md`; a test
-holds it current.*
+*Made from `mirage_cli/control/schema.py` by `python tests/helpers/control_page.py > docs/control.md`; a test
+fails when it is out of date.*
 
 While `mirage live` runs, its prompt, strength and more can be changed: at the keyboard, in a browser, by a
 program over HTTP or a WebSocket, and by OSC. All four take the same fields, check them by the same
@@ -158,8 +158,8 @@ Pages of other sites cannot: a request is refused when its `Host` is a name that
 rebinding), when its `Origin` is another, and when the browser says it comes from another site; no
 answer grants cross-origin access, and a change must be `application/json`.
 
-Limits: %(limits)s. A client that takes more than %(slow)g s to send a body or to take what it is sent is let
-go. Nothing that a client does can hold up the stream: the model only ever takes what is ready
+Limits: %(limits)s. A client that takes more than %(slow)g s to send a body or to take what it is sent is
+disconnected. Nothing that a client does can hold up the stream: the model only ever takes what is ready
 between two frames.
 """
 
@@ -192,9 +192,9 @@ def control_page() -> str:
         "keys": ", ".join(f"`{key}`" for key in KEYS),
         "presets": _table([(f"`{p.name}`", p.about) for p in shipped_presets()], ("preset", "what")),
         "stages": ", ".join(f"`{stage}`" for stage in STAGES),
-        "limits": f"messages of {MAX_MESSAGE_BYTES} bytes; {server.REQUESTS[0]:g} requests a second from an address and "
-        f"{server.MESSAGES[0]:g} messages a second on a socket, twice that at once; {server.MAX_CONNECTIONS} connections, "
-        f"{server.MAX_SOCKETS} sockets, {server.MAX_STREAMS} preview streams",
+        "limits": f"messages of {MAX_MESSAGE_BYTES} bytes; {server.REQUESTS[0]:g} requests a second from an address "
+        f"and {server.MESSAGES[0]:g} messages a second on a socket, twice that at once; "
+        f"{server.MAX_CONNECTIONS} connections, {server.MAX_SOCKETS} sockets, {server.MAX_STREAMS} preview streams",
         "slow": server.SLOW_SECONDS,
     }
     note = "A message sets one field or several; all of them take effect by the frame that is answered."
