@@ -21,10 +21,10 @@ import numpy as np
 from mirage_cli.errors import MediaError
 from mirage_cli.frames import Frame, Sound, StreamInfo
 from mirage_cli.media.addresses import Address, is_playlist, pause_seconds
-from mirage_cli.media.decode import NUT_SHIFT_SECONDS, SCALER, TICKS_PER_SECOND, line_options
+from mirage_cli.media.decode import SCALER, TICKS_PER_SECOND, line_options
 from mirage_cli.media.ffmpeg import FfmpegProcess, FfmpegTool, find_ffmpeg, pick_message
-from mirage_cli.media.nut import NutError, NutReader
 from mirage_cli.media.probe import MediaProbe, parse_probe
+from mirage_cli.media.raw_pipe import RawPipeError, RawPipeReader, raw_pipe_url
 from mirage_cli.media.sound_line import SoundLine
 from mirage_cli.pipeline import Channel, Ended
 
@@ -33,7 +33,8 @@ SAID_SECONDS = 3.0
 # A track of sound that ffmpeg found and cannot decode takes the pictures along. Looked for in the reason
 # alone: an address may hold these words as well.
 _SOUND_FAILED = re.compile(r"(?i)audio|sound|sample rate|channel|decoder")
-_ERROR = re.compile(r"\[(?:error|fatal)\] ")
+# That a live stream has no sound is an error to ffmpeg (``raw_pipe``), and none here.
+_ERROR = re.compile(r"^(?!\[(?:tee|framehash|s16le) @).*\[(?:error|fatal)\] ")
 
 
 class _Connection:
@@ -61,7 +62,7 @@ class _Connection:
         # playlist gives seconds of video at once, which are all to be shown.
         self._frames: Channel[tuple[float, np.ndarray]] = Channel(2, newest_wins=not is_playlist(address.url))
         self._begun = threading.Event()
-        self._reader: NutReader | None = None
+        self._reader: RawPipeReader | None = None
         filters = [f"fps={fps:g}"] if fps and "framerate" not in address.options else []
         scale = f"w={size[0]}:h={size[1]}" if size else "w=iw:h=ih"
         filters += [f"scale={scale}:flags={SCALER}", "format=rgb24"]
@@ -72,16 +73,11 @@ class _Connection:
             tracks, sound = [*tracks, source["a:0?"]], line_options(most_wait_seconds=0.0)
         command = ffmpeg.output(
             *tracks,
-            "pipe:1",
-            f="nut",
+            raw_pipe_url(with_line),
+            f="tee",
             vf=",".join(filters),
             fps_mode="passthrough",
-            output_ts_offset=NUT_SHIFT_SECONDS,
             avoid_negative_ts="disabled",
-            write_index=0,
-            flush_packets=1,
-            syncpoints="none",
-            strict="experimental",  # see decode_command
             threads=1,  # in threads the rawvideo encoder holds a frame back
             **{"c:v": "rawvideo", "enc_time_base:v": f"1/{TICKS_PER_SECOND}"},
             **sound,
@@ -112,7 +108,7 @@ class _Connection:
             raise MediaError(f"cannot read {name}: {self._failure()}", "Check the address.")
 
     @property
-    def reader(self) -> NutReader:
+    def reader(self) -> RawPipeReader:
         assert self._reader is not None
         return self._reader
 
@@ -172,13 +168,13 @@ class _Connection:
         try:
             with self.process.stdout as pipe:
                 file = io.BufferedReader(pipe, 1 << 16)  # type: ignore[type-var]
-                reader = NutReader(file, lambda at, samples: self.sound.put(Sound(samples, float(at))))
+                reader = RawPipeReader(file, lambda at, samples: self.sound.put(Sound(samples, float(at))))
                 while (packet := reader.read_frame()) is not None:
                     self._reader = reader
                     self._begun.set()
                     if not self._frames.put((float(packet[0]), packet[1]))[0]:
                         return
-        except (EOFError, NutError, OSError, ValueError):
+        except (RawPipeError, OSError, ValueError):
             pass  # whoever waits for pictures learns of it, and ffmpeg says why
         finally:
             self._frames.finish()
