@@ -1,7 +1,7 @@
 """Frames out of any file, pipe or URL that ffmpeg reads.
 
 One ffmpeg decodes, turns, scales and converts to RGB; the pictures and their exact times come
-through a pipe (``nut_pipe``), a frame at a time, however long the clip. Variable frame rates stay
+through a pipe (``raw_pipe``), a frame at a time, however long the clip. Variable frame rates stay
 as they are, since every frame carries its own time.
 """
 
@@ -24,17 +24,18 @@ from mirage_cli.inputs.pipe import StdinFeed
 from mirage_cli.media.addresses import NameAlias, file_url
 from mirage_cli.media.decode import NUT_SHIFT_SECONDS, decode_arguments
 from mirage_cli.media.ffmpeg import FfmpegProcess, FfmpegTool, find_ffmpeg, rational_rate
-from mirage_cli.media.nut import NutError, NutReader
 from mirage_cli.media.place import Kind, Place
 from mirage_cli.media.probe import (
     READABLE_REMEDY,
     MediaProbe,
     PacketScan,
     VideoTrack,
+    exact_rate,
     make_timeline,
     probe_media,
     scan_packets,
 )
+from mirage_cli.media.raw_pipe import RawPipeError, RawPipeReader
 
 # ffmpeg's muxer turns a time that jumps back into the last one plus a tick of 1 us.
 STALL_SECONDS = 1e-5
@@ -74,7 +75,7 @@ class FileSource(FrameSource):
     def __init__(
         self,
         process: FfmpegProcess,
-        reader: NutReader,
+        reader: RawPipeReader,
         info: StreamInfo,
         probe: MediaProbe,
         first: tuple[Fraction, np.ndarray],
@@ -95,7 +96,7 @@ class FileSource(FrameSource):
         self.path = path
         self.sound_url = sound_url
         self.sound_shift_seconds = float(NUT_SHIFT_SECONDS) if sound_folder is not None else 0.0
-        self.timeline = make_timeline(probe, float(first[0]) - NUT_SHIFT_SECONDS, start_seconds)
+        self.timeline = make_timeline(probe, float(first[0]), start_seconds)
         self._process, self._reader, self._first = process, reader, first
         self.probe = probe
         self.start_seconds, self.duration_seconds = start_seconds, duration_seconds
@@ -134,7 +135,7 @@ class FileSource(FrameSource):
             except (ValueError, OSError):
                 if not self._closed:  # close() in another thread takes the pipe away
                     raise
-            except NutError as problem:
+            except RawPipeError as problem:
                 self.warnings.append(f"{self.info.name}: decoding ended early ({problem})")
         if line is not None:
             line.move_from(read, shift - float(begin))
@@ -382,13 +383,13 @@ def _open(
 
 def _first_picture(
     process: FfmpegProcess, name: str, start: float, line: SoundLine
-) -> tuple[NutReader, tuple[Fraction, np.ndarray]]:
+) -> tuple[RawPipeReader, tuple[Fraction, np.ndarray]]:
     packet = None
     try:
         pipe = io.BufferedReader(process.stdout, 1 << 16)  # type: ignore[type-var]
-        reader = NutReader(pipe, lambda at, samples: line.put(Sound(samples, float(at))))
+        reader = RawPipeReader(pipe, lambda at, samples: line.put(Sound(samples, float(at))))
         packet = reader.read_frame()
-    except (EOFError, NutError):
+    except RawPipeError:
         pass
     if packet is None:
         process.wait()
@@ -405,15 +406,13 @@ def _describe(
     probe: MediaProbe,
     video: VideoTrack,
     scan: PacketScan | None,
-    reader: NutReader,
+    reader: RawPipeReader,
     size: tuple[int, int] | None,
     start: float,
     duration: float | None,
     fps: float | None,
 ) -> StreamInfo:
-    rate = rational_rate(fps) if fps else reader.frame_rate or video.fps or Fraction(25)
-    if not fps and video.fps and (rate > 1000 or scan is None or scan.variable_rate):
-        rate = video.fps
+    rate = rational_rate(fps) if fps else exact_rate(video, scan)
     length = probe.duration_seconds
     if length is not None:
         length = max(length - start, 0.0)
@@ -447,7 +446,7 @@ def _differ(fps: Fraction, base: Fraction) -> bool:
     return base < 1000 and abs(fps / base - 1) > 0.005
 
 
-def _aspect(reader: NutReader, video: VideoTrack, size: tuple[int, int] | None) -> tuple[int, int]:
+def _aspect(reader: RawPipeReader, video: VideoTrack, size: tuple[int, int] | None) -> tuple[int, int]:
     """The shape of a pixel; the rounding of a size to whole pixels is no change of shape."""
     num, den = reader.sample_aspect
     if size is None:

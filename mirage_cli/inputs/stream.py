@@ -21,8 +21,8 @@ from mirage_cli.media.addresses import Address, pause_seconds
 from mirage_cli.media.decode import stream_arguments
 from mirage_cli.media.ffmpeg import FfmpegProcess, FfmpegTool, find_ffmpeg
 from mirage_cli.media.messages import input_description, why_a_stream_ended
-from mirage_cli.media.nut import NutError, NutReader
 from mirage_cli.media.probe import MediaProbe, parse_probe
+from mirage_cli.media.raw_pipe import RawPipeError, RawPipeReader
 from mirage_cli.pipeline import Channel, Ended
 
 SLICE_SECONDS = 0.25
@@ -60,7 +60,7 @@ class _Connection:
         # playlist gives seconds of video at once, which are all to be shown.
         self._frames: Channel[tuple[float, np.ndarray]] = Channel(2, newest_wins=not address.playlist)
         self._begun = threading.Event()
-        self._reader: NutReader | None = None
+        self._reader: RawPipeReader | None = None
         command = stream_arguments(address.url, address.options, size=size, fps=fps, with_line=with_line)
         self.process = FfmpegProcess(tool, command, read=True, level="info", kept_lines=500)
         try:
@@ -88,7 +88,7 @@ class _Connection:
             raise problem
 
     @property
-    def reader(self) -> NutReader:
+    def reader(self) -> RawPipeReader:
         assert self._reader is not None
         return self._reader
 
@@ -146,13 +146,13 @@ class _Connection:
         try:
             with self.process.stdout as pipe:
                 file = io.BufferedReader(pipe, 1 << 16)  # type: ignore[type-var]
-                reader = NutReader(file, lambda at, samples: self.sound.put(Sound(samples, float(at))))
+                reader = RawPipeReader(file, lambda at, samples: self.sound.put(Sound(samples, float(at))))
                 while (packet := reader.read_frame()) is not None:
                     self._reader = reader
                     self._begun.set()
                     if not self._frames.put((float(packet[0]), packet[1]))[0]:
                         return
-        except (EOFError, NutError, OSError, ValueError):
+        except (RawPipeError, OSError, ValueError):
             pass  # whoever waits for pictures learns of it, and ffmpeg says why
         finally:
             self._frames.finish()

@@ -10,10 +10,11 @@ import ffmpeg
 from mirage_cli.media.ffmpeg import FfmpegTool, filter_names, rational_rate
 from mirage_cli.media.formats import is_hd
 from mirage_cli.media.probe import MediaProbe, VideoTrack, seek_plan
+from mirage_cli.media.raw_pipe import raw_pipe_url
 from mirage_cli.media.sound_line import CHANNELS, RATE
 
 TICKS_PER_SECOND = 1_000_000
-# NUT cannot hold negative times, and files may begin before zero: the command adds this, the reader subtracts it.
+# Kept sound is NUT, which holds no negative times, and files may begin before zero.
 NUT_SHIFT_SECONDS = 3600
 SCALER = "bicubic+accurate_rnd+full_chroma_int"
 # Reference white of 203 nits (ITU-R BT.2408), highlights up to 1000 nits folded in.
@@ -39,11 +40,11 @@ def decode_arguments(
     probe_bytes: int = 0,
     with_line: bool = False,
 ) -> list[str]:
-    """The command that decodes ``url`` to RGB24 in NUT on standard output.
+    """The command that decodes ``url`` to RGB24 on standard output, for ``RawPipeReader``.
 
     Args:
         sound_to: a file to copy all sound to.
-        with_line: decode the first track of sound as well, into the same NUT.
+        with_line: decode the first track of sound as well, into the same pipe.
     """
     options, filters = seek_plan(probe, start_seconds, duration_seconds, seekable=url != "pipe:0")
     if video.interlaced and min(video.width, video.height) >= 4:
@@ -113,19 +114,14 @@ def stream_arguments(
 
 
 def _pictures(tracks: list[Any], filters: list[str], more: dict[str, object]) -> Any:
-    """The ffmpeg-python output of RGB24 pictures in NUT on standard output, each written at once with its time."""
+    """The ffmpeg-python output of RGB24 pictures on standard output, each written at once with its time."""
     return ffmpeg.output(
         *tracks,
-        "pipe:1",
-        f="nut",
+        raw_pipe_url(with_sound=len(tracks) > 1),
+        f="tee",
         vf=",".join(filters),
         fps_mode="passthrough",
-        output_ts_offset=NUT_SHIFT_SECONDS,
         avoid_negative_ts="disabled",
-        write_index=0,
-        flush_packets=1,
-        syncpoints="none",
-        strict="experimental",  # of a sync point it would remember each one
         threads=1,  # in threads the rawvideo encoder holds a frame back
         **{"c:v": "rawvideo", "enc_time_base:v": f"1/{TICKS_PER_SECOND}"},
         **more,

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 
 from mirage_cli.media.ffmpeg import pick_message
 
-_ERROR = re.compile(r"\[(?:error|fatal)\] ")
+# That a live stream has no sound is an error to ffmpeg (raw_pipe.py), but not here.
+_ERROR = re.compile(r"^(?!\[(?:tee|framehash|s16le) @).*\[(?:error|fatal)\] ")
 
 
 def disk_is_full(lines: Iterable[str]) -> bool:

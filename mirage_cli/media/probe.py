@@ -124,6 +124,16 @@ def make_timeline(probe: MediaProbe, first_seconds: float, start_seconds: float)
     return Timeline(zero, first_seconds)
 
 
+def exact_rate(video: VideoTrack, scan: PacketScan | None) -> Fraction:
+    """Frames a second; where the two decimals that ffmpeg prints hide a fraction, as counted: 33.33 -> 100/3."""
+    rate = video.fps or video.base_rate or Fraction(25)
+    length = scan.end_seconds - scan.first_seconds if scan is not None else 0.0
+    if scan is None or scan.variable_rate or length <= 0 or rate.denominator in (1, 1001):
+        return rate
+    counted = Fraction(scan.frame_count / length).limit_denominator(100)
+    return counted if abs(counted - rate) <= Fraction(1, 200) else rate
+
+
 def probe_media(
     tool: FfmpegTool, url: str, *, name: str, feed: bytes | None = None, input_options: list[str] | None = None
 ) -> MediaProbe:

@@ -13,10 +13,8 @@ import random
 import struct
 import time
 from collections.abc import Callable
-from fractions import Fraction
 
 import bad_inputs
-import numpy as np
 import pytest
 from helpers import bad_cases, damage, media
 from mirage_cli.models import catalog
@@ -26,9 +24,8 @@ from mirage_cli.control.presets import flag_values, load_preset
 from mirage_cli.control.schema import parse_message
 from mirage_cli.errors import MirageError, ModelError
 from mirage_cli.lsd.checkpoint import read_config
-from mirage_cli.media.nut import NutError, NutReader
-from mirage_cli.media.nut_writer import NutWriter
 from mirage_cli.media.probe import parse_probe
+from mirage_cli.media.raw_pipe import RawPipeError, RawPipeReader, raw_pipe_url
 from mirage_cli.media.tags import FileTags, parse_tags
 from mirage_cli.prompts.reader import read_looks
 from mirage_cli.prompts.track import parse_prompts
@@ -58,28 +55,22 @@ def fuzz(seed: int, one: Callable[[random.Random], None], allowed: tuple[type[Ba
     return refused
 
 
-def nut_stream(tmp_path) -> bytes:
-    path = tmp_path / "s.nut"
-    with open(path, "wb") as file:
-        writer = NutWriter(file.fileno(), 16, 8, 90000, Fraction(25), (1, 1))
-        for number in range(4):
-            writer.write(number * 3600, np.full((8, 16, 3), number, np.uint8))
-    return path.read_bytes()
+def test_pictures_from_a_pipe():
+    source = ["-f", "lavfi", "-i", "color=s=16x8:d=0.16", "-f", "lavfi", "-i", "sine=d=0.16"]
+    shape = ["-map", "0", "-map", "1", "-c:v", "rawvideo", "-pix_fmt", "rgb24", "-c:a", "pcm_s16le", "-ac", "2"]
+    whole = media.ffmpeg(*source, *shape, "-f", "tee", raw_pipe_url(with_sound=True))
 
-
-def test_pictures_from_a_pipe(tmp_path):
-    whole = nut_stream(tmp_path)
-    assert NutReader(io.BufferedReader(io.BytesIO(whole))).read_frame()[1].shape == (8, 16, 3)
-
-    def one(draw: random.Random) -> None:
-        reader = NutReader(io.BufferedReader(io.BytesIO(damage.mutated(whole, draw, whole[::-1]))))
-        for _ in range(20):
+    def read(data: bytes) -> int:
+        reader = RawPipeReader(io.BufferedReader(io.BytesIO(data)), lambda at, samples: None)
+        for number in range(20):
             frame = reader.read_frame()
             if frame is None:
-                return
+                return number
             assert frame[1].shape == (reader.height, reader.width, 3)
+        return 20
 
-    assert fuzz(1, one, (NutError, EOFError)) > 5
+    assert read(whole) == 4
+    assert fuzz(1, lambda draw: read(damage.mutated(whole, draw, whole[::-1])), RawPipeError) > 5
 
 
 def test_what_ffmpeg_says_of_a_file(tmp_path):
