@@ -14,7 +14,7 @@
 #include "tensor_core.cuh"
 
 constexpr int KEYS = shapes::ATTENTION_KEYS, HEAD_WIDTH = shapes::HEAD_WIDTH, KEY_BYTES = HEAD_WIDTH * 2;
-constexpr int BUFFER_BYTES = 2 * KEYS * KEY_BYTES;  // keys and values; two of them, beside the queries
+constexpr int BUFFER_BYTES = 2 * KEYS * KEY_BYTES;  // keys and values; two of them, and the queries
 
 // 128 keys and values of a head: eight threads a row, 32 rows at a time, so that a thread's chunk and its
 // place stay the same and only constants are added.
@@ -59,7 +59,7 @@ __device__ __forceinline__ void attention(char* shared, const T* packed, T* out,
         for (int k = 0; k < 4; ++k) sums[i][k] = 0.f;
 
     // Every row that a thread addresses is l % 8 plus a multiple of 8, so a chunk's place depends on the chunk
-    // and the thread alone; the rest are constants beside a register.
+    // and the thread alone; the rest are constant offsets to a register.
     unsigned query_place[4], key_place[4], value_place[4];
 #pragma unroll
     for (int k = 0; k < 4; ++k) {

@@ -188,7 +188,7 @@ def stale() -> list[str]:
 def main() -> int:
     """Build, or check."""
     parser = argparse.ArgumentParser(description="Build the PTX kernels and their manifest.")
-    parser.add_argument("--check", action="store_true", help="only tell what is stale; needs no compiler")
+    parser.add_argument("--check", action="store_true", help="only list what is stale; needs no compiler")
     if not parser.parse_args().check:
         generated.write(HERE)
         for name, source in sources().items():

@@ -4,7 +4,7 @@
 // A block of 256 threads makes a tile of 8 x TW pixels (TW 8 or 16) times BN output channels:
 //
 //   1. Weights. They do not depend on the frame, so the first stages are on their way into shared memory
-//      before the kernel ahead has finished (tensor_core.cuh, `wait_for_previous`).
+//      before the kernel ahead has finished (PDL: tensor_core.cuh, `wait_for_previous`).
 //   2. Patch. All input channels of the tile and its border go into shared memory once; the nine taps of a
 //      3x3 convolution read it nine times from there. On the way in, HEAD normalises over the channels of
 //      each pixel, modulates with the look's scale and shift and applies SiLU: the normalised picture
@@ -76,7 +76,7 @@ struct Conv {
     static_assert(C0 % 16 == 0 && C1 % 16 == 0 && SHARED_BYTES <= 101376, "99 KB is what every card gives");
 };
 
-// Which chunk of a pixel's row trades places with chunk 0: told by the pixel's column in the patch, since the
+// Which chunk of a pixel's row trades places with chunk 0: decided by the pixel's column in the patch, since the
 // eight rows of a matrix load are eight neighbours (every second one where STRIDE is 2) of one line.
 template <int STRIDE>
 __device__ __forceinline__ int exchange(int column) {
@@ -244,7 +244,7 @@ __device__ __forceinline__ void products(char* shared, const ConvParams& p, int 
             for (int k = 0; k < 4; ++k) sums[i][j][k] = 0.f;
 
     // Addresses of the left operands: what depends on the thread is computed here, so that in the loop, which
-    // is unrolled, all else is a constant beside a register. One for each column of taps, and for each of the
+    // is unrolled, all else is a constant offset to a register. One for each column of taps, and for each of the
     // HALVES of a tap's channels that a warp goes through.
     constexpr int PER_TAP = G::C0 / 16, COLUMNS = G::TAPS == 9 ? 3 : 1;
     constexpr bool EVEN = PER_TAP % G::WK == 0;  // all warps are at the same tap

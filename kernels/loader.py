@@ -88,7 +88,7 @@ def ptx_header(path: Path) -> tuple[str, str]:
     version = re.search(r"^\.version\s+(\d+\.\d+)", text, re.MULTILINE)
     target = re.search(r"^\.target\s+(sm_\d+a?)", text, re.MULTILINE)
     if version is None or target is None:
-        raise GpuError(f"kernel file {path} is no PTX: .version or .target is missing", "reinstall mirage-cli")
+        raise GpuError(f"kernel file {path} is not PTX: .version or .target is missing", "reinstall mirage-cli")
     return version.group(1), target.group(1)
 
 
@@ -200,7 +200,7 @@ class KernelSet:
         Args:
             grid, block: blocks and threads, 1 to 3 numbers each.
             arguments: tensors (passed as their address), None (address 0) and numpy scalars of the
-                parameter's exact type. Python numbers are refused, since their width is not told.
+                parameter's exact type. Python numbers are refused, since they do not say their width.
         """
         import numpy as np
         import torch

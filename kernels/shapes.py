@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 SLICE = 16  # depth of one tensor-core product
 WARPS = 8  # of a block
 WARP_PIXELS, WARP_CHANNELS = 64, 32  # what a warp makes
-CHUNKED_CHANNELS = 64  # a pixel's channels fill rows of so many in shared memory
+ROW_CHANNELS = 64  # a pixel's channels are padded to a multiple of this in shared memory
 MAX_SHARED_BYTES = 101376  # what every card from Ampere on gives a block
 
 
@@ -97,7 +97,7 @@ class ConvShape:
 
 def _row_bytes(channels: int) -> int:
     """A pixel's 16-bit channels in shared memory."""
-    return -(-channels // CHUNKED_CHANNELS) * CHUNKED_CHANNELS * 2
+    return -(-channels // ROW_CHANNELS) * ROW_CHANNELS * 2
 
 
 # 3x3 layers of residual blocks at 1/4, 1/8 and 1/16 of the frame: fewer pixels, more channels, more slices of K.

@@ -1,4 +1,4 @@
-// upsample_concat: nearest-neighbour doubling of x beside the skip connection, into one NHWC buffer.
+// upsample_concat: nearest-neighbour doubling of x, and the skip connection, into one NHWC buffer.
 // One pass instead of two kernels and a buffer between. Nothing is computed, so types do not matter:
 // everything is moved as vectors of 16 bytes, and one entry serves fp16, bf16 and fp32.
 //

@@ -72,7 +72,7 @@ class TransformConfig:
         overwrite: True, False, or None to ask (on a terminal) or refuse (elsewhere).
         resume: go on with a job of the same output that did not end.
         timeout_seconds: a source or sink that hangs for longer is lost; None takes the default.
-        piece_frames: frames between two points at which a job can go on.
+        segment_frames: frames between two points at which a job can go on.
         format: what goes through ``-``; None for matroska.
         reconnect: attempts in a row to reach a lost output again; 0 ends the job at the first loss.
         sound: take the sound along.
@@ -94,7 +94,7 @@ class TransformConfig:
     more_outputs: tuple[str, ...] = ()
     resume: bool = False
     timeout_seconds: float | None = None
-    piece_frames: int = 250
+    segment_frames: int = 250
     format: str | None = None
     reconnect: int = 10
     sound: bool = True

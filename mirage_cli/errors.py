@@ -28,13 +28,18 @@ def plain_text(text: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says, or its type where it says nothing."""
+    """The first line of what an error says; its type's name where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def short(text: str, most: int = 80) -> str:
-    """``text`` cut to ``most`` characters, with an ellipsis where something is missing."""
-    return text if len(text) <= most else text[: most - 3] + "..."
+def short(text: str) -> str:
+    """A text, cut where it is longer than 80 characters."""
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def reason_of(error: BaseException) -> str:
+    """What the system says of a failed call ("No such file or directory"), without the name; else the whole text."""
+    return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
 
 
 class MirageError(Exception):

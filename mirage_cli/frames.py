@@ -1,17 +1,24 @@
-"""The frame, and what gives and takes frames.
-
-This module imports nothing of the project, so everyone may import it.
-"""
+"""The frame and its sound, and the base classes of what gives and takes them."""
 
 from __future__ import annotations
 
+import threading
+from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 
 from mirage_cli.measure import Stats
+
+MEDIA_MAX_SIDE = 16384
+"""Pixels a side of the largest frame that is read or written."""
+SOUND_RATE = 48_000
+"""Samples a second of all sound that passes through."""
+SOUND_KEPT_SECONDS = 30.0
+"""Sound that no output has taken for this long is dropped: sources without a listener cost no memory."""
 
 
 class Upload(Protocol):
@@ -54,12 +61,17 @@ class Sound:
     """Some sound with its time.
 
     Attributes:
-        samples: int16 [samples, 2], 48,000 a second.
+        samples: int16 [samples, 2], ``SOUND_RATE`` a second.
         pts_seconds: of the first sample, on the clock of the same source's frames.
     """
 
     samples: np.ndarray
     pts_seconds: float
+
+    @property
+    def seconds(self) -> float:
+        """How long it lasts."""
+        return len(self.samples) / SOUND_RATE
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,52 +100,145 @@ class StreamInfo:
     pixel_aspect: tuple[int, int] = (1, 1)
 
 
-@runtime_checkable
-class FrameSource(Protocol):
-    """Gives frames in order. Iterate once; ``close`` is idempotent and may be called early.
+class SoundLine:
+    """What a source has read of its sound and no output has taken yet; for any threads.
 
-    ``warnings`` collects plain sentences for the user (a truncated file, say); read it at the end.
-    ``live`` is True when frames come at their own pace and may be dropped (cameras, streams).
-    A source may have ``pausing``, True while it waits on purpose or watches its own time limits,
-    ``state``, a few words for the user about its connection, and ``sound``, a ``sound_line.SoundLine``
-    that it fills while it is iterated.
+    Attributes:
+        finished: the source has come to its end; what is left belongs to the end of the output.
+    """
+
+    def __init__(self) -> None:
+        self.finished = False
+        self._items: deque[Sound] = deque()
+        self._held_seconds = 0.0
+        self._lock = threading.Lock()
+
+    def put(self, sound: Sound) -> None:
+        """Add sound; the oldest is dropped where more than ``SOUND_KEPT_SECONDS`` are held."""
+        with self._lock:
+            self._items.append(sound)
+            self._held_seconds += sound.seconds
+            while self._held_seconds > SOUND_KEPT_SECONDS:
+                self._held_seconds -= self._items.popleft().seconds
+
+    def take(self) -> list[Sound]:
+        """All there is, oldest first."""
+        with self._lock:
+            taken = list(self._items)
+            self._items.clear()
+            self._held_seconds = 0.0
+        return taken
+
+    def move_from(self, other: SoundLine, later_seconds: float) -> None:
+        """Take what another line holds, ``later_seconds`` later."""
+        for sound in other.take():
+            self.put(replace(sound, pts_seconds=sound.pts_seconds + later_seconds))
+
+
+class FrameSource(ABC):
+    """Gives frames in order; the base of every source. Iterate once, in one thread.
+
+    A source overrides what differs from the defaults here, by an attribute or a property of its class.
+
+    Attributes:
+        info: known before the first frame.
+        live: frames come at their own pace and may be dropped (cameras, streams).
     """
 
     info: StreamInfo
-    live: bool
-    warnings: list[str]
+    live: bool = False
 
+    def __init__(self) -> None:
+        self._warnings: list[str] = []
+
+    @property
+    def warnings(self) -> list[str]:
+        """Plain sentences for the user (a truncated file, say); read them at the end."""
+        return self._warnings
+
+    @property
+    def pausing(self) -> bool:
+        """It waits on purpose, or watches its own time limits: no watchdog is needed."""
+        return False
+
+    @property
+    def state(self) -> str:
+        """A few words for the user about its connection; "" where it has none."""
+        return ""
+
+    @property
+    def sound(self) -> SoundLine | None:
+        """Filled while the frames are iterated; None where there is no sound to pass on."""
+        return None
+
+    @property
+    def reopens(self) -> bool:
+        """Whether the input can be opened again: a pipe can be read only once."""
+        return True
+
+    @property
+    def own_size(self) -> tuple[int, int]:
+        """Width and height of the input itself in pixels, before it is scaled."""
+        return self.info.width, self.info.height
+
+    @abstractmethod
     def __iter__(self) -> Iterator[Frame]: ...
 
-    def close(self) -> None: ...
+    @abstractmethod
+    def close(self) -> None:
+        """End early, or after the last frame. Idempotent; may come from any thread."""
 
 
-@runtime_checkable
-class FrameSink(Protocol):
-    """Takes frames in order.
+class FrameSink(ABC):
+    """Takes frames in order; the base of every sink.
 
-    ``close(commit=True)`` finishes the output and puts it in its final place; with
-    ``commit=False`` it is discarded and nothing is left behind. Idempotent.
+    A sink overrides what differs from the defaults here, by an attribute or a property of its class.
 
-    ``warnings`` collects plain sentences for the user (sound that could not be kept, say); read it
-    after ``close``. A sink that takes sound beside the frames has ``write_sound(sound: Sound)``; one
-    that may have a connection to wait for has ``pausing`` and ``state`` as a source does.
+    Args:
+        warnings: a list to add to; a new one by default.
     """
 
-    warnings: list[str]
+    def __init__(self, warnings: list[str] | None = None) -> None:
+        self._warnings: list[str] = [] if warnings is None else warnings
 
+    @property
+    def warnings(self) -> list[str]:
+        """Plain sentences for the user (sound that could not be kept, say); read them after ``close``."""
+        return self._warnings
+
+    @property
+    def pausing(self) -> bool:
+        """``write`` may wait, and watches its own time limits: no watchdog is needed."""
+        return False
+
+    @property
+    def state(self) -> str:
+        """A few words for the user about its connection; "" where it has none."""
+        return ""
+
+    @property
+    def waits(self) -> bool:
+        """Whether ``close`` returns only when somebody else has taken all: a pipe or a connection."""
+        return False
+
+    @abstractmethod
     def write(self, frame: Frame) -> None: ...
 
-    def close(self, commit: bool = True) -> None: ...
+    def write_sound(self, sound: Sound) -> None:
+        """Take sound that belongs to the frames. Most sinks have no use for it."""
+        return
+
+    @abstractmethod
+    def close(self, commit: bool = True) -> None:
+        """Finish the output and put it in its final place; with ``commit=False`` discard it. Idempotent."""
 
 
-class Wrapper:
-    """What a source or sink around another one, ``inner``, says as that one says it.
+class SourceWrapper(FrameSource):
+    """Base of a source around another one, ``inner``: what it does not override is forwarded."""
 
-    A wrapper that has something to add overrides it.
-    """
-
-    inner: Any
+    def __init__(self, inner: FrameSource) -> None:
+        super().__init__()
+        self.inner, self.info, self.live = inner, inner.info, inner.live
 
     @property
     def warnings(self) -> list[str]:
@@ -141,11 +246,59 @@ class Wrapper:
 
     @property
     def pausing(self) -> bool:
-        return getattr(self.inner, "pausing", False)
+        return self.inner.pausing
 
     @property
     def state(self) -> str:
-        return getattr(self.inner, "state", "")
+        return self.inner.state
+
+    @property
+    def sound(self) -> SoundLine | None:
+        return self.inner.sound
+
+    @property
+    def reopens(self) -> bool:
+        return self.inner.reopens
+
+    @property
+    def own_size(self) -> tuple[int, int]:
+        return self.inner.own_size
+
+    def close(self) -> None:
+        self.inner.close()
+
+
+class SinkWrapper(FrameSink):
+    """Base of a sink around another one, ``inner``: what it does not override is forwarded."""
+
+    def __init__(self, inner: FrameSink) -> None:
+        super().__init__()
+        self.inner = inner
+
+    @property
+    def warnings(self) -> list[str]:
+        return self.inner.warnings
+
+    @property
+    def pausing(self) -> bool:
+        return self.inner.pausing
+
+    @property
+    def state(self) -> str:
+        return self.inner.state
+
+    @property
+    def waits(self) -> bool:
+        return self.inner.waits
+
+    def write(self, frame: Frame) -> None:
+        self.inner.write(frame)
+
+    def write_sound(self, sound: Sound) -> None:
+        self.inner.write_sound(sound)
+
+    def close(self, commit: bool = True) -> None:
+        self.inner.close(commit)
 
 
 class Ui(Protocol):

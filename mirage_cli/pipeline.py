@@ -366,11 +366,11 @@ class _Run:
         passed, self.looked = now - self.looked, now
         source, sink = self.watchdogs
         # A source that paces itself, or reconnects, waits on purpose and has a limit of its own.
-        reading = self.reading and not getattr(flow.source, "pausing", False)
+        reading = self.reading and not flow.source.pausing
         if self.error is None and source.expired(reading, self.reads, passed):
             self._stalled("source", f"{flow.names[0] or 'the source'} has given no frame")
             self.to_model.finish()  # what came before is good and is still written
-        writing = self.writing and not getattr(flow.sink, "pausing", False)
+        writing = self.writing and not flow.sink.pausing
         if sink.expired(writing, self.writes, passed):
             self._stalled("sink", f"{flow.names[1] or 'the output'} has taken no frame")
             self.stuck = True

@@ -1,7 +1,7 @@
 """Which models there are, where they lie, and whether their files are whole.
 
 A model is a folder with at least ``config.json`` and ``model.safetensors``. ``manifest.json``
-beside them records size and SHA-256 of every file, so that a damaged download or a half-copied
+next to them records size and SHA-256 of every file, so that a damaged download or a half-copied
 folder is named instead of giving strange pictures:
 
     {"format": 1, "files": {"model.safetensors": {"bytes": 123, "sha256": "..."}, ...}}
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mirage_cli.errors import ModelError
+from mirage_cli.errors import MirageError, ModelError
 
 MODELS_ROOT = Path(__file__).resolve().parent
 DEFAULT_MODEL = "lsd-small"
@@ -31,6 +31,8 @@ IDENTITY = "identity"
 """The look that leaves the input as it is, where a model has looks."""
 CONFIG, WEIGHTS, LOOKS, MANIFEST = "config.json", "model.safetensors", "looks.json", "manifest.json"
 MANIFEST_FORMAT = 1
+CONTENT_FILES = (WEIGHTS, LOOKS, "looks.safetensors")
+"""Of a model's folder, what its pictures depend on."""
 
 _CHUNK_BYTES = 1 << 20
 
@@ -68,7 +70,7 @@ class FileCheck:
 
 
 def list_models(root: Path = MODELS_ROOT) -> list[ModelEntry]:
-    """The denoisers under ``root``, by name. The text encoder is no denoiser and is left out."""
+    """The denoisers under ``root``, by name. The text encoder is not one and is left out."""
     entries = []
     for path in sorted(root.iterdir()) if root.is_dir() else []:
         if not (path / CONFIG).is_file() or path.name == TEXT_ENCODER:
@@ -200,12 +202,21 @@ def describe_models(root: Path = MODELS_ROOT) -> list[dict[str, Any]]:
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file as 64 hex digits, read in pieces."""
+    """SHA-256 of a file as 64 hex digits, read in blocks."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def content_hashes(name_or_path: str | os.PathLike[str]) -> dict[str, str]:
+    """The SHA-256 of the files that a model's pictures depend on; empty for a model that is not there."""
+    try:
+        folder = model_dir(name_or_path)
+        return {name: file_sha256(folder / name) for name in CONTENT_FILES if (folder / name).is_file()}
+    except (MirageError, OSError):
+        return {}
 
 
 def write_manifest(folder: Path) -> Path:
@@ -279,7 +290,7 @@ def weight_summary(folder: Path) -> dict[str, int | str]:
         ``{"parameters": N, "tensors": N, "dtype": "F16"}``; dtype is that of most parameters.
 
     Raises:
-        ModelError: the file is no safetensors file.
+        ModelError: the file is not a safetensors file.
     """
     path = folder / WEIGHTS
     try:
@@ -297,7 +308,7 @@ def weight_summary(folder: Path) -> dict[str, int | str]:
             sizes[item["dtype"]] = sizes.get(item["dtype"], 0) + count
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error) as error:
         raise ModelError(
-            f"{str(path)!r} is no safetensors file: {error}",
+            f"{str(path)!r} is not a safetensors file: {error}",
             "Copy the file again; 'mirage doctor' checks every model's files.",
         ) from error
     return {

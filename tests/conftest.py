@@ -7,6 +7,8 @@ import signal
 import subprocess
 from pathlib import Path
 
+import pytest
+
 # Before torch and OpenCV are imported: on small pictures two threads wait for each other more than they compute.
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
@@ -19,11 +21,9 @@ for _name in [name for name in os.environ if name.startswith("MIRAGE_")]:
 # Started in the background, this process may ignore Ctrl-C; what it starts must not inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-import pytest  # noqa: E402  after the environment is set, which torch and OpenCV read when they are imported
-
 pytest.register_assert_rewrite("helpers")  # an assertion that fails there shows its values, as in a test
 
-from helpers.paths import ROOT  # noqa: E402  after its assertions are registered
+ROOT = Path(__file__).resolve().parents[1]  # helpers.paths has it too, but must not be imported before the line above
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -26,10 +26,8 @@ import tempfile
 import time
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
-
-from helpers import media  # noqa: E402
+from helpers import media
+from helpers.paths import ROOT
 
 LIMIT_SECONDS = 90.0
 MIRAGE = (sys.executable, "-m", "mirage_cli")
@@ -74,7 +72,7 @@ def run_once(
             its imports took.
     """
     environment = dict(os.environ, OMP_NUM_THREADS="2", FAKE_MODEL_MS="5")
-    environment["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), environment.get("PYTHONPATH", "")])
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), environment.get("PYTHONPATH", "")])
     heard, mark = os.pipe()
     if says_ready:
         environment["FAKE_READY_FD"] = str(mark)

@@ -33,13 +33,11 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from helpers.paths import ROOT
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
-
-from mirage_cli import __version__  # noqa: E402
-from mirage_cli.media.ffmpeg import find_ffmpeg  # noqa: E402
-from mirage_cli.media.nut_writer import NutWriter  # noqa: E402
+from mirage_cli import __version__
+from mirage_cli.media.ffmpeg import find_ffmpeg
+from mirage_cli.media.nut_writer import NutWriter
 
 BITS = 24
 MEMORY_LIMIT = 0.02
@@ -112,7 +110,7 @@ def watch(pid: int, stop: threading.Event, every: float, into: list[tuple[float,
 
 def start(arguments: list[str], command: list[str], **pipes: Any) -> subprocess.Popen[bytes]:
     environment = dict(os.environ, OMP_NUM_THREADS=os.environ.get("OMP_NUM_THREADS", "2"))
-    environment["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), environment.get("PYTHONPATH", "")])
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), environment.get("PYTHONPATH", "")])
     return subprocess.Popen([*command, *arguments], env=environment, **pipes)
 
 
@@ -185,7 +183,7 @@ class Lossless:
         self.flows_since = begin
         assert self.mirage.stdin and self.mirage.stderr and self.decoder.stdout
         threading.Thread(target=self.send, args=(self.mirage.stdin, begin), daemon=True).start()
-        drain = threading.Thread(target=lambda: self.errors.extend(self.mirage.stderr), daemon=True)  # type: ignore[arg-type]
+        drain = threading.Thread(target=self.errors.extend, args=(self.mirage.stderr,), daemon=True)
         drain.start()
         width, height = self.size
         whole = width * height * 3

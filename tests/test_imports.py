@@ -32,19 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "control": {"styling", "outputs", "prompts"},
     "runs": {"control", "styling", "outputs", "inputs", "prompts", "media", "stream", "models", "kernels"},
     "training": {"lsd", "stream", "teachers", "prompts", "inputs", "models"},
-    "bench": {
-        "runs",
-        "styling",
-        "outputs",
-        "inputs",
-        "media",
-        "prompts",
-        "lsd",
-        "stream",
-        "engine",
-        "models",
-        "kernels",
-    },
+    "bench": {"runs", "styling", "outputs", "inputs", "media", "prompts", "stream", "models"},
     "evaluation": {
         *("bench", "runs", "training", "teachers", "outputs", "inputs", "media", "prompts", "lsd", "stream", "models")
     },

@@ -157,11 +157,11 @@ def _carried(inject_ms: float) -> Callable[[Frame, np.ndarray], np.ndarray]:
     return compose
 
 
-class _Reader:
+class _Reader(FrameSink):
     """Reads the marker of each frame as an output would get it."""
 
     def __init__(self, look: Callable[[np.ndarray], None]) -> None:
-        self.warnings: list[str] = []
+        super().__init__()
         self._look = look
 
     def write(self, frame: Frame) -> None:
@@ -171,11 +171,11 @@ class _Reader:
         pass
 
 
-class _H264:
+class _H264(FrameSink):
     """Reads the marker of each frame behind an encoder and a decoder."""
 
     def __init__(self, size: tuple[int, int], fps: float, look: Callable[[np.ndarray], None]) -> None:
-        self.warnings: list[str] = []
+        super().__init__()
         self._loop = H264Loop(size, fps, look)
 
     def write(self, frame: Frame) -> None:

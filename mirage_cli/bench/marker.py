@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from mirage_cli.errors import UsageProblem
-from mirage_cli.frames import Frame, FrameSource, Wrapper
+from mirage_cli.frames import Frame, FrameSource, SourceWrapper
 from mirage_cli.measure import summary
 
 COUNTER_BITS, CHECK_BITS = 24, 8
@@ -85,12 +85,12 @@ def carry(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     return result
 
 
-class MarkedSource(Wrapper):
+class MarkedSource(SourceWrapper):
     """Another source's frames, numbered 0, 1, 2 ... in the strip, with the moment each was handed over."""
 
     def __init__(self, source: FrameSource, clock: Callable[[], float]) -> None:
-        self.inner, self._clock = source, clock
-        self.live, self.info = source.live, source.info
+        super().__init__(source)
+        self._clock = clock
         block_pixels(source.info.width)
         self.born_seconds: list[float] = []
 
@@ -100,9 +100,6 @@ class MarkedSource(Wrapper):
             stamp(rgb, counter)
             self.born_seconds.append(self._clock())
             yield Frame(rgb, frame.pts_seconds, frame.index)
-
-    def close(self) -> None:
-        self.inner.close()
 
 
 @dataclass

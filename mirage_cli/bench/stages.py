@@ -27,9 +27,10 @@ import numpy as np
 
 from mirage_cli.config import BenchConfig
 from mirage_cli.errors import MediaError, MirageError
-from mirage_cli.frames import Frame, FrameSink, FrameSource, Pending
+from mirage_cli.frames import Frame, FrameSink, FrameSource, Pending, SinkWrapper
 from mirage_cli.inputs.wrappers import LoopedSource
 from mirage_cli.measure import Meter, PeakMemory, exact_percentile, summary
+from mirage_cli.outputs.window import NullSink
 from mirage_cli.pipeline import Flow, causes_raised, run as run_pipeline
 from mirage_cli.stream.stepping import Stream
 from mirage_cli.styling.loading import Models
@@ -171,24 +172,21 @@ def _rate(
     }
 
 
-class _StampedSink:
+class _StampedSink(SinkWrapper):
     """Passes frames on and remembers when the first and the last one went."""
 
     def __init__(self, sink: FrameSink, clock: Clock) -> None:
-        self._sink, self._clock = sink, clock
-        self.warnings = sink.warnings
+        super().__init__(sink)
+        self._clock = clock
         self.count = 0
         self.first_seconds = self.last_seconds = 0.0
 
     def write(self, frame: Frame) -> None:
-        self._sink.write(frame)
+        self.inner.write(frame)
         self.last_seconds = self._clock()
         if not self.count:
             self.first_seconds = self.last_seconds
         self.count += 1
-
-    def close(self, commit: bool = True) -> None:
-        self._sink.close(commit)
 
 
 def fp32_ratio(
@@ -251,18 +249,6 @@ class DeviceTimer:
         return value, float(begin.elapsed_time(end))
 
 
-class _Dropped:
-    """Where frames go without ffmpeg."""
-
-    warnings: list[str] = []
-
-    def write(self, frame: Frame) -> None:
-        pass
-
-    def close(self, commit: bool = True) -> None:
-        pass
-
-
 class TemporarySink:
     """An encoder into a file that is thrown away; nothing where there is no ffmpeg."""
 
@@ -275,7 +261,7 @@ class TemporarySink:
         self._sink: FrameSink
         self._folder = tempfile.TemporaryDirectory(prefix="mirage-bench-")
         if not has_ffmpeg():
-            self._sink = _Dropped()
+            self._sink = NullSink()
             return self._sink
         try:
             self._sink = open_output(str(Path(self._folder.name) / "bench.mp4"), self._info)

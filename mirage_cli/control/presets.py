@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mirage_cli.control.schema import FIELDS, Change, is_name, make_change
-from mirage_cli.errors import MediaError, UsageProblem
+from mirage_cli.errors import MediaError, UsageProblem, reason_of
 
 MAX_FILE_BYTES = 64 * 1024
 KEYS = tuple(field.name for field in FIELDS if field.preset)
@@ -107,8 +107,9 @@ def load_preset(name_or_path: str) -> Preset:
             )
         text = data.decode("utf-8")
     except (OSError, ValueError) as error:  # a null byte in the name, or bytes that are not UTF-8
-        reason = getattr(error, "strerror", None) or error
-        raise UsageProblem(f"{what} cannot be read: {reason}", "mirage presets lists the shipped ones.") from error
+        raise UsageProblem(
+            f"{what} cannot be read: {reason_of(error)}", "mirage presets lists the shipped ones."
+        ) from error
     return make_preset(Path(name_or_path).stem, _loads(text, what), what)
 
 
@@ -158,5 +159,4 @@ def save_preset(path: str, values: dict[str, Any], about: str = "", overwrite: b
     except (OSError, ValueError) as error:
         with contextlib.suppress(OSError, ValueError):  # a name that cannot be written cannot be removed either
             Path(part).unlink(missing_ok=True)
-        reason = getattr(error, "strerror", None) or error
-        raise MediaError(f"{path!r} cannot be written: {reason}", remedy) from error
+        raise MediaError(f"{path!r} cannot be written: {reason_of(error)}", remedy) from error

@@ -167,7 +167,7 @@ def _checked(given: dict[str, Any], mark: str | int | None, what: str) -> Change
         raise UsageProblem(f"{what}: no field is set", f"There are: {', '.join(BY_NAME)}.")
     for name in given:
         if name not in BY_NAME:
-            raise UsageProblem(f"{what}: no field {_short(name)}", f"There are: {', '.join(BY_NAME)}.")
+            raise UsageProblem(f"{what}: no field {short(repr(name))}", f"There are: {', '.join(BY_NAME)}.")
     if "prompt" in given and "blend" in given:
         raise UsageProblem(f"{what}: prompt and blend exclude each other", "Send one of them.")
     return Change(id=mark, **{name: check(BY_NAME[name], value) for name, value in given.items()})
@@ -185,7 +185,7 @@ def parse_message(text: str | bytes) -> Change:
         data = json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UsageProblem(f"message is not JSON: {_short(reason)}", 'Send {"strength": 0.5}.') from error
+        raise UsageProblem(f"message is not JSON: {short(repr(reason))}", 'Send {"strength": 0.5}.') from error
     return make_change(data)
 
 
@@ -221,7 +221,7 @@ def from_arguments(name: str, arguments: tuple[Any, ...], look: str | None = Non
     """
     field = BY_NAME.get(name)
     if field is None:
-        raise UsageProblem(f"no field {_short(name)}", f"There are: {', '.join(BY_NAME)}.")
+        raise UsageProblem(f"no field {short(repr(name))}", f"There are: {', '.join(BY_NAME)}.")
     value: Any = arguments[0] if arguments else True
     if field.kind in ("switch", "trigger") and isinstance(value, (int, float)):
         value = bool(value)
@@ -251,7 +251,7 @@ def check(field: Field, value: Any) -> Any:
         return _CHECKS[field.kind](field, value)
     except (TypeError, ValueError, OverflowError) as error:
         raise UsageProblem(
-            f"{field.name} {_short(value)}; allowed: {field.allowed()}",
+            f"{field.name} {short(repr(value))}; allowed: {field.allowed()}",
             f"As in {json.dumps({field.name: field.example})}.",
         ) from error
 
@@ -366,10 +366,6 @@ def _no_constant(name: str) -> Any:
 
 def _type_name(value: Any) -> str:
     return {list: "list", str: "text", type(None): "null"}.get(type(value), type(value).__name__)
-
-
-def _short(value: Any) -> str:
-    return short(repr(value))
 
 
 def json_schema() -> dict[str, Any]:

@@ -99,7 +99,7 @@ class ConvCall:
 
 @dataclass(frozen=True)
 class ConvContext:
-    """What all convolutions of a plan may read beside their inputs.
+    """What all convolutions of a plan may read besides their inputs.
 
     Attributes:
         flags: int32; the first is not 0 while there is a past.

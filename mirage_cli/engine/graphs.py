@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mirage_cli.errors import GpuError
+from mirage_cli.errors import GpuError, first_line
 
 WARM_UP_CALLS = 3  # before a capture: libraries choose algorithms and allocate in their first calls
 
@@ -74,7 +74,7 @@ class CapturedFrame:
         return self._graph is not None
 
     def reset(self) -> None:
-        """Forget the graph and its buffers; the next call captures anew."""
+        """Forget the graph and its buffers; the next call captures again."""
         self._graph = self._outputs = None
         self._key = ()
         self.inputs = ()
@@ -118,17 +118,17 @@ class CapturedFrame:
         except torch.cuda.OutOfMemoryError as error:
             self._give_up(previous, random_state)
             raise GpuError(
-                f"out of GPU memory while a frame was captured ({_first_line(error)})",
+                f"out of GPU memory while a frame was captured ({first_line(error)})",
                 "use a smaller --size, or close other programs that use the GPU",
             ) from error
         except RuntimeError as error:
             self._give_up(previous, random_state)
             if self.required:
                 raise GpuError(
-                    f"the frame cannot be captured as a CUDA graph: {_first_line(error)}", "use --backend torch"
+                    f"the frame cannot be captured as a CUDA graph: {first_line(error)}", "use --backend torch"
                 ) from error
             self._usable = False
-            self.reason = f"plain calls: the capture failed ({_first_line(error)})"
+            self.reason = f"plain calls: the capture failed ({first_line(error)})"
 
     def _warm_up(self, random_state: Tensor) -> None:
         """Call the function on a side stream, as captures ask for; state and random numbers are put back.
@@ -158,7 +158,3 @@ class CapturedFrame:
         fresh = torch.Generator(device=torch.device("cuda", index))
         fresh.set_state(random_state)
         torch.cuda.default_generators[index].graphsafe_set_state(fresh)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

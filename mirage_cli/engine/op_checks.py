@@ -49,7 +49,7 @@ class Cells:
         require(tensor.dtype in DTYPES, f"{name} is {tensor.dtype}; fp16, bf16 and fp32 are there")
         require(tensor.numel() > 0, f"{name} is empty")
         batch, channels, height, width = tensor.shape
-        require(channels % CHUNK == 0, f"{name} has {channels} channels, no multiple of {CHUNK}")
+        require(channels % CHUNK == 0, f"{name} has {channels} channels, not a multiple of {CHUNK}")
         require(tensor.stride(1) == 1, f"{name} is not channels_last (strides {tuple(tensor.stride())})")
         strides = tensor.stride()
         self.pixel = strides[3] if width > 1 else strides[2] if height > 1 else strides[0] if batch > 1 else channels

@@ -148,7 +148,7 @@ def residual_add(
 
 
 def upsample_concat(x: Tensor, skip: Tensor, *, out: Tensor | None = None) -> Tensor:
-    """Nearest-neighbour doubling of x beside the skip connection.
+    """Nearest-neighbour doubling of x, concatenated with the skip connection.
 
     x [B, C1, h, w], skip [B, C2, 2h, 2w] -> [B, C1 + C2, 2h, 2w]
     """

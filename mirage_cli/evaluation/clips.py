@@ -1,4 +1,4 @@
-"""The clips that a model is measured on: decoded once, one shot each, played to and fro for ever.
+"""The clips that a model is measured on: decoded once, one shot each, played to and fro without end.
 
 A looped clip must not cut where it begins again: a cut empties the history, and what a long stream
 does to itself would be wiped away with it. So a clip's longest shot is taken, and played forwards and
@@ -120,7 +120,7 @@ def _clip(path: Path, size: tuple[int, int]) -> Clip:
     if end - begin < FEWEST_FRAMES:
         raise MediaError(
             f"{str(path)!r}: its longest shot has {end - begin} frames; {FEWEST_FRAMES} are needed",
-            "Give --clips a clip without so many cuts.",
+            "Give --clips a clip with fewer cuts.",
         )
     note = f"{len(frames)} frames by {reader}, shot {begin} to {end - 1}"
     return Clip(path.stem, np.stack(frames[begin:end]), note)
@@ -161,8 +161,8 @@ def longest_shot(frames: list[np.ndarray]) -> tuple[int, int]:
     for number, rgb in enumerate(frames):
         now = _small_luma(rgb)
         if before is not None:
-            moved = warp(before, resize_flow(estimate_motion(before, now), 2))
-            if float(cut_score(moved, now)) > CUT_THRESHOLD:
+            warped = warp(before, resize_flow(estimate_motion(before, now), 2))
+            if float(cut_score(warped, now)) > CUT_THRESHOLD:
                 borders.append(number)
         before = now
     borders.append(len(frames))

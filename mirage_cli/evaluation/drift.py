@@ -60,7 +60,7 @@ class Numbers:
 
 
 def tail_over_head(numbers: Numbers) -> dict[str, float]:
-    """Last loop over first anchored loop for each number that has a ratio; 1 is no drift.
+    """Last loop over first anchored loop for each number that has a ratio; 1 means no drift.
 
     Raises:
         ValueError: shorter than the start and two loops.
@@ -136,7 +136,7 @@ def measure_drift(
     last_loop = ANCHORED + ((frames - ANCHORED) // period - 1) * period
     pictures: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     events: list[dict] = []
-    begun, told, memory_begin = clock(), clock(), None
+    begun, reported, memory_begin = clock(), clock(), None
     for number in range(frames):
         rgb = clip.at(number, period)
         if not history:
@@ -156,8 +156,8 @@ def measure_drift(
         now = clock()
         if now >= deadline or number + 1 == frames:
             break
-        if now - told >= REPORT_SECONDS:
-            told = now
+        if now - reported >= REPORT_SECONDS:
+            reported = now
             yield _document(numbers, session, before, events, frames, False)
     seconds = clock() - begun
     document = _document(numbers, session, before, events, frames, numbers.count == frames)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mirage_cli.errors import MirageError
 from mirage_cli.evaluation.clips import Clip
-from mirage_cli.evaluation.metrics import FlowWarper, edges_kept, moved_gap
+from mirage_cli.evaluation.metrics import FlowWarper, edges_kept, warped_gap
 from mirage_cli.evaluation.perceptual import PerceptualDistance
 from mirage_cli.evaluation.strokes import stroke_numbers, weave_levels
 from mirage_cli.models import catalog
@@ -34,7 +34,7 @@ STILL_SIZE = (512, 704)  # height, width; the camera's window is WINDOW pixels a
 WINDOW = 256
 WARP_PAIRS = range(10, 34)  # neighbours whose warped error is taken
 JUDGED_AT = (4, 12, 24, 36, 49)  # frames of a round whose perceptual distance is taken
-STROKES_AT = JUDGED_AT[-1]  # beside the first frame, whose strokes have no past to lean on
+STROKES_AT = JUDGED_AT[-1]  # next to the first frame, whose strokes have no past to lean on
 STEP_FRAMES, STEP_JUDGED = 20, (4, 9, 14, 19)
 
 if sys.version_info >= (3, 11):
@@ -60,8 +60,8 @@ class TeacherSet:
 def open_teachers(looks: Iterable[str], data: str | None, model: str, device: torch.device) -> TeacherSet:
     """The teachers of a model's looks; those painted by networks need the training data folder.
 
-    Which of two teachers a look was trained on is read from the train.toml beside the model's weights, or
-    beside those of the bundled model.
+    Which of two teachers a look was trained on is read from the train.toml next to the model's weights, or
+    next to those of the bundled model.
     """
     preferred: list[str] = []
     for folder in (catalog.model_dir(model), catalog.model_dir()):
@@ -219,13 +219,15 @@ class KnownWarps:
             }
         return result
 
-    def _distance(self, video, targets: Tensor, places: Iterable[int]) -> float:
+    def _distance(
+        self, video: Mapping[int, Tensor] | Sequence[Tensor], targets: Tensor, places: Iterable[int]
+    ) -> float:
         assert self.perceptual is not None, "asked for only where there are weights"
         return float(torch.stack([self.perceptual(video[i].clamp(-1, 1), targets[i]).mean() for i in places]).mean())
 
     def _warped_error(self, pictures: dict[int, np.ndarray]) -> float:
         gaps = [
-            moved_gap(pictures[i][s], pictures[i + 1][s], *self.motions[i - WARP_PAIRS[0]][s])
+            warped_gap(pictures[i][s], pictures[i + 1][s], *self.motions[i - WARP_PAIRS[0]][s])
             for i in WARP_PAIRS
             for s in range(len(self.stills))
         ]

@@ -165,15 +165,15 @@ def warped_error(
         _require_frame(frame)
         if frame.shape != inputs[0].shape:
             raise ValueError(f"frames differ in size: {frame.shape} and {inputs[0].shape}")
-    return moved_gap(*outputs, *(warper or FlowWarper()).motion(*inputs))
+    return warped_gap(*outputs, *(warper or FlowWarper()).motion(*inputs))
 
 
-def moved_gap(before: np.ndarray, after: np.ndarray, where: np.ndarray, seen: np.ndarray) -> float:
+def warped_gap(before: np.ndarray, after: np.ndarray, where: np.ndarray, seen: np.ndarray) -> float:
     """``warped_error`` with a motion that is known already, as from ``FlowWarper.motion``."""
     if not seen.any():
         return float("nan")
-    moved = cv2.remap(before, where, None, cv2.INTER_LINEAR).astype(np.float32)
-    gap = (after.astype(np.float32) - moved)[seen] / 255.0
+    warped = cv2.remap(before, where, None, cv2.INTER_LINEAR).astype(np.float32)
+    gap = (after.astype(np.float32) - warped)[seen] / 255.0
     return float(np.sqrt((gap**2).mean()))
 
 

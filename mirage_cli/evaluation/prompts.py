@@ -1,6 +1,6 @@
 """Prompts judged on the picture: does an unseen paraphrase give the picture of its look?
 
-The text's own opinion is not asked. The model paints a few frames as the paraphrase says, and the
+The text classifier is not asked. The model paints a few frames as the paraphrase says, and the
 picture's statistics are compared with those of every teacher on the same frames; the nearest teacher
 is the look that a viewer would name.
 """

@@ -32,7 +32,8 @@ from mirage_cli.evaluation.drift import ANCHORED
 from mirage_cli.evaluation.perceptual import REMEDY, find_weights
 from mirage_cli.evaluation.pictures import draw_plot, draw_sheet
 from mirage_cli.evaluation.worker import NO_TIME, Spec, Task, Worker, save_clips, serve
-from mirage_cli.inputs.pictures import SUFFIXES
+from mirage_cli.media.picture_names import SUFFIXES
+from mirage_cli.media.place import Place
 from mirage_cli.models.catalog import IDENTITY
 from mirage_cli.outputs.names import check_target
 from mirage_cli.runs.machine import commit, hardware, versions
@@ -54,7 +55,7 @@ def run(asked: EvalConfig, note: Say = lambda text: None, warn: Say = lambda tex
 
     Args:
         asked: what is asked for; numbers left open are chosen by the machine.
-        note, warn: told of progress, and of what is left out.
+        note, warn: get lines about progress, and about what is left out.
 
     Raises:
         UsageProblem: an unknown look or part, or a number out of range.
@@ -108,7 +109,7 @@ def check_files(config: EvalConfig) -> None:
     """Refuse, before anything is measured, files that cannot be written or must not be replaced.
 
     Raises:
-        UsageProblem: a name that is none of its kind, so that no video is replaced by a document.
+        UsageProblem: a name with another kind's suffix, so that a document cannot replace a video.
         MediaError: no such folder; no training data in ``data``.
     """
     for option, path, endings in (
@@ -121,7 +122,7 @@ def check_files(config: EvalConfig) -> None:
         if Path(path).suffix.lower() not in endings:
             allowed = f"allowed: a name that ends with {', '.join(endings)}"
             raise UsageProblem(f"{option} {path!r}; {allowed}", f"As in: {option} eval{endings[0]}")
-        check_target(path, config.clips, lambda: True)
+        check_target(Place.of_output(path), config.clips, lambda: True)
     if config.data is not None and not (Path(config.data) / "MANIFEST.csv").is_file():
         raise MediaError(
             f"no training data: {Path(config.data) / 'MANIFEST.csv'} is missing", "give the data folder: --data DIR"
@@ -131,7 +132,7 @@ def check_files(config: EvalConfig) -> None:
 def fill_in(config: EvalConfig, known: list[str], gpu: bool) -> EvalSettings:
     """The configuration with every open number decided, and checked."""
     if not config.parts:
-        raise UsageProblem("no part is named", f"allowed: {', '.join(EVAL_PARTS)}; leave --parts away for all")
+        raise UsageProblem("no part is named", f"allowed: {', '.join(EVAL_PARTS)}; omit --parts for all")
     painted = [look for look in known if look != IDENTITY]
     looks = config.looks or (("all",) if gpu else tuple(x for x in CPU_LOOKS if x in painted) or tuple(painted[:4]))
     if looks == ("all",):
@@ -139,7 +140,7 @@ def fill_in(config: EvalConfig, known: list[str], gpu: bool) -> EvalSettings:
     if unknown := [look for look in looks if look not in painted]:
         raise UsageProblem(f"no look {unknown[0]!r} in {config.model.model}", "mirage models lists the looks")
     if unknown := [part for part in config.parts if part not in EVAL_PARTS]:
-        raise UsageProblem(f"no part {unknown[0]!r}; allowed: {', '.join(EVAL_PARTS)}", "leave --parts away for all")
+        raise UsageProblem(f"no part {unknown[0]!r}; allowed: {', '.join(EVAL_PARTS)}", "omit --parts for all")
     frames = config.frames or (10_000 if gpu else 300)
     if frames < FEWEST_FRAMES:
         raise UsageProblem(
@@ -215,7 +216,7 @@ def in_processes(specs: list[Spec], tasks: list[Task]) -> Iterator[Message]:
         processes[ours] = process
     refused: MirageError | None = None
 
-    def give(connection: Any) -> None:
+    def give(connection: Connection) -> None:
         doing.pop(connection, None)
         task = waiting.popleft() if waiting else None
         connection.send(task)

@@ -1,7 +1,7 @@
 """Strokes: does a picture hold as much of them as its teacher's, wherever they lie?
 
 L1, edges and steadiness are all best with faint strokes: where a stroke may lie anywhere, the mean of all
-places is none. So their strength is measured in bands of a Laplacian pyramid (Burt and Adelson, IEEE Trans.
+places has none. So their strength is measured in bands of a Laplacian pyramid (Burt and Adelson, IEEE Trans.
 Communications 1983), window by window, and compared as SSIM compares contrast (Wang et al., IEEE Trans. Image
 Processing 2004, eq. 9). A stroke that lies elsewhere in its window costs nothing.
 """
@@ -16,7 +16,7 @@ from mirage_cli.training.losses import cell_pattern
 
 BANDS = 4  # details of about 2, 4, 8 and 16 pixels
 REACH = 32  # pixels a side of a window; windows overlap by half
-STABILISER = 0.01  # of values in [-1, 1], about one level: less contrast than that is none
+STABILISER = 0.01  # of values in [-1, 1], about one level: less contrast than that counts as none
 
 
 def band_strengths(pictures: Tensor) -> list[Tensor]:
@@ -38,7 +38,7 @@ def band_strengths(pictures: Tensor) -> list[Tensor]:
 
 
 def stroke_numbers(shown: Tensor, teacher: Tensor, source: Tensor) -> dict[str, float]:
-    """How strong a picture's strokes are beside its teacher's, where the incoming frame itself has least detail.
+    """How strong a picture's strokes are compared with its teacher's, where the incoming frame itself has least detail.
 
     Only the plainer half of the windows counts (below the median, in each band): there strokes are the look's
     own doing, elsewhere most of the detail is the scene's.

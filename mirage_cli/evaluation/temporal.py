@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from mirage_cli.evaluation.clips import Clip
-from mirage_cli.evaluation.metrics import FlowWarper, edges_kept, moved_gap
+from mirage_cli.evaluation.metrics import FlowWarper, edges_kept, warped_gap
 from mirage_cli.stream.session import Session
 
 WARM_UP = 5  # frames before the measured ones
@@ -35,7 +35,7 @@ class ClipMotion:
         self.input_error = self._mean([clip.at(i) for i in (*self.numbers, self.numbers[-1] + 1)])
 
     def _mean(self, frames: list[np.ndarray]) -> float:
-        gaps = [moved_gap(a, b, *motion) for a, b, motion in zip(frames, frames[1:], self.motions)]
+        gaps = [warped_gap(a, b, *motion) for a, b, motion in zip(frames, frames[1:], self.motions)]
         return float(np.nanmean(gaps))
 
     def error(self, step: Callable[[np.ndarray], np.ndarray]) -> tuple[float, list[np.ndarray]]:

@@ -49,7 +49,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Spec:
-    """What a process is told at its start; the numbers left open in ``config`` are filled in.
+    """What a process gets at its start; the numbers left open in ``config`` are filled in.
 
     Attributes:
         clips: (name, note, file of uint8 [N, H, W, 3]) each.

@@ -10,16 +10,17 @@ import cv2
 import numpy as np
 
 from mirage_cli.errors import MediaError, MirageError
-from mirage_cli.frames import Frame, StreamInfo
+from mirage_cli.frames import Frame, FrameSource, StreamInfo
 from mirage_cli.inputs.devices import find_camera, list_cameras
-from mirage_cli.inputs.wrappers import Clock, quiet_opencv
+from mirage_cli.inputs.opencv import quiet_opencv
+from mirage_cli.inputs.wrappers import Clock
 from mirage_cli.media.addresses import pause_seconds
 
-LONGEST_PAUSE_SECONDS = 2.0  # a look at /dev costs nothing, and whoever plugs it in is waiting
+LONGEST_PAUSE_SECONDS = 2.0  # a look at /dev costs nothing, and a user is waiting
 
 
-class CameraSource:
-    """Frames of a camera; see ``frames.FrameSource``.
+class CameraSource(FrameSource):
+    """Frames of a camera.
 
     Args:
         wanted: its number (0 is the first camera), a part of its name, or its /dev path.
@@ -38,6 +39,8 @@ class CameraSource:
     """
 
     live = True
+    pausing: bool = False
+    state: str = "connected"
 
     def __init__(
         self,
@@ -49,8 +52,8 @@ class CameraSource:
         tell: Callable[[str], None] = lambda text: None,
         clock: Clock = time.perf_counter,
     ) -> None:
-        self.warnings: list[str] = []
-        self.state, self.pausing, self.reconnects = "connected", False, 0
+        super().__init__()
+        self.reconnects = 0
         self._wanted, self._asked, self._fps = str(wanted), size, fps
         self._timeout, self._tell, self._clock = timeout_seconds, tell, clock
         self._closed = threading.Event()
@@ -132,8 +135,7 @@ class CameraSource:
                     return None
                 waited += pause  # an hour of a closed lid counts as one pause
                 index = self._number_now()
-                opened = None if index is None else self._open(index)
-                if opened is None:
+                if index is None or (opened := self._open(index)) is None:
                     continue
                 self._camera, first = opened
                 self.reconnects += 1

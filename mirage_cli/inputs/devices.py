@@ -31,7 +31,7 @@ class Camera:
     Attributes:
         index: N.
         path: of the device.
-        name: as its driver calls it; "" where nobody tells.
+        name: as its driver calls it; "" where that is unknown.
         captures: gives pictures; None where it cannot be asked.
         takes: pictures can be written to it, as to a v4l2loopback device.
     """
@@ -48,7 +48,7 @@ def list_cameras(
 ) -> list[Camera]:
     """All video devices the system names, by number (Linux; empty elsewhere).
 
-    A camera often has a second device for metadata, which gives no pictures: ``captures`` tells.
+    A camera often has a second device for metadata, which gives no pictures: ``captures`` is False.
     """
     ask = capabilities or _capabilities
     found = []

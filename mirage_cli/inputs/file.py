@@ -1,7 +1,7 @@
 """Frames out of any file, pipe or URL that ffmpeg reads.
 
 One ffmpeg decodes, turns, scales and converts to RGB; the pictures and their exact times come
-through a pipe (``nut_pipe``), a frame at a time, however long the clip. Variable frame rates stay
+through a pipe (``raw_pipe``), a frame at a time, however long the clip. Variable frame rates stay
 as they are, since every frame carries its own time.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import os
-import stat
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -18,26 +17,26 @@ from pathlib import Path
 
 import numpy as np
 
-from mirage_cli.errors import MediaError, UsageProblem, plain_text
-from mirage_cli.frames import Frame, Sound, StreamInfo
+from mirage_cli.errors import MediaError
+from mirage_cli.frames import Frame, FrameSource, Sound, SoundLine, StreamInfo
+from mirage_cli.inputs.checks import check_local_file, check_request, require_video
 from mirage_cli.inputs.pipe import StdinFeed
-from mirage_cli.media.addresses import NameAlias, file_url, is_url, shown_url
+from mirage_cli.media.addresses import NameAlias, file_url
 from mirage_cli.media.decode import NUT_SHIFT_SECONDS, decode_arguments
 from mirage_cli.media.ffmpeg import FfmpegProcess, FfmpegTool, find_ffmpeg, rational_rate
-from mirage_cli.media.nut import NutError, NutReader
+from mirage_cli.media.place import Kind, Place
 from mirage_cli.media.probe import (
     READABLE_REMEDY,
     MediaProbe,
     PacketScan,
     VideoTrack,
+    exact_rate,
     make_timeline,
     probe_media,
     scan_packets,
 )
-from mirage_cli.media.sound_line import SoundLine
+from mirage_cli.media.raw_pipe import RawPipeError, RawPipeReader
 
-MAX_SIDE = 16384
-MAX_PIXELS = 1 << 27  # 400 MB as RGB; 16K video has as many
 # ffmpeg's muxer turns a time that jumps back into the last one plus a tick of 1 us.
 STALL_SECONDS = 1e-5
 
@@ -47,8 +46,8 @@ def default_threads() -> int:
     return min(4, max(1, (os.cpu_count() or 1) // 2))
 
 
-class FileSource:
-    """Frames of one file, pipe or URL, in order; see ``frames.FrameSource``.
+class FileSource(FrameSource):
+    """Frames of one file, pipe or URL, in order.
 
     Made by ``open_file``. Iterate once, in one thread; ``close`` may come from any thread.
 
@@ -66,10 +65,17 @@ class FileSource:
         alias: stands for ``path`` in commands, where its name needs it.
     """
 
+    sound: SoundLine | None = None
+    alias: NameAlias | None = None
+    # What ``release`` asks for, which also runs for a source that was not made whole.
+    _closed = True
+    _feed: StdinFeed | None = None
+    _sound_folder: tempfile.TemporaryDirectory[str] | None = None
+
     def __init__(
         self,
         process: FfmpegProcess,
-        reader: NutReader,
+        reader: RawPipeReader,
         info: StreamInfo,
         probe: MediaProbe,
         first: tuple[Fraction, np.ndarray],
@@ -82,21 +88,19 @@ class FileSource:
         sound_folder: tempfile.TemporaryDirectory[str] | None,
         read_sound: SoundLine | None = None,
     ) -> None:
+        super().__init__()
         self.info = info
         self.sound = SoundLine() if read_sound is not None else None
         self._read_sound = read_sound or SoundLine()  # in the times of the pipe
-        self.live = False
-        self.warnings: list[str] = []
         self.finished = False
         self.path = path
         self.sound_url = sound_url
         self.sound_shift_seconds = float(NUT_SHIFT_SECONDS) if sound_folder is not None else 0.0
-        self.timeline = make_timeline(probe, float(first[0]) - NUT_SHIFT_SECONDS, start_seconds)
+        self.timeline = make_timeline(probe, float(first[0]), start_seconds)
         self._process, self._reader, self._first = process, reader, first
         self.probe = probe
         self.start_seconds, self.duration_seconds = start_seconds, duration_seconds
         self._feed, self._sound_folder = feed, sound_folder
-        self.alias: NameAlias | None = None
         self._begun = self._closed = False
 
     def __iter__(self) -> Iterator[Frame]:
@@ -105,7 +109,7 @@ class FileSource:
         self._begun = True
         begin, nominal = self._first[0], 1.0 / self.info.fps
         packet: tuple[Fraction, np.ndarray] | None = self._first
-        del self._first  # the picture belongs to whoever takes the frame
+        del self._first  # the picture belongs to the taker of the frame
         last = last_raw = -1.0
         shift, stalled, index = 0.0, 0, 0
         line, read = self.sound, self._read_sound
@@ -131,7 +135,7 @@ class FileSource:
             except (ValueError, OSError):
                 if not self._closed:  # close() in another thread takes the pipe away
                     raise
-            except NutError as problem:
+            except RawPipeError as problem:
                 self.warnings.append(f"{self.info.name}: decoding ended early ({problem})")
         if line is not None:
             line.move_from(read, shift - float(begin))
@@ -140,8 +144,12 @@ class FileSource:
 
     @property
     def reopens(self) -> bool:
-        """Whether the input can be opened again: a pipe can be read only once."""
         return self._feed is None
+
+    @property
+    def own_size(self) -> tuple[int, int]:
+        video = self.probe.video
+        return video.shown_size if video else super().own_size
 
     def close(self) -> None:
         """Ends the decoder. Sound kept from a pipe stays until the source is no longer used."""
@@ -168,8 +176,7 @@ class FileSource:
             self.alias.remove()
 
     def __del__(self) -> None:
-        if hasattr(self, "_closed"):
-            self.release()
+        self.release()
 
     def __enter__(self) -> FileSource:
         return self
@@ -215,7 +222,7 @@ class FileSource:
 
 
 def open_file(
-    path_or_dash: str | os.PathLike[str],
+    name: str | os.PathLike[str] | Place,
     *,
     size: tuple[int, int] | None = None,
     start_seconds: float = 0.0,
@@ -229,7 +236,7 @@ def open_file(
     """Opens a video and decodes its first frame.
 
     Args:
-        path_or_dash: a file, "-" for standard input, a named pipe, or a URL that ffmpeg reads.
+        name: a file, "-" for standard input, a named pipe, or a URL that ffmpeg reads.
         size: (width, height) to scale to; the picture is stretched, and ``info.pixel_aspect``
             changes so that it is shown in its own shape.
         start_seconds: skip what is shown before this.
@@ -246,30 +253,29 @@ def open_file(
         UsageProblem: a size, time or rate that is not allowed.
         MediaError: no such file, a folder, not a video, no picture track, no frame in the range.
     """
-    name = os.fspath(path_or_dash)
-    _check_request(size, start_seconds, duration_seconds, fps)
+    place = name if isinstance(name, Place) else Place.of_input(os.fspath(name))
+    check_request(size, start_seconds, duration_seconds, fps)
     tool = tool or find_ffmpeg()
     feed: StdinFeed | None = None
     alias: NameAlias | None = None
-    shown, path = name, None
-    if name == "-":
-        feed, shown = StdinFeed(sys.stdin.fileno()), "standard input"
-        url = file_url(feed.spool_path) if feed.spool_path else "pipe:0"
-    elif is_url(name):
-        url, shown = name, shown_url(name)
-    elif _is_fifo(name):
-        feed, shown = StdinFeed(os.open(name, os.O_RDONLY), owned=True), plain_text(Path(name).name)
+    path: str | None = None
+    if place.kind is Kind.PIPE:
+        feed = StdinFeed(sys.stdin.fileno())
+    elif place.kind is Kind.DEVICE:
+        feed = StdinFeed(os.open(place.path, os.O_RDONLY), owned=True)
+    elif not place.is_address:
+        path = check_local_file(place.path)
+        alias = NameAlias(path) if NameAlias.needed(path) else None
+    if feed is not None:
         url = file_url(feed.spool_path) if feed.spool_path else "pipe:0"
     else:
-        path = check_local_file(name)
-        alias = NameAlias(path) if NameAlias.needed(path) else None
-        url, shown = file_url(alias.path if alias else path), plain_text(Path(name).name or name)
+        url = place.path if path is None else file_url(alias.path if alias else path)
 
     def attempt(with_line: bool) -> FileSource:
         return _open(
             tool,
+            place,
             url,
-            shown,
             path,
             feed,
             size,
@@ -289,7 +295,7 @@ def open_file(
                 raise
             source = attempt(False)  # maybe it is the sound that cannot be decoded
             if source.probe.sound_tracks:
-                source.warnings.append(f"{shown}: its sound cannot be decoded and is left out")
+                source.warnings.append(f"{place.shown}: its sound cannot be decoded and is left out")
     except BaseException:
         if feed is not None:
             feed.close()
@@ -300,52 +306,10 @@ def open_file(
     return source
 
 
-def _is_fifo(name: str) -> bool:
-    try:
-        return stat.S_ISFIFO(os.stat(name).st_mode)
-    except (OSError, ValueError):
-        return False
-
-
-def check_local_file(name: str) -> str:
-    """Gives ``name`` if it is a file that can be read.
-
-    Raises:
-        MediaError: it is missing, a folder, or not readable.
-    """
-    path = Path(name)
-    try:
-        if path.is_dir():
-            raise MediaError(f"input {name!r} is a folder", "give one video file")
-        with open(path, "rb") as file:
-            if path.is_file() and not file.read(1):
-                raise MediaError(f"input {name!r} is empty (0 bytes)", READABLE_REMEDY)
-    except FileNotFoundError:
-        raise MediaError(f"input {name!r} does not exist", "check the name and the folder you are in") from None
-    except (OSError, ValueError) as problem:
-        reason = getattr(problem, "strerror", None) or str(problem)
-        raise MediaError(f"input {name!r} cannot be read: {reason}", "check its name and permissions") from None
-    return name
-
-
-def _check_request(size: tuple[int, int] | None, start: float, duration: float | None, fps: float | None) -> None:
-    if size is not None and not all(1 <= side <= MAX_SIDE for side in size):
-        raise UsageProblem(
-            f"size {size[0]}x{size[1]} is not allowed: each side is 1 to {MAX_SIDE} pixels",
-            "give a size such as 768x432",
-        )
-    if not 0.0 <= start < 1e7:
-        raise UsageProblem(f"start {start:g} s is not allowed: 0 or more", "give --start 1.5")
-    if duration is not None and not 0.0 < duration < 1e7:
-        raise UsageProblem(f"duration {duration:g} s is not allowed: more than 0", "give --duration 10")
-    if fps is not None and not 0.01 <= fps <= 1000.0:
-        raise UsageProblem(f"{fps:g} frames a second are not allowed: 0.01 to 1000", "give --fps 30")
-
-
 def _open(
     tool: FfmpegTool,
+    place: Place,
     url: str,
-    name: str,
     path: str | None,
     feed: StdinFeed | None,
     size: tuple[int, int] | None,
@@ -356,15 +320,15 @@ def _open(
     keep_sound: bool,
     with_line: bool,
 ) -> FileSource:
-    piped = url == "pipe:0"
+    name, piped = place.shown, url == "pipe:0"
     probe = probe_media(tool, url, name=name, feed=feed.head if feed and piped else None)
     video = require_video(probe, name)
     scan = None
-    if not piped and not is_url(url):
+    if not piped and not place.is_address:
         end = None if duration is None else start + duration
         scan = scan_packets(tool, url, start_seconds=start, end_seconds=end)
     sound_folder = None
-    sound_url = None if piped or (is_url(url) and not probe.sound_tracks) else url
+    sound_url = None if piped or (place.is_address and not probe.sound_tracks) else url
     if piped and keep_sound and probe.sound_tracks:
         sound_folder = tempfile.TemporaryDirectory(prefix="mirage-sound-")
         sound_url = file_url(Path(sound_folder.name) / "sound.nut")
@@ -413,41 +377,19 @@ def _open(
         sound_folder=sound_folder,
         read_sound=read_sound if reader.sound_rate else None,
     )
-    source.warnings += warnings
+    source.warnings.extend(warnings)
     return source
-
-
-def require_video(probe: MediaProbe, name: str) -> VideoTrack:
-    """The picture track.
-
-    Raises:
-        MediaError: there is none, its frames are too large, or what ffmpeg takes for one is text.
-    """
-    video = probe.video
-    if video is None and probe.audio_codecs:
-        raise MediaError(f"{name} holds sound ({', '.join(probe.audio_codecs)}) but no video", READABLE_REMEDY)
-    if video is None:
-        raise MediaError(f"{name} holds no video that ffmpeg can decode", READABLE_REMEDY)
-    if video.width * video.height > MAX_PIXELS or max(video.width, video.height) > MAX_SIDE:
-        raise MediaError(
-            f"{name} has frames of {video.width}x{video.height}; allowed: {MAX_SIDE} a side and "
-            f"{MAX_PIXELS / 1e6:.0f} million pixels",
-            "scale it down first, e.g. with ffmpeg",
-        )
-    if video.codec in ("ansi", "bintext", "xbin", "idf"):
-        raise MediaError(f"{name} is text, not video", READABLE_REMEDY)
-    return video
 
 
 def _first_picture(
     process: FfmpegProcess, name: str, start: float, line: SoundLine
-) -> tuple[NutReader, tuple[Fraction, np.ndarray]]:
+) -> tuple[RawPipeReader, tuple[Fraction, np.ndarray]]:
     packet = None
     try:
         pipe = io.BufferedReader(process.stdout, 1 << 16)  # type: ignore[type-var]
-        reader = NutReader(pipe, lambda at, samples: line.put(Sound(samples, float(at))))
+        reader = RawPipeReader(pipe, lambda at, samples: line.put(Sound(samples, float(at))))
         packet = reader.read_frame()
-    except (EOFError, NutError):
+    except RawPipeError:
         pass
     if packet is None:
         process.wait()
@@ -464,15 +406,13 @@ def _describe(
     probe: MediaProbe,
     video: VideoTrack,
     scan: PacketScan | None,
-    reader: NutReader,
+    reader: RawPipeReader,
     size: tuple[int, int] | None,
     start: float,
     duration: float | None,
     fps: float | None,
 ) -> StreamInfo:
-    rate = rational_rate(fps) if fps else reader.frame_rate or video.fps or Fraction(25)
-    if not fps and video.fps and (rate > 1000 or scan is None or scan.variable_rate):
-        rate = video.fps
+    rate = rational_rate(fps) if fps else exact_rate(video, scan)
     length = probe.duration_seconds
     if length is not None:
         length = max(length - start, 0.0)
@@ -506,7 +446,7 @@ def _differ(fps: Fraction, base: Fraction) -> bool:
     return base < 1000 and abs(fps / base - 1) > 0.005
 
 
-def _aspect(reader: NutReader, video: VideoTrack, size: tuple[int, int] | None) -> tuple[int, int]:
+def _aspect(reader: RawPipeReader, video: VideoTrack, size: tuple[int, int] | None) -> tuple[int, int]:
     """The shape of a pixel; the rounding of a size to whole pixels is no change of shape."""
     num, den = reader.sample_aspect
     if size is None:

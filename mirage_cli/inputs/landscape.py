@@ -10,11 +10,11 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 
-from mirage_cli.frames import Frame, StreamInfo
+from mirage_cli.frames import Frame, FrameSource, StreamInfo
 from mirage_cli.inputs.wrappers import SLEPT_SECONDS, Clock
 
 
-class TestPicture:
+class TestPicture(FrameSource):
     """A landscape that scrolls, a sun that wanders and a clock: a live source with no camera.
 
     The same seed and size give the same frames.
@@ -27,6 +27,7 @@ class TestPicture:
     """
 
     __test__ = False  # the name is not a test case's
+    pausing: bool = True
 
     def __init__(
         self,
@@ -39,8 +40,8 @@ class TestPicture:
         seed: int = 0,
         clock: Clock = time.perf_counter,
     ) -> None:
+        super().__init__()
         self.live = self.pausing = paced
-        self.warnings: list[str] = []
         self.info = StreamInfo(width=width, height=height, fps=fps, frame_count=frames, name="test picture")
         self._frames, self._clock = frames, clock
         self._closed = threading.Event()

@@ -1,7 +1,7 @@
 """Video that arrives through a pipe: standard input or a named pipe.
 
 ffmpeg is asked what the input holds before it decodes, and a pipe can be read only once. So the
-first bytes are kept, shown to the probe, and sent again ahead of the rest. An MP4 whose index lies
+first bytes are kept, given to the probe, and sent again before the rest. An MP4 whose index lies
 at its end cannot be read from a pipe at all; it is put in a temporary file first.
 """
 
@@ -52,7 +52,7 @@ class StdinFeed:
         self.spool_path: str | None = self._spool() if _index_at_end(self.head) else None
 
     def start(self, pipe: IO[bytes]) -> None:
-        """Sends everything to ``pipe`` from a thread of its own, and closes it at the end."""
+        """Sends everything to ``pipe`` from a separate thread, and closes it at the end."""
         self._thread = threading.Thread(target=self._send, args=(pipe,), name="stdin-feed", daemon=True)
         self._thread.start()
 
@@ -114,7 +114,7 @@ class StdinFeed:
                         return
                     _write_all(pipe, chunk)
         except (OSError, ValueError):
-            return  # ffmpeg has ended; whoever reads its pictures says why
+            return  # ffmpeg has ended; the reader of its pictures reports why
 
 
 def _write_all(pipe: IO[bytes], data: bytes) -> None:

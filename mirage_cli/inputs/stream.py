@@ -16,14 +16,13 @@ import cv2
 import numpy as np
 
 from mirage_cli.errors import MediaError
-from mirage_cli.frames import Frame, Sound, StreamInfo
-from mirage_cli.media.addresses import Address, is_playlist, pause_seconds
+from mirage_cli.frames import Frame, FrameSource, Sound, SoundLine, StreamInfo
+from mirage_cli.media.addresses import Address, pause_seconds
 from mirage_cli.media.decode import stream_arguments
 from mirage_cli.media.ffmpeg import FfmpegProcess, FfmpegTool, find_ffmpeg
 from mirage_cli.media.messages import input_description, why_a_stream_ended
-from mirage_cli.media.nut import NutError, NutReader
 from mirage_cli.media.probe import MediaProbe, parse_probe
-from mirage_cli.media.sound_line import SoundLine
+from mirage_cli.media.raw_pipe import RawPipeError, RawPipeReader
 from mirage_cli.pipeline import Channel, Ended
 
 SLICE_SECONDS = 0.25
@@ -59,9 +58,9 @@ class _Connection:
         self.stalled = False
         # Until they are asked for, when a model has loaded, old ones make room: they would be shown late. A
         # playlist gives seconds of video at once, which are all to be shown.
-        self._frames: Channel[tuple[float, np.ndarray]] = Channel(2, newest_wins=not is_playlist(address.url))
+        self._frames: Channel[tuple[float, np.ndarray]] = Channel(2, newest_wins=not address.playlist)
         self._begun = threading.Event()
-        self._reader: NutReader | None = None
+        self._reader: RawPipeReader | None = None
         command = stream_arguments(address.url, address.options, size=size, fps=fps, with_line=with_line)
         self.process = FfmpegProcess(tool, command, read=True, level="info", kept_lines=500)
         try:
@@ -89,7 +88,7 @@ class _Connection:
             raise problem
 
     @property
-    def reader(self) -> NutReader:
+    def reader(self) -> RawPipeReader:
         assert self._reader is not None
         return self._reader
 
@@ -147,13 +146,13 @@ class _Connection:
         try:
             with self.process.stdout as pipe:
                 file = io.BufferedReader(pipe, 1 << 16)  # type: ignore[type-var]
-                reader = NutReader(file, lambda at, samples: self.sound.put(Sound(samples, float(at))))
+                reader = RawPipeReader(file, lambda at, samples: self.sound.put(Sound(samples, float(at))))
                 while (packet := reader.read_frame()) is not None:
                     self._reader = reader
                     self._begun.set()
                     if not self._frames.put((float(packet[0]), packet[1]))[0]:
                         return
-        except (EOFError, NutError, OSError, ValueError):
+        except (RawPipeError, OSError, ValueError):
             pass  # whoever waits for pictures learns of it, and ffmpeg says why
         finally:
             self._frames.finish()
@@ -175,8 +174,8 @@ def _wait(ready: Callable[[float], bool], timeout_seconds: float) -> bool:
     return False
 
 
-class StreamSource:
-    """Frames of a network stream or a screen; see ``frames.FrameSource``.
+class StreamSource(FrameSource):
+    """Frames of a network stream or a screen.
 
     Args:
         address: from ``stream_address`` or ``screen_address``.
@@ -200,6 +199,8 @@ class StreamSource:
 
     live = True
     pausing = True  # it keeps its own watch
+    state: str = "connecting"
+    sound: SoundLine | None = None
 
     def __init__(
         self,
@@ -214,8 +215,8 @@ class StreamSource:
         clock: Callable[[], float] = time.perf_counter,
         tool: FfmpegTool | None = None,
     ) -> None:
-        self.warnings: list[str] = []
-        self.state, self.reconnects = "connecting", 0
+        super().__init__()
+        self.reconnects = 0
         self._address, self._fps, self._tell, self._clock = address, fps, tell, clock
         self._timeout, self._attempts = timeout_seconds, attempts
         self._with_line = with_line

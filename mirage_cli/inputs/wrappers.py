@@ -12,8 +12,7 @@ from dataclasses import replace
 import cv2
 
 from mirage_cli.errors import MediaError
-from mirage_cli.frames import Frame, FrameSource, Wrapper
-from mirage_cli.media.sound_line import SoundLine
+from mirage_cli.frames import Frame, FrameSource, SoundLine, SourceWrapper
 
 Clock = Callable[[], float]
 
@@ -26,7 +25,7 @@ AHEAD_SECONDS = 2.0
 """How long before its end a looped file is opened again: more than that takes on a busy machine."""
 
 
-class PacedSource(Wrapper):
+class PacedSource(SourceWrapper):
     """Plays another source at its own pace, so that a file behaves like a camera.
 
     A frame is given when its time has come, never before; when the taker is late the clock is not
@@ -38,17 +37,19 @@ class PacedSource(Wrapper):
             is, so that the last picture of one pass does not stand until the next is open.
     """
 
-    live = True
+    sound: SoundLine | None = None
 
     def __init__(
         self, source: FrameSource, *, reopen: Callable[[], FrameSource] | None = None, clock: Clock = time.perf_counter
     ) -> None:
-        self.inner, self._reopen, self._clock = source, reopen, clock
+        super().__init__(source)
+        self.live = True
+        self._reopen, self._clock = reopen, clock
         self._closed = threading.Event()
         self._swap = threading.Lock()
-        self.sound = SoundLine() if getattr(source, "sound", None) is not None else None
-        endless = {"frame_count": None, "duration_seconds": None} if reopen else {}
-        self.info = replace(source.info, **endless)
+        self.sound = None if source.sound is None else SoundLine()
+        if reopen is not None:
+            self.info = replace(source.info, frame_count=None, duration_seconds=None)
         self._old_warnings: list[str] = []
         self._waiting = False
         self._next: Future[FrameSource] | None = None
@@ -92,12 +93,13 @@ class PacedSource(Wrapper):
             self.inner.close()
             shift = last + 1.0 / max(self.info.fps, 1e-3)
             self._open_ahead(math.inf)
-            while not self._closed.is_set() and not wait([self._next], 0.1).done:
-                pass  # whoever waits for a frame keeps watch on the time
+            opening = self._next
+            while not self._closed.is_set() and opening is not None and not wait([opening], 0.1).done:
+                pass  # the reader of this source has a watchdog of its own
             with self._swap:
-                if self._closed.is_set():
+                if self._closed.is_set() or opening is None:
                     return
-                opened = self._next.result()
+                opened = opening.result()
                 self._old_warnings += self.inner.warnings
                 self.inner, self._next = opened, None
 
@@ -112,9 +114,8 @@ class PacedSource(Wrapper):
                     self._next = _on_a_thread(self._reopen)
 
     def _pass_sound(self, shift_seconds: float) -> None:
-        line = getattr(self.inner, "sound", None)
-        if self.sound is not None and line is not None:
-            self.sound.move_from(line, shift_seconds)
+        if self.sound is not None and self.inner.sound is not None:
+            self.sound.move_from(self.inner.sound, shift_seconds)
 
     def close(self) -> None:
         self._closed.set()
@@ -144,77 +145,59 @@ def _close_opened(future: Future[FrameSource]) -> None:
         future.result().close()
 
 
-class ResizedSource(Wrapper):
+class ResizedSource(SourceWrapper):
     """Gives another source's frames at a given size (for pipes, whose size is known too late)."""
 
     def __init__(self, source: FrameSource, size: tuple[int, int]) -> None:
-        self.inner, self._size = source, size
-        self.live = source.live
+        super().__init__(source)
+        self._size = size
         self.info = replace(source.info, width=size[0], height=size[1])
-
-    @property
-    def sound(self) -> SoundLine | None:
-        return getattr(self.inner, "sound", None)
 
     def __iter__(self) -> Iterator[Frame]:
         for frame in self.inner:
             rgb = cv2.resize(frame.rgb, self._size, interpolation=cv2.INTER_AREA)
             yield Frame(rgb, frame.pts_seconds, frame.index)
 
-    def close(self) -> None:
-        self.inner.close()
 
-
-def quiet_opencv() -> None:
-    """OpenCV writes its own warnings to stderr, across the dashboard; ours say it better."""
-    for place in (getattr(cv2.utils, "logging", None), cv2):  # OpenCV 5, and those before
-        if hasattr(place, "setLogLevel"):
-            place.setLogLevel(0)
-            return
-
-
-class SkippingSource:
-    """Another source without its first frames, which are decoded and let go.
+class SkippingSource(SourceWrapper):
+    """Another source without its first frames, which are decoded and dropped.
 
     Decoding from the start is what gives the very same frames again; it is much faster than the
     model.
     """
 
     def __init__(self, source: FrameSource, frames: int) -> None:
-        self.source, self.frames = source, frames
-        self.live = source.live
+        super().__init__(source)
+        self.frames = frames
         left = None if source.info.frame_count is None else source.info.frame_count - frames
         self.info = replace(source.info, frame_count=left)
-        self.pausing = True
+        self._skipping = True
 
     @property
-    def warnings(self) -> list[str]:
-        return self.source.warnings
+    def pausing(self) -> bool:
+        """It may take long to come to its first frame."""
+        return self._skipping or super().pausing
 
     def __iter__(self) -> Iterator[Frame]:
-        for frame in self.source:
+        for frame in self.inner:
             if frame.index >= self.frames:
-                self.pausing = getattr(self.source, "pausing", False)
+                self._skipping = False
                 yield frame
 
-    def close(self) -> None:
-        self.source.close()
 
+class LoopedSource(FrameSource):
+    """A clip played again and again, without an end.
 
-class LoopedSource:
-    """A clip played again and again: a ``FrameSource`` without an end.
-
-    ``rewound`` tells that the last frame was the first after a rewind: opening a file takes long
-    and is no part of a steady stream, so such a frame is not counted.
+    Attributes:
+        rewound: the last frame was the first after a rewind. Opening a file takes long and is not part of a
+            steady stream, so such a frame is not counted.
     """
 
-    live = False
-
     def __init__(self, open_source: Callable[[], FrameSource]) -> None:
+        super().__init__()
         self._open = open_source
         self._source = open_source()
         self.info = replace(self._source.info, frame_count=None, duration_seconds=None)
-        self.warnings: list[str] = []
         self.rewound = False
 
     def __iter__(self) -> Iterator[Frame]:
@@ -235,5 +218,4 @@ class LoopedSource:
             self._source = self._open()
 
     def close(self) -> None:
-        """Let go of the file."""
         self._source.close()

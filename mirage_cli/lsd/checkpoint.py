@@ -32,7 +32,7 @@ def read_config(path: Path) -> LSDConfig:
         check_numbers(config)
         return config
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ModelError(f"{path / catalog.CONFIG} is no config of an LSD model: {error}", remedy) from error
+        raise ModelError(f"{path / catalog.CONFIG} is not the config of an LSD model: {error}", remedy) from error
 
 
 # Fields of LSDConfig: (how many numbers, the least, the most). A damaged file must not take all memory.
@@ -47,7 +47,7 @@ _SIZES = {
     "memory_anchors": (1, 0, 256),
     "memory_grid": (2, 1, 64),
 }
-_SHARES = {"keep_limit": (1, 0, 1), "history_levels": (3, 0, 1)}  # likewise; these need not be whole
+_SHARES = {"keep_limit": (1, 0, 1), "history_levels": (3, 0, 1)}  # the same; these need not be whole
 
 
 def check_numbers(config: LSDConfig) -> None:
@@ -75,7 +75,7 @@ def read_weights(file: Path, net: LSDNet) -> dict[str, Tensor]:
         with safe_open(str(file), framework="pt") as handle:
             weights = {key: handle.get_tensor(key) for key in handle.keys()}
     except (SafetensorError, OSError, ValueError) as error:
-        raise ModelError(f"{file} is damaged or no safetensors file: {error}".splitlines()[0], remedy) from error
+        raise ModelError(f"{file} is damaged or not a safetensors file: {error}".splitlines()[0], remedy) from error
     own = net.state_dict()
     missing, foreign = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
     if missing or foreign:

@@ -104,7 +104,7 @@ class MemoryAttention(nn.Module):
     def __init__(self, channels: int, head_width: int = 64) -> None:
         super().__init__()
         if channels % head_width:
-            raise ValueError(f"channels {channels} is no multiple of the head width {head_width}")
+            raise ValueError(f"channels {channels} is not a multiple of the head width {head_width}")
         self.heads = channels // head_width
         self.query = nn.Linear(channels, channels)
         self.key_value = nn.Linear(channels, 2 * channels)

@@ -4,23 +4,23 @@ A U-Net on 4x4 pixel-unshuffled frames. What it sees at 1/4 of the frame's resol
 
     x_t        48  the noised target (flow matching, Lipman et al., arXiv 2210.02747)
     I(i+1)     48  the incoming frame
-    F(i)       48  the last generated frame, moved along the motion from I(i) to I(i+1)
-    I(i)       16  luma of the last incoming frame, moved likewise: where it differs, motion failed
-    screen      8  pixel-block parities and coordinates, for looks that are bound to the screen
+    F(i)       48  the last generated frame, warped along the motion from I(i) to I(i+1)
+    I(i)       16  luma of the last incoming frame, warped the same way: where it differs, motion failed
+    positions   8  pixel-block parities and coordinates, for looks that are bound to the screen
 
-and at 1/8: F(i-1) and F(i-2) at half size, moved likewise, 48 each. Every generated frame comes with its
+and at 1/8: F(i-1) and F(i-2) at half size, warped the same way, 48 each. Every generated frame comes with its
 own noise level (Diffusion Forcing, Chen et al., arXiv 2407.01392). The prompt arrives as a mixture of
 look vectors, and together with the flow time t, the step size d (shortcut models, Frans et al.,
 arXiv 2410.12557), the history levels and the strength it modulates every block. At 1/16 the network
 attends to the context memory bank.
 
-It predicts the clean frame and, a pixel, how much of the moved F(i) to keep.
+It predicts the clean frame and, a pixel, how much of the warped F(i) to keep.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +35,7 @@ CELL_PIXELS = UNSHUFFLE**2  # 16: channels of one plane, unshuffled
 PICTURE_CHANNELS = 3 * CELL_PIXELS  # 48: of a picture
 SEEN_CHANNELS = 2 * PICTURE_CHANNELS + CELL_PIXELS  # 112: I(i+1), the warped F(i) and luma of I(i)
 OLDER_CHANNELS = 2 * PICTURE_CHANNELS  # 96: the warped F(i-1) and F(i-2)
-SCREEN_CHANNELS = 8
+POSITION_CHANNELS = 8
 KEEP_OFFSET = 2.0  # the keep mask is the sigmoid of what the network says, less this
 LUMA_RED, LUMA_GREEN, LUMA_BLUE = 0.299, 0.587, 0.114  # BT.601
 
@@ -53,7 +53,7 @@ class LSDConfig:
         memory_anchors: of these, slots that are written once and never leave.
         memory_grid: tokens (rows, columns) kept of a frame.
         keep_limit: the most of F(i) that a pixel may keep; below one, so that errors fade.
-        history_levels: noise that the network is told is on F(i), F(i-1) and F(i-2) at run time, 0 to 1, though
+        history_levels: noise on F(i), F(i-1) and F(i-2) that the network is conditioned on at run time, 0 to 1, though
             there is none: the higher, the less it builds on what it made itself (Diffusion Forcing, arXiv
             2407.01392).
     """
@@ -81,7 +81,8 @@ class LSDConfig:
         known = {f.name for f in fields(cls)}
         if unknown := set(data) - known:
             raise ValueError(f"unknown keys {sorted(unknown)}")
-        config = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+        config = cls(**values)
         if config.memory_slots <= config.memory_anchors:
             raise ValueError(
                 f"memory_slots {config.memory_slots}; allowed: more than memory_anchors, {config.memory_anchors}"
@@ -95,7 +96,7 @@ class LSDConfig:
 
 
 class Past(NamedTuple):
-    """What the denoiser is given of the past, already moved to where things are in I(i+1).
+    """What the denoiser is given of the past, already warped to where things are in I(i+1).
 
     Attributes:
         last: F(i), [B, 3, H, W] in [-1, 1].
@@ -125,7 +126,7 @@ def luma(rgb: Tensor) -> Tensor:
     return LUMA_RED * rgb[:, 0:1] + LUMA_GREEN * rgb[:, 1:2] + LUMA_BLUE * rgb[:, 2:3]
 
 
-def screen_channels(height: int, width: int, device: torch.device | str = "cpu") -> Tensor:
+def position_channels(height: int, width: int, device: torch.device | str = "cpu") -> Tensor:
     """Where a 4x4 block lies on the screen: [1, 8, height/4, width/4].
 
     Parities of the blocks of 4, 8 and 16 pixels (columns, rows), then coordinates in [-1, 1].
@@ -151,8 +152,8 @@ def _on_cells(pictures: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
     return F.conv2d(pictures, patches, bias, stride=UNSHUFFLE)
 
 
-def _double_beside(layer: nn.Conv2d, x: Tensor, skip: Tensor, ops: BlockOps | None = None) -> Tensor:
-    """``layer``, a 1x1 convolution, of x doubled in size (nearest) beside the skip connection.
+def _double_and_join(layer: nn.Conv2d, x: Tensor, skip: Tensor, ops: BlockOps | None = None) -> Tensor:
+    """``layer``, a 1x1 convolution, of x doubled in size (nearest) and joined with the skip connection.
 
     x [B, C1, h, w], skip [B, C2, 2h, 2w] -> [B, c, 2h, 2w].
     """
@@ -161,8 +162,8 @@ def _double_beside(layer: nn.Conv2d, x: Tensor, skip: Tensor, ops: BlockOps | No
     # doubling after the convolution instead of before: a quarter of the work, and nothing to concatenate
     channels = x.shape[1]
     small = F.conv2d(x, layer.weight[:, :channels])
-    beside = F.conv2d(skip, layer.weight[:, channels:], layer.bias)
-    return beside + F.interpolate(small, scale_factor=2, mode="nearest")
+    of_skip = F.conv2d(skip, layer.weight[:, channels:], layer.bias)
+    return of_skip + F.interpolate(small, scale_factor=2, mode="nearest")
 
 
 class LSDNet(nn.Module):
@@ -187,7 +188,7 @@ class LSDNet(nn.Module):
             nn.Linear(config.condition_width, config.condition_width),
             nn.SiLU(),
         )
-        self.stem = nn.Conv2d(PICTURE_CHANNELS + SEEN_CHANNELS + SCREEN_CHANNELS, c0, 1)
+        self.stem = nn.Conv2d(PICTURE_CHANNELS + SEEN_CHANNELS + POSITION_CHANNELS, c0, 1)
         self.encoder0 = nn.ModuleList(ResBlock(c0) for _ in range(config.encoder_blocks[0]))
         self.down0 = nn.Conv2d(c0, c1, 3, stride=2, padding=1)
         self.older = nn.Conv2d(OLDER_CHANNELS, c1, 1)
@@ -201,8 +202,8 @@ class LSDNet(nn.Module):
         self.up0 = nn.Conv2d(c1 + c0, c0, 1)
         self.decoder0 = nn.ModuleList(ResBlock(c0) for _ in range(config.decoder_blocks[0]))
         self.out = nn.Conv2d(c0, PICTURE_CHANNELS + CELL_PIXELS, 3, padding=1)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        for parameter in self.out.parameters():
+            nn.init.zeros_(parameter)
         self.modulate = nn.Linear(config.condition_width, sum(b.film_width for b in self.blocks()))
         nn.init.normal_(self.modulate.weight, std=0.02)
         nn.init.zeros_(self.modulate.bias)
@@ -210,7 +211,7 @@ class LSDNet(nn.Module):
     def blocks(self) -> list[ResBlock]:
         """All residual blocks, in the order in which ``forward`` runs them."""
         stages = (self.encoder0, self.encoder1, self.middle, self.decoder1, self.decoder0)
-        return [block for stage in stages for block in stage]
+        return [block for stage in stages for block in stage if isinstance(block, ResBlock)]
 
     def look_vector(self, weights: Tensor) -> Tensor:
         """Mixture of looks [B, number of looks], each row summing to one -> [B, look_width]."""
@@ -229,8 +230,8 @@ class LSDNet(nn.Module):
         features = fourier_features(scalars).to(look.dtype)
         return self.modulate(self.condition(torch.cat((look, features), dim=1)))
 
-    def told_levels(self, batch: int, has_past: bool) -> Tensor:
-        """Noise levels of F(i), F(i-1), F(i-2) that the network is told at run time: [B, 3], all 1 without a past."""
+    def condition_levels(self, batch: int, has_past: bool) -> Tensor:
+        """Noise levels of F(i), F(i-1), F(i-2) to condition on at run time: [B, 3], all 1 without a past."""
         levels = self.config.history_levels if has_past else (1.0, 1.0, 1.0)
         return torch.tensor([levels], dtype=torch.float32, device=self.memory_null.device).repeat(batch, 1)
 
@@ -238,21 +239,21 @@ class LSDNet(nn.Module):
         """A bank that holds nothing: [B, M, C] of the null token."""
         return self.memory_null.expand(batch, self.config.memory_tokens, -1)
 
-    def stem_constant(self, x_t: Tensor, screen: Tensor) -> Tensor:
-        """What the stem makes of x_t and the screen channels, its bias included: [B, c0, H/4, W/4].
+    def stem_constant(self, x_t: Tensor, positions: Tensor) -> Tensor:
+        """What the stem makes of x_t and the position channels, its bias included: [B, c0, H/4, W/4].
 
         With one step x_t is the stream's noise, the same in each frame: a ``Session`` computes this once.
         """
         weight = self.stem.weight
         noise = _on_cells(x_t.to(weight.dtype), weight[:, :PICTURE_CHANNELS], self.stem.bias)
-        return noise + F.conv2d(screen.to(weight.dtype), weight[:, -SCREEN_CHANNELS:])
+        return noise + F.conv2d(positions.to(weight.dtype), weight[:, -POSITION_CHANNELS:])
 
     def forward(
         self,
         x_t: Tensor,
         frame: Tensor,
         past: Past,
-        screen: Tensor,
+        positions: Tensor,
         modulation: Tensor,
         ops: BlockOps | None = None,
         constant: Tensor | None = None,
@@ -263,15 +264,15 @@ class LSDNet(nn.Module):
             x_t: [B, 3, H, W]; frame: I(i+1), [B, 3, H, W], both in [-1, 1]; H, W multiples of 16. These
                 and the past may have a wider type than the weights; the result has theirs.
             past: see ``Past``.
-            screen: ``screen_channels``, [1 or B, 8, H/4, W/4].
+            positions: ``position_channels``, [1 or B, 8, H/4, W/4].
             modulation: from ``modulation``.
             ops: an ``engine.ops.OpSet`` that does norms, sums and upsampling of one picture (batch 1),
                 or None for torch.
-            constant: ``stem_constant(x_t, screen)``, where the caller has it already.
+            constant: ``stem_constant(x_t, positions)``, where the caller has it already.
         """
         dtype = self.stem.weight.dtype
         if constant is None:
-            constant = self.stem_constant(x_t, screen)
+            constant = self.stem_constant(x_t, positions)
         films = iter(modulation.split([b.film_width for b in self.blocks()], dim=1))
         again = self.recompute and torch.is_grad_enabled()
 
@@ -284,7 +285,7 @@ class LSDNet(nn.Module):
             return x
 
         pictures = torch.cat([x.to(dtype) for x in (frame, past.last, past.input_luma)], dim=1)
-        seen = self.stem.weight[:, PICTURE_CHANNELS:-SCREEN_CHANNELS]
+        seen = self.stem.weight[:, PICTURE_CHANNELS:-POSITION_CHANNELS]
         skip0 = run(self.encoder0, _on_cells(pictures, seen) + constant)
         older = _on_cells(past.older.to(dtype), self.older.weight, self.older.bias)
         skip1 = run(self.encoder1, self.down0(skip0) + older)
@@ -294,9 +295,9 @@ class LSDNet(nn.Module):
         x = self.attention(x, past.memory)
         x = run(self.middle[half:], x)
         tokens = F.adaptive_avg_pool2d(x, self.config.memory_grid).flatten(2).transpose(1, 2)
-        x = _double_beside(self.up1, x, skip1, ops)
+        x = _double_and_join(self.up1, x, skip1, ops)
         x = run(self.decoder1, x)
-        x = _double_beside(self.up0, x, skip0, ops)
+        x = _double_and_join(self.up0, x, skip0, ops)
         return self.finish(self.out(run(self.decoder0, x)), frame, past, tokens)
 
     def finish(self, x: Tensor, frame: Tensor, past: Past, tokens: Tensor) -> Prediction:

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mirage_cli.lsd.layers import BlockOps
-from mirage_cli.lsd.model import SCREEN_CHANNELS, UNSHUFFLE, LSDNet, Past, Prediction
+from mirage_cli.lsd.model import PICTURE_CHANNELS, POSITION_CHANNELS, UNSHUFFLE, LSDNet, Past, Prediction
 
 
 class PackedConv:
@@ -86,16 +86,16 @@ class PackedNet:
             """A 1x1 convolution of unshuffled pixels, as one of stride 4 on the pixels themselves."""
             return PackedConv(weight.reshape(len(weight), -1, UNSHUFFLE, UNSHUFFLE), bias, size, stride=UNSHUFFLE)
 
-        def beside(layer: nn.Conv2d, level: int) -> tuple[PackedConv, PackedConv]:
+        def joined(layer: nn.Conv2d, level: int) -> tuple[PackedConv, PackedConv]:
             """The parts of a 1x1 convolution for the doubled map and for the skip connection."""
             skip = net.config.widths[level]
             small, wide = layer.weight[:, :-skip], layer.weight[:, -skip:]
             return PackedConv(small, None, sizes[level + 1]), PackedConv(wide, layer.bias, sizes[level])
 
-        self.stem = cells(net.stem.weight[:, 3 * UNSHUFFLE**2 : -SCREEN_CHANNELS], None, (height, width))
+        self.stem = cells(net.stem.weight[:, PICTURE_CHANNELS:-POSITION_CHANNELS], None, (height, width))
         self.older = cells(net.older.weight, net.older.bias, (height // 2, width // 2))
         self.down0, self.down1, self.out = conv(net.down0, 0), conv(net.down1, 1), conv(net.out, 0)
-        self.up1, self.up0 = beside(net.up1, 1), beside(net.up0, 0)
+        self.up1, self.up0 = joined(net.up1, 1), joined(net.up0, 0)
         stages = ((net.encoder0, 0), (net.encoder1, 1), (net.middle, 2), (net.decoder1, 1), (net.decoder0, 0))
         levels = [level for stage, level in stages for _ in stage]
         self.blocks = [(block, sizes[level]) for block, level in zip(net.blocks(), levels)]
@@ -120,7 +120,7 @@ class PackedNet:
         x_t: Tensor,
         frame: Tensor,
         past: Past,
-        screen: Tensor,
+        positions: Tensor,
         folded: list[FoldedBlock],
         ops: BlockOps | None = None,
         constant: Tensor | None = None,
@@ -128,7 +128,7 @@ class PackedNet:
         """As ``LSDNet.forward``, whose steps these are."""
         net, dtype = self.net, self.net.stem.weight.dtype
         if constant is None:
-            constant = net.stem_constant(x_t, screen)
+            constant = net.stem_constant(x_t, positions)
         blocks = iter(zip(folded, self.conv2))
 
         def run(count: int, x: Tensor) -> Tensor:
@@ -143,8 +143,8 @@ class PackedNet:
         x = net.attention(run(half, self.down1(skip1)), past.memory)
         x = run(len(net.middle) - half, x)
         tokens = F.adaptive_avg_pool2d(x, net.config.memory_grid).flatten(2).transpose(1, 2)
-        x = run(len(net.decoder1), _double_beside(self.up1, x, skip1))
-        x = run(len(net.decoder0), _double_beside(self.up0, x, skip0))
+        x = run(len(net.decoder1), _double_and_join(self.up1, x, skip1))
+        x = run(len(net.decoder0), _double_and_join(self.up0, x, skip0))
         return net.finish(self.out(x), frame, past, tokens)
 
 
@@ -158,8 +158,8 @@ def _residual(x: Tensor, block: FoldedBlock, conv2: PackedConv) -> Tensor:
     return conv2.plus(block.conv1(F.silu(h, inplace=True), "swish"), x)
 
 
-def _double_beside(convs: tuple[PackedConv, PackedConv], x: Tensor, skip: Tensor) -> Tensor:
-    """x doubled in size (nearest) beside the skip connection, through a 1x1 convolution of both."""
+def _double_and_join(convs: tuple[PackedConv, PackedConv], x: Tensor, skip: Tensor) -> Tensor:
+    """x doubled in size (nearest) and joined with the skip connection, through a 1x1 convolution of both."""
     small, wide = convs
     return wide.plus(skip, F.interpolate(small(x), scale_factor=2, mode="nearest"))
 

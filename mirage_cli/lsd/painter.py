@@ -21,7 +21,7 @@ from mirage_cli.lsd.conditioning import Conditioning
 from mirage_cli.lsd.history import History
 from mirage_cli.lsd.layers import BlockOps
 from mirage_cli.lsd.memory import MemoryBank
-from mirage_cli.lsd.model import FRAME_MULTIPLE, LSDNet, Past, Prediction, screen_channels
+from mirage_cli.lsd.model import FRAME_MULTIPLE, LSDNet, Past, Prediction, position_channels
 from mirage_cli.lsd.sampling import compose, sample
 from mirage_cli.lsd.work import network_work
 from mirage_cli.models.catalog import IDENTITY
@@ -50,7 +50,7 @@ class LsdPainter(Painter):
         self.padded = height, width = padded(size, FRAME_MULTIPLE)
         weight = net.stem.weight
         self.noise = self._noise(seed).to(weight.device)
-        self.positions = screen_channels(height, width, weight.device).to(weight.dtype)
+        self.positions = position_channels(height, width, weight.device).to(weight.dtype)
         self.history = History.empty(1, height, width, weight.device)
         self.memory = MemoryBank(net)
         self.conditioning = Conditioning(net, steps)

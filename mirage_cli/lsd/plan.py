@@ -1,6 +1,6 @@
 """The whole device frame of an ``LSDNet`` as a plan of kernel launches.
 
-    plan = plan_frame(net, history, memory, modulations, noise, screen, schedule(1), (height, width), device)
+    plan = plan_frame(net, history, memory, modulations, noise, positions, schedule(1), (height, width), device)
     out, (cut, finite), tokens = plan.run(rgb)           # or captured once as a CUDA graph
 
 A frame of a one-step model is some fifty launches: eighteen before the network (plan_motion.py), then the network,
@@ -27,7 +27,7 @@ from mirage_cli.kernels.shapes import ATTENTION_QUERIES, CONV_SHAPES, HEAD_WIDTH
 from mirage_cli.lsd.history import History
 from mirage_cli.lsd.layers import ResBlock
 from mirage_cli.lsd.memory import MemoryBank
-from mirage_cli.lsd.model import PICTURE_CHANNELS, SCREEN_CHANNELS, SEEN_CHANNELS, UNSHUFFLE, LSDNet
+from mirage_cli.lsd.model import PICTURE_CHANNELS, POSITION_CHANNELS, SEEN_CHANNELS, UNSHUFFLE, LSDNet
 from mirage_cli.lsd.plan_motion import MotionPlan
 
 BLOCKS = ("block64", "block128", "block256")  # the residual blocks' kernels at 1/4, 1/8 and 1/16 of the frame
@@ -73,7 +73,7 @@ def plan_frame(
     memory: MemoryBank,
     modulations: Tensor,
     noise: Tensor,
-    screen: Tensor,
+    positions: Tensor,
     schedule: Sequence[tuple[float, float]],
     size: tuple[int, int],
     device: torch.device,
@@ -83,7 +83,7 @@ def plan_frame(
     Args:
         history: of batch 1, fp32, padded to multiples of 16.
         modulations: [2, steps, 1, film widths], with a past and without; their type is the plan's.
-        noise: fp32 [1, 3, H, W]; screen: [1, SCREEN_CHANNELS, H/4, W/4].
+        noise: fp32 [1, 3, H, W]; positions: [1, POSITION_CHANNELS, H/4, W/4].
         schedule: (t, d) of each step.
         size: height and width of the frames in and out.
 
@@ -96,7 +96,7 @@ def plan_frame(
     kernels = loader.load_plan(device.index or 0, ["motion", f"denoiser_{SUFFIXES[modulations.dtype]}"])
     plan = Plan(device, modulations.dtype, kernels)
     with torch.inference_mode():
-        frame = FramePlan(plan, net, history, memory.tokens, modulations, noise, screen, schedule, size)
+        frame = FramePlan(plan, net, history, memory.tokens, modulations, noise, positions, schedule, size)
     torch.cuda.synchronize(device)
     return frame
 
@@ -122,7 +122,7 @@ class FramePlan:
         memory: Tensor,
         modulations: Tensor,
         noise: Tensor,
-        screen: Tensor,
+        positions: Tensor,
         schedule: Sequence[tuple[float, float]],
         size: tuple[int, int],
     ) -> None:
@@ -133,7 +133,7 @@ class FramePlan:
         self.motion = MotionPlan(plan, history, size, self._rgb)
         self.flags = self.motion.flags
         self._allocate(len(schedule))
-        self._prepare_weights(screen)
+        self._prepare_weights(positions)
         context = ConvContext(self.flags, modulations, memory, self.null_row)
         self.convolutions = Convolutions(plan, context)
         for step, (t, d) in enumerate(schedule):
@@ -181,12 +181,14 @@ class FramePlan:
         noise = nn.functional.pixel_unshuffle(self.noise, UNSHUFFLE)
         self.noise_cells.copy_(noise[0].permute(1, 2, 0).reshape(-1, PICTURE_CHANNELS))
 
-    def _prepare_weights(self, screen: Tensor) -> None:
+    def _prepare_weights(self, positions: Tensor) -> None:
         """What does not depend on a frame, and weights in the order of the kernels' inputs along K."""
         net, dtype = self.net, self.plan.dtype
         stem = net.stem.weight.detach()
-        constant = nn.functional.conv2d(screen.float(), stem[:, -SCREEN_CHANNELS:].float(), _bias(net.stem).float())
-        self.screen_part = constant[0].permute(1, 2, 0).reshape(-1, WIDTHS[0]).to(dtype).contiguous()
+        constant = nn.functional.conv2d(
+            positions.float(), stem[:, -POSITION_CHANNELS:].float(), _bias(net.stem).float()
+        )
+        self.positions_part = constant[0].permute(1, 2, 0).reshape(-1, WIDTHS[0]).to(dtype).contiguous()
         self.null_row = net.memory_null.detach().reshape(-1).to(dtype).contiguous()
         seen = stem[:, PICTURE_CHANNELS : PICTURE_CHANNELS + SEEN_CHANNELS]
         self._stem = (seen.contiguous(), stem[:, :PICTURE_CHANNELS].contiguous())
@@ -214,7 +216,7 @@ class FramePlan:
                 in1=self.noise_cells if step == 0 else self.x_t_cells[(step - 1) % 2],
                 weights=self._stem,
                 bias=None,
-                residual=self.screen_part,
+                residual=self.positions_part,
                 out=x0,
                 masked0=PICTURE_CHANNELS,
             )

@@ -31,8 +31,8 @@ class MotionPlan:
 
     Attributes:
         cells: the network's input [cells, SEEN_CHANNELS] but for the noise: the incoming frame, the warped last one,
-            the warped luma of the last incoming one, unshuffled. older_cells: the warped older frames, likewise at
-            half size.
+            the warped luma of the last incoming one, unshuffled. older_cells: the warped older frames at half
+            size, unshuffled too.
         warped_last: the warped last frame, fp32 [3, H, W]; warped_older: that of the two older ones which is kept.
         pyramid, previous_pyramid: luma at ``SCALES`` of the incoming frame and of the one before, one after another.
         flow: what the past is warped by, fp32 [2, pixels of half size].

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mirage_cli.lsd.history import History
 from mirage_cli.lsd.memory import MemoryBank
-from mirage_cli.lsd.model import LSDNet, screen_channels
+from mirage_cli.lsd.model import LSDNet, position_channels
 from mirage_cli.lsd.sampling import compose, sample, step_modulations
 
 
@@ -38,7 +38,7 @@ def rolling(
     """
     batch, _, height, width = noise.shape
     device = noise.device
-    positions = screen_channels(height, width, device)
+    positions = position_channels(height, width, device)
     vector = net.look_vector(look)
     modulations = {v: step_modulations(net, vector, steps, v, strength) for v in (True, False)}
     constant = net.stem_constant(noise, positions)

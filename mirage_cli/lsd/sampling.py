@@ -37,7 +37,7 @@ def step_modulations(net: LSDNet, look: Tensor, steps: int, has_past: bool, stre
         strength: 0 to 1, of all rows.
     """
     batch = len(look)
-    one, levels = torch.ones(batch, device=look.device), net.told_levels(batch, has_past)
+    one, levels = torch.ones(batch, device=look.device), net.condition_levels(batch, has_past)
     return [net.modulation(look, one * t, one * d, levels, one * strength) for t, d in schedule(steps)]
 
 
@@ -65,7 +65,7 @@ def sample(
     noise: Tensor,
     frame: Tensor,
     past: Past,
-    screen: Tensor,
+    positions: Tensor,
     modulations: Sequence[Modulation],
     ops: BlockOps | None = None,
     constant: Tensor | None = None,
@@ -75,12 +75,12 @@ def sample(
     Args:
         noise: standard normal [B, 3, H, W].
         modulations: conditioning of each step in ``schedule``'s order.
-        constant: ``net.stem_constant(noise, screen)``, where the caller has it already.
+        constant: ``net.stem_constant(noise, positions)``, where the caller has it already.
     """
     steps = schedule(len(modulations))
     x_t = noise
     for (t, d), modulation in zip(steps, modulations):
-        prediction = net(x_t, frame, past, screen, modulation, ops, constant)
+        prediction = net(x_t, frame, past, positions, modulation, ops, constant)
         constant = None  # later steps start from another x_t
         x_t = x_t + d * (prediction.frame - x_t) / (1 - t)
     return prediction

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from mirage_cli.lsd.model import LSDNet, Past, screen_channels
+from mirage_cli.lsd.model import LSDNet, Past, position_channels
 from mirage_cli.stream.model import Work
 
 
@@ -17,7 +17,7 @@ def network_work(net: LSDNet, padded: tuple[int, int], steps: int) -> Work:
     frame = torch.zeros(1, 3, height, width, device=weight.device)
     older = torch.zeros(1, 6, height // 2, width // 2, device=weight.device)
     past = Past(frame, older, frame[:, :1], net.empty_memory(1), torch.ones(1, device=weight.device))
-    positions = screen_channels(height, width, weight.device).to(weight.dtype)
+    positions = position_channels(height, width, weight.device).to(weight.dtype)
     modulation = weight.new_zeros(1, net.modulate.out_features)
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         net(frame, frame, past, positions, modulation)

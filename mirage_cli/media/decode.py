@@ -10,10 +10,11 @@ import ffmpeg
 from mirage_cli.media.ffmpeg import FfmpegTool, filter_names, rational_rate
 from mirage_cli.media.formats import is_hd
 from mirage_cli.media.probe import MediaProbe, VideoTrack, seek_plan
+from mirage_cli.media.raw_pipe import raw_pipe_url
 from mirage_cli.media.sound_line import CHANNELS, RATE
 
 TICKS_PER_SECOND = 1_000_000
-# NUT holds no negative times, and files may begin before zero; the shift is taken off again here.
+# Kept sound is NUT, which holds no negative times, and files may begin before zero.
 NUT_SHIFT_SECONDS = 3600
 SCALER = "bicubic+accurate_rnd+full_chroma_int"
 # Reference white of 203 nits (ITU-R BT.2408), highlights up to 1000 nits folded in.
@@ -39,22 +40,22 @@ def decode_arguments(
     probe_bytes: int = 0,
     with_line: bool = False,
 ) -> list[str]:
-    """The command that decodes ``url`` to RGB24 in NUT on standard output.
+    """The command that decodes ``url`` to RGB24 on standard output, for ``RawPipeReader``.
 
     Args:
         sound_to: a file to copy all sound to.
-        with_line: decode the first track of sound as well, into the same NUT.
+        with_line: decode the first track of sound as well, into the same pipe.
     """
     options, filters = seek_plan(probe, start_seconds, duration_seconds, seekable=url != "pipe:0")
     if video.interlaced and min(video.width, video.height) >= 4:
-        # One picture a frame, its own time kept; frames that are not marked pass as they are.
+        # One picture a frame, with the frame's own time; frames that are not marked as interlaced pass unchanged.
         filters.append("bwdif=mode=send_frame:deint=interlaced")
     if fps is not None:
         rate = rational_rate(fps)
         filters.append(f"fps={rate.numerator}/{rate.denominator}")
     scale = [f"w={size[0]}:h={size[1]}" if size else "w=iw:h=ih", f"flags={SCALER}"]
     if not video.matrix and _is_yuv(video.pixel_format):
-        # Untagged: what cameras and discs mean by it, by size, as players assume.
+        # Untagged: the matrix that players assume for this size, as cameras and discs do.
         hd = is_hd(video.width, video.height)
         scale.append(f"in_color_matrix={'bt709' if hd else 'bt601'}")
     if video.is_hdr and {"zscale", "tonemap"} <= filter_names(tool):
@@ -113,19 +114,14 @@ def stream_arguments(
 
 
 def _pictures(tracks: list[Any], filters: list[str], more: dict[str, object]) -> Any:
-    """The ffmpeg-python output of RGB24 pictures in NUT on standard output, each written at once with its time."""
+    """The ffmpeg-python output of RGB24 pictures on standard output, each written at once with its time."""
     return ffmpeg.output(
         *tracks,
-        "pipe:1",
-        f="nut",
+        raw_pipe_url(with_sound=len(tracks) > 1),
+        f="tee",
         vf=",".join(filters),
         fps_mode="passthrough",
-        output_ts_offset=NUT_SHIFT_SECONDS,
         avoid_negative_ts="disabled",
-        write_index=0,
-        flush_packets=1,
-        syncpoints="none",
-        strict="experimental",  # of a sync point it would remember each one
         threads=1,  # in threads the rawvideo encoder holds a frame back
         **{"c:v": "rawvideo", "enc_time_base:v": f"1/{TICKS_PER_SECOND}"},
         **more,
@@ -133,10 +129,10 @@ def _pictures(tracks: list[Any], filters: list[str], more: dict[str, object]) ->
 
 
 def line_options(most_wait_seconds: float = 0.5) -> dict[str, object]:
-    """Output options that send sound along as a ``SoundLine`` takes it.
+    """Output options for sound in the format of a ``SoundLine``.
 
     Args:
-        most_wait_seconds: a picture waits no longer for the sound that belongs before it.
+        most_wait_seconds: a picture is held back at most this long for the sound that belongs before it.
     """
     return {
         "c:a": "pcm_s16le",

@@ -1,8 +1,8 @@
 """Finds ffmpeg, runs it, and asks it what a file holds.
 
-The ffmpeg that comes with imageio-ffmpeg has no ffprobe beside it, so probing reads what
+The ffmpeg that comes with imageio-ffmpeg does not include ffprobe, so probing reads what
 ``ffmpeg -i`` prints and, for exact times, the packet list that ``-f framecrc`` prints.
-Every child runs in a session of its own: the terminal's Ctrl-C goes to mirage alone, which then
+Every child process runs in a separate session: the terminal's Ctrl-C reaches mirage alone, which then
 finishes the file. Commands are argument lists; no shell is involved.
 """
 
@@ -25,7 +25,7 @@ from mirage_cli.errors import MediaError
 
 MIN_VERSION = (5, 1)  # -fps_mode appeared in 5.1
 PROBE_TIMEOUT_S = 60.0
-SLICE_S = 0.2  # of a wait that looks whether anything goes on
+SLICE_S = 0.2  # of a wait that checks for progress
 PIPE_BYTES = 1 << 20  # Linux's limit for users; a whole small frame fits, which halves the wake-ups
 INSTALL_REMEDY = "pip install imageio-ffmpeg, or install ffmpeg 5.1 or newer and name it in MIRAGE_FFMPEG"
 
@@ -175,7 +175,7 @@ def run_ffmpeg(
 
 
 def pick_message(lines: list[str]) -> str:
-    """The last of ffmpeg's lines that says something of its own, without tags."""
+    """The last of ffmpeg's lines that does not only repeat that something else failed, without tags."""
     cleaned = [_LEVEL.sub("", _TAG.sub("", line)).strip() for line in lines]
     cleaned = [_TAG.sub("", line) for line in cleaned if line]
     telling = [line for line in cleaned if not _ECHOES.search(line)]
@@ -299,7 +299,7 @@ class FfmpegProcess:
                     raise
 
     def written_bytes(self) -> int:
-        """What it has written anywhere so far; 0 where the system does not tell."""
+        """Bytes that it has written anywhere so far; 0 where the system does not count them."""
         try:
             with open(f"/proc/{self.pid}/io", encoding="ascii") as file:
                 counted = re.search(r"wchar: (\d+)", file.read())
@@ -308,7 +308,7 @@ class FfmpegProcess:
         return int(counted[1]) if counted else 0
 
     def forget_errors(self) -> None:
-        """Starts counting anew, e.g. after a seek into the middle of a stream."""
+        """Starts counting from zero again, e.g. after a seek into the middle of a stream."""
         self.error_count, self.first_error = 0, ""
 
     def failure(self) -> str:

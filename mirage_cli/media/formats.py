@@ -8,6 +8,7 @@ from typing import Any
 
 from mirage_cli.errors import MediaError, UsageProblem
 from mirage_cli.media.ffmpeg import FfmpegTool, encoder_names
+from mirage_cli.media.place import Kind, Place
 
 # RGB to BT.709, the one matrix that players assume for untagged HD and that tags name for the rest.
 TO_YUV = (
@@ -38,7 +39,7 @@ class Container:
         sound_encoder: what the rest is encoded to; "" where it holds no sound.
         options: for the muxer of a finished file.
         only_codecs: the encoders it allows; None for all.
-        constant_rate: it cannot hold times of its own for each frame.
+        constant_rate: it cannot hold a time for each frame.
         picture_muxer: for the pictures before the sound is added, where ``muxer`` would not let
             them begin at 0; "" for ``muxer``.
         subtitles_copied: codecs of subtitles that it holds.
@@ -67,7 +68,7 @@ _MP4_SOUND = frozenset({"aac", "mp3", "ac3", "eac3", "opus", "flac", "alac", "mp
 _PCM = frozenset({"pcm_s16le", "pcm_s24le", "pcm_s32le", "pcm_f32le", "pcm_u8", "pcm_s16be"})
 _TS_SOUND = frozenset({"aac", "mp3", "mp2", "ac3", "eac3"})
 _WEBM_CODECS = frozenset({"libvpx-vp9", "libvpx", "libsvtav1", "libaom-av1"})
-# ffmpeg writes others without a word, and nobody can read them.
+# ffmpeg writes others without an error, and no player can read them.
 _TS_CODECS = frozenset({"libx264", "libx265", "h264_nvenc", "hevc_nvenc", "mpeg2video", "mpeg1video", "mpeg4"})
 _FAST_START = {"movflags": "+faststart"}
 _MOV_TEXT: dict[str, Any] = {
@@ -97,7 +98,7 @@ TEXT_SUBTITLES = frozenset(
     }
 )
 
-# A playlist of the last six pieces of two seconds; older ones are deleted.
+# A playlist of the last six segments of two seconds; older ones are deleted.
 _HLS = {"hls_time": "2", "hls_list_size": "6", "hls_flags": "delete_segments"}
 
 CONTAINERS: dict[str, Container] = {
@@ -214,11 +215,11 @@ ALIASES = {
 
 
 def low_delay_options(name: str, fps: float) -> dict[str, str]:
-    """Options for viewers who watch it now: no looking ahead, a key frame every two seconds, no more
-    than 6 Mbit/s."""
+    """Options for viewers who watch while it is encoded: no lookahead, a key frame every two seconds, at most
+    6 Mbit/s."""
     keys = {
         "g": str(max(1, round(2 * fps))),
-        # By time as well: where frames are dropped, so many take longer. A frame's time is not exact.
+        # By time as well: where frames are dropped, that number of them takes longer. A frame's time is not exact.
         "force_key_frames": "expr:isnan(prev_forced_t)+gte(t,prev_forced_t+1.98)",
     }
     options = {**keys, "forced-idr": "1", "bf": "0", "maxrate": "6M", "bufsize": "6M"}
@@ -227,31 +228,31 @@ def low_delay_options(name: str, fps: float) -> dict[str, str]:
     return {**options, "tune": "ull"} if name.endswith("_nvenc") else keys
 
 
-def choose_container(target: str, form: str | None = None) -> Container:
-    """The container for a file name, "-" (in one of ``PIPE_FORMATS``), or a URL.
+def choose_container(target: Place, form: str | None = None) -> Container:
+    """The container of an output; ``form`` is that of a pipe, one of ``PIPE_FORMATS``.
 
     Raises:
-        MediaError: no container goes by that suffix or scheme.
+        MediaError: no container has that suffix or scheme.
     """
-    if target == "-":
+    if target.kind is Kind.PIPE:
         return PIPE_FORMATS[form or "matroska"]
-    scheme, colon, _ = target.partition("://")
+    scheme, colon, _ = target.path.partition("://")
     if colon:
-        playlist = not scheme.lower().startswith("http") or ".m3u8" in target
+        playlist = not scheme.lower().startswith("http") or ".m3u8" in target.path
         if scheme.lower() in URL_CONTAINERS and playlist:
             return URL_CONTAINERS[scheme.lower()]
         raise MediaError(
             f"cannot write to {scheme}:// addresses; allowed: {', '.join(URL_CONTAINERS)}",
             "give a file name such as out.mp4",
         )
-    suffix = os.path.splitext(target)[1].lower()
+    suffix = os.path.splitext(target.path)[1].lower()
     if suffix in CONTAINERS:
         return CONTAINERS[suffix]
-    if os.path.exists(target) and not os.path.isfile(target):
-        return PIPE_CONTAINER  # a device or a fifo
+    if target.kind is Kind.DEVICE:
+        return PIPE_CONTAINER
     seen = f"ends in {suffix!r}" if suffix else "has no suffix"
     raise MediaError(
-        f"output {target!r} {seen}; allowed: {', '.join(CONTAINERS)}",
+        f"output {target.path!r} {seen}; allowed: {', '.join(CONTAINERS)}",
         "give a file name such as out.mp4, or '-' for a pipe",
     )
 

@@ -1,4 +1,4 @@
-"""Pictures through an H.264 encoder and decoder at once, for measuring what a viewer would get."""
+"""Pictures through an H.264 encoder and decoder, for measuring the latency that a viewer would see."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ END_SECONDS = 10.0
 
 
 class H264Loop:
-    """Encodes each picture, decodes it in another process, and hands on what comes out.
+    """Encodes each picture and decodes it in another process.
 
     ffmpeg holds frames back to probe, to keep a rate and to encode rawvideo in threads: all of that is switched off.
 
     Args:
         size: width and height in pixels; fps: the nominal rate.
-        take: gets each decoded picture, uint8 [H, W, 3], in a thread of its own.
+        take: called with each decoded picture, uint8 [H, W, 3], in a separate thread.
 
     Raises:
         MediaError: there is no ffmpeg.

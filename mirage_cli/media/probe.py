@@ -24,7 +24,7 @@ MATRICES = ("bt709", "bt470bg", "smpte170m", "smpte240m", "fcc", "bt2020nc", "bt
 
 @dataclass(frozen=True, slots=True)
 class VideoTrack:
-    """The picture track that is used: the first that is no cover image.
+    """The picture track that is used: the first that is not a cover image.
 
     Attributes:
         codec: e.g. "h264".
@@ -122,6 +122,16 @@ def make_timeline(probe: MediaProbe, first_seconds: float, start_seconds: float)
     """The timeline of a range whose first picture has the time stamp ``first_seconds``."""
     zero = first_seconds if start_seconds > 0 else min(probe.start_seconds, first_seconds)
     return Timeline(zero, first_seconds)
+
+
+def exact_rate(video: VideoTrack, scan: PacketScan | None) -> Fraction:
+    """Frames a second; where the two decimals that ffmpeg prints hide a fraction, as counted: 33.33 -> 100/3."""
+    rate = video.fps or video.base_rate or Fraction(25)
+    length = scan.end_seconds - scan.first_seconds if scan is not None else 0.0
+    if scan is None or scan.variable_rate or length <= 0 or rate.denominator in (1, 1001):
+        return rate
+    counted = Fraction(scan.frame_count / length).limit_denominator(100)
+    return counted if abs(counted - rate) <= Fraction(1, 200) else rate
 
 
 def probe_media(
@@ -274,7 +284,7 @@ def scan_packets(
         return None
     order = [int(dts) for dts, _, _ in rows]
     if sum(b <= a for a, b in zip(order, order[1:])) > 1:
-        return None  # files joined end to end, whose times begin anew
+        return None  # files joined end to end: their times jump back
     times = sorted((int(pts) * tick, max(int(span), 0) * tick) for _, pts, span in rows)
     first = times[0][0]
     inside = [

@@ -9,18 +9,13 @@ takes, they stay in step. (Sound that is copied from file to file goes another w
 
 from __future__ import annotations
 
-import threading
-from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 
-from mirage_cli.frames import Frame, FrameSink, Sound, Wrapper
+from mirage_cli.frames import SOUND_RATE as RATE, Frame, FrameSink, SinkWrapper, Sound, SoundLine
 
-RATE, CHANNELS = 48_000, 2
-KEPT_SECONDS = 30.0
-"""What nobody takes for so long is let go: sources that nobody listens to cost no memory."""
+CHANNELS = 2
 JITTER_SECONDS = 0.015
 """Gaps and overlaps below this are the rounding of time stamps (1 ms in RTMP) and are left alone."""
 LATE_SECONDS = 2.0
@@ -28,50 +23,12 @@ LATE_SECONDS = 2.0
 LONGEST_SILENCE_SECONDS = 60.0
 
 
-def sound_seconds(sound: Sound) -> float:
-    """How long it lasts."""
-    return len(sound.samples) / RATE
-
-
-class SoundLine:
-    """What a source has read of its sound and no output has taken yet; for any threads.
-
-    Attributes:
-        finished: the source has come to its end; what is left belongs to the end of the output.
-    """
-
-    def __init__(self) -> None:
-        self.finished = False
-        self._items: deque[Sound] = deque()
-        self._held = 0.0
-        self._lock = threading.Lock()
-
-    def put(self, sound: Sound) -> None:
-        with self._lock:
-            self._items.append(sound)
-            self._held += sound_seconds(sound)
-            while self._held > KEPT_SECONDS:
-                self._held -= sound_seconds(self._items.popleft())
-
-    def take(self) -> list[Sound]:
-        """All there is, oldest first."""
-        with self._lock:
-            taken = list(self._items)
-            self._items.clear()
-            self._held = 0.0
-        return taken
-
-    def move_from(self, other: SoundLine, later_seconds: float) -> None:
-        """Takes what another line holds, ``later_seconds`` later."""
-        for sound in other.take():
-            self.put(replace(sound, pts_seconds=sound.pts_seconds + later_seconds))
-
-
-class SoundCarrier(Wrapper):
-    """Another sink that also gets the sound of a line, ahead of each frame; see ``frames.FrameSink``."""
+class SoundCarrier(SinkWrapper):
+    """Another sink that also gets the sound of a line, ahead of each frame."""
 
     def __init__(self, sink: FrameSink, line: SoundLine) -> None:
-        self.inner, self._line = sink, line
+        super().__init__(sink)
+        self._line = line
 
     def write(self, frame: Frame) -> None:
         self.carry()

@@ -1,5 +1,5 @@
-"""What an output takes over from its source besides pictures (sound, subtitles, fonts, tags, chapters), and the
-ffmpeg commands that put it to them."""
+"""What an output copies from its source besides pictures (sound, subtitles, fonts, tags, chapters), and the ffmpeg
+commands that mux it with them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SOUND_BITRATE = "192k"
 
 @dataclass(frozen=True, slots=True)
 class SoundPlan:
-    """Sound, subtitles and tags to put to pictures whose first frame is at 0.
+    """Sound, subtitles and tags to mux with pictures whose first frame is at 0.
 
     Attributes:
         url: where it is read from.
@@ -34,7 +34,7 @@ class SoundPlan:
         subtitles: as ``codecs``, of the subtitle tracks.
         fonts: copy what is attached.
         tags: title, chapters and the like; None to keep none.
-        kept: ``url`` is a file in which the decoder keeps the sound of a pipe; whole once the source is closed.
+        kept: ``url`` is a file to which the decoder copies the sound of a pipe; complete once the source is closed.
     """
 
     url: str
@@ -75,13 +75,13 @@ class SoundPlan:
         return replace(self, timeline=moved)
 
     def ending_at(self, pictures_seconds: float) -> SoundPlan:
-        """The same, but no longer than so many seconds of pictures."""
+        """The same, cut to the length of the pictures."""
         end = self.timeline.first_frame_seconds + pictures_seconds
         return replace(self, end_seconds=min(end, self.end_seconds or end))
 
 
 def plan_subtitles(probe: MediaProbe, container: Container, warnings: list[str]) -> tuple[tuple[int, str], ...]:
-    """(index, codec) of the subtitle tracks that the container can hold; tells of the others."""
+    """(index, codec) of the subtitle tracks that the container can hold; a warning names the others."""
     plan: list[tuple[int, str]] = []
     left_out = []
     for index, codec in enumerate(probe.subtitle_codecs):
@@ -99,10 +99,10 @@ def plan_subtitles(probe: MediaProbe, container: Container, warnings: list[str])
 
 
 def with_sound(pictures: Any, plan: SoundPlan, target: str, output_options: dict[str, Any]) -> list[str]:
-    """The command that writes pictures and all of the plan to ``target``.
+    """The command that muxes pictures and all of the plan into ``target``.
 
-    All times are those of the sound's file (-copyts) until the muxer takes the start off. Where the
-    plan has tags, they are read from standard input: see ``SoundPlan.tags_text``.
+    All times are those of the sound's file (-copyts) until the muxer subtracts the start. Tags are read from
+    standard input: see ``SoundPlan.tags_text``.
 
     Args:
         pictures: an ffmpeg-python input made with ``picture_offset``'s itsoffset.
@@ -130,9 +130,9 @@ def with_sound(pictures: Any, plan: SoundPlan, target: str, output_options: dict
         settings["c:t"] = "copy"
         tracks.append(sound["t"])
     if plan.tags is None:
-        settings["map_chapters"] = -1  # their times would not be moved
+        settings["map_chapters"] = -1  # output_ts_offset does not apply to their times
         return ["-copyts", *ffmpeg.output(pictures, *tracks, target, **settings).get_args()]
-    place = 2 if tracks else 1  # ffmpeg-python leaves out an input of which no track is taken
+    place = 2 if tracks else 1  # ffmpeg-python omits an input of which no track is mapped
     settings.update(map_metadata=place, map_chapters=place)
     command = ffmpeg.output(pictures, *tracks, target, **settings).get_args()
     begin = command.index("-map")
@@ -140,7 +140,7 @@ def with_sound(pictures: Any, plan: SoundPlan, target: str, output_options: dict
 
 
 def picture_offset(plan: SoundPlan) -> dict[str, str]:
-    """Input options that move pictures from 0 to their place among the sound's time stamps."""
+    """Input options that shift pictures from 0 to their place among the sound's time stamps."""
     return {"itsoffset": f"{plan.timeline.first_frame_seconds:.6f}"}
 
 
@@ -153,17 +153,17 @@ def add_sound(
     warnings: list[str],
     explain: Callable[[str], MediaError],
 ) -> bool:
-    """Writes ``whole`` from finished pictures and all of the plan; without its extras, then with the
-    sound encoded, where ffmpeg refuses more.
+    """Write ``whole`` from finished pictures and the plan: all of it; if ffmpeg refuses that, without the extras;
+    if it refuses that too, with the sound encoded again.
 
     Args:
-        pictures: what ffmpeg reads them from, and the options before it.
+        pictures: the input that ffmpeg reads them from, and its options.
         whole: the file to write.
-        warnings: takes sentences about what could not be kept.
+        warnings: gets sentences about what could not be kept.
         explain: makes the error of a full disk or a killed ffmpeg.
 
     Returns:
-        False where not even the sound could be written; hours of pictures are worth more.
+        False where not even the sound could be written: the pictures are kept without it.
 
     Raises:
         MediaError: the disk is full, or ffmpeg was ended.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
 
 from mirage_cli.errors import MirageError
 from mirage_cli.frames import Frame, FrameSink, Sound
@@ -13,7 +12,7 @@ SETTLE_SECONDS = 0.5
 """A sink that has a frame in hand for longer than this when all are closed is stuck."""
 
 
-class FanOut:
+class FanOut(FrameSink):
     """Gives each frame to several sinks, by name; one that fails is left out from then on.
 
     The run goes on while one of them lives. ``close(commit=True)`` finishes the others, files first,
@@ -34,6 +33,7 @@ class FanOut:
         tell: Callable[[str], None] = lambda text: None,
         goes_on: Callable[[], bool] = lambda: False,
     ) -> None:
+        super().__init__()
         self.sinks, self._tell, self._goes_on = sinks, tell, goes_on
         self.whole: list[str] = []
         self._alive = list(sinks)
@@ -48,7 +48,7 @@ class FanOut:
 
     @property
     def pausing(self) -> bool:
-        return any(getattr(sink, "pausing", False) for _, sink in self._alive)
+        return any(sink.pausing for _, sink in self._alive)
 
     @property
     def inside(self) -> str:
@@ -59,17 +59,16 @@ class FanOut:
     @property
     def state(self) -> str:
         """What is being done about connections that are lost; "" where none is."""
-        states = [(name, getattr(sink, "state", "")) for name, sink in list(self._alive)]
+        states = [(name, sink.state) for name, sink in list(self._alive)]
         return "; ".join(f"{name}: {state}" for name, state in states if state not in ("", "connected"))
 
     def write(self, frame: Frame) -> None:
         self._each(lambda sink: sink.write(frame))
 
     def write_sound(self, sound: Sound) -> None:
-        """For those that take it."""
-        self._each(lambda sink: sink.write_sound(sound) if hasattr(sink, "write_sound") else None)
+        self._each(lambda sink: sink.write_sound(sound))
 
-    def _each(self, work: Callable[[Any], None]) -> None:
+    def _each(self, work: Callable[[FrameSink], None]) -> None:
         for item in list(self._alive):
             name, sink = item
             with self._turn:
@@ -101,7 +100,7 @@ class FanOut:
             stuck = self._inside
         first: Exception | None = self._errors[0] if self._errors else None
         alive, self._alive, self._errors, self.whole = self._alive, [], [], []
-        for item in sorted(alive, key=lambda item: (item is stuck, getattr(item[1], "waits", False))):
+        for item in sorted(alive, key=lambda item: (item is stuck, item[1].waits)):
             name, sink = item
             try:
                 sink.close(commit and item is not stuck)

@@ -1,14 +1,15 @@
-"""The folder of a job that has not ended: what was asked, which pieces are whole, how to go on.
+"""The folder of a job that has not ended: what was asked for, which segments are complete, how to go on.
 
     out.mp4.part/
-      job.json            what was asked for; a job goes on only as it began
-      progress.json       the pieces that are whole, in order, and where the state is
-      piece-00000.mp4     250 frames, encoded
-      state-00250.safetensors   the stream's state after them
-      lock                held by the mirage that writes
+      job.json                    the request; a job is resumed only with the same one
+      progress.json               the complete segments, in order, and the name of the state after them
+      piece-00000.mp4             a segment: 250 frames, encoded
+      state-000250.safetensors    the stream's state after them
+      lock                        held by the mirage that writes
 
-Every file is written under another name, synced and renamed, so that the folder is whole at any
-moment, whatever happens to the process or the machine.
+On disk a segment is called a piece, as it always was: a job can be resumed by another version. Every file is
+written under another name, synced and renamed, so that the folder is consistent at any moment, whatever
+happens to the process or the machine.
 """
 
 from __future__ import annotations
@@ -22,17 +23,26 @@ from typing import Any
 
 import numpy as np
 
-from mirage_cli.errors import MediaError, MirageError, UsageProblem
+from mirage_cli.errors import MediaError, MirageError, UsageProblem, reason_of, short
 
 FORMAT = 1
 BEGIN_ANEW = "Give the same flags again, or begin anew with -y and without --resume."
 
+SEGMENT_LIST = "pieces.txt"
+"""The segments that are joined at the end, for ffmpeg."""
+
 State = tuple[dict[str, np.ndarray], dict[str, Any]]
+"""Arrays by name, and facts as JSON holds them."""
+
+
+def segment_name(number: int, suffix: str) -> str:
+    """The file of a segment, from 0: ``piece-00000.mp4``."""
+    return f"piece-{number:05d}{suffix}"
 
 
 @dataclass(frozen=True)
-class Piece:
-    """Frames that are encoded and whole.
+class Segment:
+    """Frames that are encoded and complete on disk.
 
     Attributes:
         name: of the file in the folder.
@@ -47,17 +57,17 @@ class Piece:
 
 @dataclass
 class Progress:
-    """What is whole.
+    """What is complete on disk.
 
     Attributes:
-        pieces: in order.
+        segments: in order.
         state: name of the file that holds the state after them.
         first_pts: time of the first frame in the source, in seconds.
-        last_pts: time of the last whole frame from the first on, in seconds.
+        last_pts: time of the last complete frame, from the first on, in seconds.
         last_tick: the same in ticks.
     """
 
-    pieces: list[Piece] = field(default_factory=list)
+    segments: list[Segment] = field(default_factory=list)
     state: str = ""
     first_pts: float = 0.0
     last_pts: float = 0.0
@@ -65,7 +75,22 @@ class Progress:
 
     @property
     def frames(self) -> int:
-        return sum(piece.frames for piece in self.pieces)
+        return sum(segment.frames for segment in self.segments)
+
+    def document(self) -> dict[str, Any]:
+        """As ``progress.json`` holds it."""
+        document = asdict(self)
+        return {"pieces": document.pop("segments"), **document}
+
+    @classmethod
+    def from_document(cls, document: dict[str, Any]) -> Progress:
+        """Of the content of ``progress.json``.
+
+        Raises:
+            KeyError, TypeError: it lacks something, or holds something else.
+        """
+        rest = dict(document)
+        return cls([Segment(**segment) for segment in rest.pop("pieces")], **rest)
 
 
 class JobFolder:
@@ -74,28 +99,28 @@ class JobFolder:
     def __init__(self, path: Path, progress: Progress, lock: int) -> None:
         self.path, self.progress, self._lock = path, progress, lock
 
-    def commit(self, piece: Piece, state: State, progress: Progress) -> None:
-        """Make a piece and the state after it part of what is whole; older states go.
+    def commit(self, segment: Segment, state: State, progress: Progress) -> None:
+        """Add a segment and the state after it to what is complete; older states are deleted.
 
         Raises:
-            OSError: the disk is full or gone; what was whole before still is.
+            OSError: the disk is full or gone; what was complete before still is.
         """
         from safetensors.numpy import save
 
         arrays, facts = state
-        name = f"state-{progress.frames + piece.frames:06d}.safetensors"
+        name = f"state-{progress.frames + segment.frames:06d}.safetensors"
         data = save({key: np.ascontiguousarray(array) for key, array in arrays.items()}, {"facts": json.dumps(facts)})
         _write(self.path / name, data)
-        _sync(self.path / piece.name)
-        progress.pieces = [*progress.pieces, piece]
+        _sync(self.path / segment.name)
+        progress.segments = [*progress.segments, segment]
         old, progress.state = progress.state, name
-        _write(self.path / "progress.json", json.dumps(asdict(progress)).encode())
+        _write(self.path / "progress.json", json.dumps(progress.document()).encode())
         self.progress = progress
         if old:
             (self.path / old).unlink(missing_ok=True)
 
     def read_state(self) -> State:
-        """The state after the last whole piece.
+        """The state after the last complete segment.
 
         Raises:
             MediaError: it is damaged or missing.
@@ -112,12 +137,12 @@ class JobFolder:
             raise MediaError(f"{path} is damaged: {problem}", BEGIN_ANEW) from None
 
     def remove(self) -> None:
-        """Take the whole folder away and let go of its lock."""
+        """Delete the folder and release its lock."""
         shutil.rmtree(self.path, ignore_errors=True)
         self.release()
 
     def release(self) -> None:
-        """Let go of the lock; the folder stays."""
+        """Release the lock; the folder stays."""
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
@@ -146,13 +171,13 @@ def begun_with(target: str | os.PathLike[str], key: str) -> Any:
 
 
 def open_job(target: str, request: dict[str, Any], resume: bool) -> JobFolder:
-    """Make the folder of an output, or take up the one that is there.
+    """Make the folder of an output, or resume the one that is there.
 
     Args:
         target: the output.
         request: all that the frames depend on, as JSON holds it; a job goes on only where it is the
             same.
-        resume: go on; without a folder, or without a whole piece in it, begin.
+        resume: go on; without a folder, or without a complete segment in it, begin.
 
     Raises:
         MediaError: the folder cannot be made, another mirage writes to it, or it is damaged.
@@ -162,7 +187,7 @@ def open_job(target: str, request: dict[str, Any], resume: bool) -> JobFolder:
     request = json.loads(json.dumps({"format": FORMAT, **request}))
     try:
         if path.is_file():
-            path.unlink()  # of an output that is not made in pieces
+            path.unlink()  # left by an output that is not made in segments
         path.mkdir(exist_ok=True)
         if not (path / "lock").exists() and any(path.iterdir()):
             raise MediaError(
@@ -182,10 +207,10 @@ def open_job(target: str, request: dict[str, Any], resume: bool) -> JobFolder:
         if resume and (path / "progress.json").exists():
             _check_same(json.loads((path / "job.json").read_text("utf-8")), request, target)
             folder.progress = _read_progress(path)
-        whole = {piece.name for piece in folder.progress.pieces} | {folder.progress.state}
-        if folder.progress.pieces:
+        whole = {segment.name for segment in folder.progress.segments} | {folder.progress.state}
+        if folder.progress.segments:
             whole |= {"job.json", "progress.json"}
-        for item in path.iterdir():  # pieces that were not finished
+        for item in path.iterdir():  # segments that were not finished
             if item.name not in whole and item.name != "lock":
                 item.unlink()
         _write(path / "job.json", json.dumps(request, indent=1).encode())
@@ -194,13 +219,12 @@ def open_job(target: str, request: dict[str, Any], resume: bool) -> JobFolder:
         raise
     except (OSError, ValueError, TypeError, KeyError) as problem:
         folder.release()
-        reason = getattr(problem, "strerror", None) or problem
-        raise MediaError(f"the unfinished job {path} cannot be used: {reason}", BEGIN_ANEW) from None
+        raise MediaError(f"the unfinished job {path} cannot be used: {reason_of(problem)}", BEGIN_ANEW) from None
     return folder
 
 
 def _take_lock(path: Path) -> int | None:
-    """A descriptor that holds the lock; the system lets go of it with the process."""
+    """A descriptor that holds the lock, which ends with the process; None where another process holds it."""
     descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         import fcntl
@@ -215,10 +239,8 @@ def _take_lock(path: Path) -> int | None:
 
 
 def _read_progress(path: Path) -> Progress:
-    data = json.loads((path / "progress.json").read_text("utf-8"))
-    pieces = [Piece(**piece) for piece in data.pop("pieces")]
-    progress = Progress(pieces=pieces, **data)
-    for name in (*(piece.name for piece in pieces), progress.state):
+    progress = Progress.from_document(json.loads((path / "progress.json").read_text("utf-8")))
+    for name in (*(segment.name for segment in progress.segments), progress.state):
         if os.path.basename(name) != name or not (path / name).is_file():
             raise ValueError(f"{name} is missing")
     return progress
@@ -229,14 +251,9 @@ def _check_same(began: dict[str, Any], now: dict[str, Any], target: str) -> None
         if began.get(key) != now.get(key):
             raise UsageProblem(
                 f"the unfinished job of {target} was begun with another {key.replace('_', ' ')}: "
-                f"{_short(began.get(key))}, and now it is {_short(now.get(key))}",
+                f"{short(json.dumps(began.get(key)))}, and now it is {short(json.dumps(now.get(key)))}",
                 BEGIN_ANEW,
             )
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -17,9 +17,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from mirage_cli.errors import MediaError
-from mirage_cli.frames import Frame, Sound
+from mirage_cli.frames import Frame, FrameSink, Sound, SoundLine
 from mirage_cli.media.addresses import pause_seconds
-from mirage_cli.media.sound_line import SoundLine
 from mirage_cli.pipeline import Channel, Ended
 
 FIRST_SECONDS = 3.0
@@ -37,9 +36,15 @@ BEHIND_SECONDS = 1.0
 class Connection(Protocol):
     """A ``FileSink`` to an address; ``kill`` may come from any thread."""
 
-    warnings: list[str]
-    begun: bool  # the address was reached
-    running: bool
+    @property
+    def warnings(self) -> list[str]: ...
+
+    @property
+    def begun(self) -> bool:
+        """The address was reached."""
+
+    @property
+    def running(self) -> bool: ...
 
     def write(self, frame: Frame) -> None: ...
 
@@ -63,8 +68,8 @@ class Patient:
     stop: threading.Event = field(default_factory=threading.Event)
 
 
-class PushSink:
-    """Sends frames to an address; see ``frames.FrameSink``.
+class PushSink(FrameSink):
+    """Sends frames to an address.
 
     Args:
         name: of the address, without secrets.
@@ -82,6 +87,8 @@ class PushSink:
     """
 
     waits = True
+    state: str = "connected"
+    pausing: bool = False
 
     def __init__(
         self,
@@ -93,8 +100,8 @@ class PushSink:
         tell: Callable[[str], None] = lambda text: None,
         patient: Patient | None = None,
     ) -> None:
-        self.name, self.warnings = name, []
-        self.state = "connected"
+        super().__init__()
+        self.name = name
         self.pausing = patient is not None
         self.reconnects = self.sent = self.missed = 0
         self._connect, self._timeout, self._attempts = connect, timeout_seconds, attempts
@@ -108,7 +115,7 @@ class PushSink:
         self._zero_seconds: float | None = None
         self._reached_at: float | None = None
         self._connection: Connection | None = connect(False)
-        self.warnings += self._connection.warnings
+        self.warnings.extend(self._connection.warnings)
         self._thread = threading.Thread(target=self._run, name="mirage-push", daemon=True)
         self._thread.start()
 

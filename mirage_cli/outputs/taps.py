@@ -1,7 +1,7 @@
 """What hangs on the output of a live stream: recordings, snapshots and the preview.
 
 ``TapSink`` stands before the run's own sinks and sees every picture that goes out. Its ``write`` runs in
-the pipeline's encode thread; what is slow (opening and finishing files, PNG) is done by whoever asks.
+the pipeline's encode thread; what is slow (opening and finishing files, PNG) is done in the thread that asks.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ import cv2
 import numpy as np
 
 from mirage_cli.errors import MediaError, MirageError
-from mirage_cli.frames import Frame, FrameSink, Sound, Wrapper
+from mirage_cli.frames import Frame, FrameSink, SinkWrapper, Sound
 
 OpenRecording = Callable[[str], FrameSink]
 
 
-class TapSink(Wrapper):
+class TapSink(SinkWrapper):
     """Passes frames on to ``inner`` and, while asked to, to a recording, a snapshot and watchers.
 
     Args:
@@ -44,7 +44,8 @@ class TapSink(Wrapper):
         open_recording: OpenRecording,
         number_of: Callable[[int], int] = lambda index: index,
     ) -> None:
-        self.inner, self._folder, self._open = inner, Path(folder), open_recording
+        super().__init__(inner)
+        self._folder, self._open = Path(folder), open_recording
         self._number_of = number_of
         self._lock = threading.Lock()
         self._recording: FrameSink | None = None
@@ -52,7 +53,6 @@ class TapSink(Wrapper):
         self._begin_seconds: float | None = None
         self._recent: deque[Sound] = deque(maxlen=100)  # some two seconds
         self._shots: list[Future[tuple[int, np.ndarray]]] = []
-        self._own_warnings: list[str] = []
         self._ended = False
         self.recording: str | None = None
         self.files: list[str] = []
@@ -60,7 +60,7 @@ class TapSink(Wrapper):
 
     @property
     def warnings(self) -> list[str]:
-        return [*super().warnings, *self._own_warnings]
+        return [*super().warnings, *self._warnings]
 
     def write(self, frame: Frame) -> None:
         """Take the next picture of the output."""
@@ -76,35 +76,34 @@ class TapSink(Wrapper):
                 shot.set_result((number, frame.rgb))
         self.inner.write(frame)
         if self._recording is not None:
-            self._record(frame)
+            self._record(self._recording, frame)
             self._recent.clear()  # it has them
         if self.watch is not None:
             self.watch(frame.rgb)
 
-    def _record(self, frame: Frame) -> None:
+    def _record(self, recording: FrameSink, frame: Frame) -> None:
         if self._begin_seconds is None:
             self._begin_seconds = frame.pts_seconds
             for sound in self._recent:  # read ahead of this picture
                 self._record_sound(sound)
         pts = frame.pts_seconds - self._begin_seconds
         try:
-            self._recording.write(Frame(frame.rgb, pts, frame.index))
+            recording.write(Frame(frame.rgb, pts, frame.index))
         except MirageError as error:  # the disk is full, say: the stream itself goes on
-            broken, self._recording, self.recording = self._recording, None, None
-            self._own_warnings.append(f"the recording ended: {error.message}")
-            broken.close(commit=False)
+            self._recording = self.recording = None
+            self._warnings.append(f"the recording ended: {error.message}")
+            recording.close(commit=False)
 
     def write_sound(self, sound: Sound) -> None:
-        """Take sound that goes out beside the pictures."""
-        if hasattr(self.inner, "write_sound"):
-            self.inner.write_sound(sound)
+        """Take sound that goes out with the pictures."""
+        self.inner.write_sound(sound)
         if self._recording is not None and self._begin_seconds is not None:
             self._record_sound(sound)
         else:
             self._recent.append(sound)
 
     def _record_sound(self, sound: Sound) -> None:
-        if self._recording is None or not hasattr(self._recording, "write_sound"):
+        if self._recording is None:
             return
         pts = sound.pts_seconds - (self._begin_seconds or 0.0)
         try:
@@ -213,13 +212,15 @@ class TapSink(Wrapper):
         return number, str(path)
 
     def end(self) -> None:
-        """No picture will come any more: whoever waits for one is let go."""
+        """No picture will come any more: what waits for one is cancelled."""
         with self._lock:
             self._ended = True
             asked, self._asked = self._asked, None
             shots, self._shots = self._shots, []
-        for future in [*([asked[1]] if asked else []), *shots]:
-            future.cancel()
+        if asked is not None:
+            asked[1].cancel()
+        for shot in shots:
+            shot.cancel()
 
     def _free_name(self, suffix: str) -> Path:
         try:

@@ -13,23 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from mirage_cli.errors import MediaError
-from mirage_cli.frames import Frame
+from mirage_cli.errors import MediaError, first_line
+from mirage_cli.frames import Frame, FrameSink
 
-PREFIX = "camera"
 REMEDY = (
     "pip install 'mirage-cli[camera]', then: sudo modprobe v4l2loopback exclusive_caps=1 "
     "card_label=mirage; mirage devices shows it"
 )
 
 
-def is_virtual_camera(target: str) -> bool:
-    """Whether an output is ``camera`` or ``camera:/dev/video4``."""
-    return target == PREFIX or target.startswith(PREFIX + ":")
-
-
-class VirtualCameraSink:
-    """Sends frames to a virtual camera; see ``frames.FrameSink``.
+class VirtualCameraSink(FrameSink):
+    """Sends frames to a virtual camera.
 
     Args:
         target: ``camera``, or ``camera:DEVICE``.
@@ -53,7 +47,7 @@ class VirtualCameraSink:
         module: Any = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self.warnings: list[str] = []
+        super().__init__()
         self.sent = self.repeated = 0
         device = target.partition(":")[2] or None
         if module is None:
@@ -64,9 +58,8 @@ class VirtualCameraSink:
         try:
             self._camera = module.Camera(width=width, height=height, fps=fps, fmt=module.PixelFormat.RGB, device=device)
         except Exception as error:
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise MediaError(f"no virtual camera can be opened: {first}", REMEDY) from None
-        self.device = str(getattr(self._camera, "device", device or "virtual camera"))
+            raise MediaError(f"no virtual camera can be opened: {first_line(error)}", REMEDY) from None
+        self.device = str(self._camera.device)
         self._period, self._clock = 1.0 / fps, clock
         self._newest: np.ndarray | None = None
         self._fresh = False

@@ -1,4 +1,4 @@
-"""Sinks that are no file: a window, nothing, and several sinks at once.
+"""Sinks without a file: a window, and nothing.
 
 A window belongs to the main thread on most systems, so ``WindowSink.write`` only keeps the newest
 frame, and ``pump``, called by the main thread many times a second, shows it and reads the keys.
@@ -14,48 +14,20 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from mirage_cli.errors import MediaError
+from mirage_cli.errors import MediaError, first_line
 from mirage_cli.frames import Frame, FrameSink
 
 QUIT_KEYS = ("q", "Q", "\x1b")
 
 
-class NullSink:
+class NullSink(FrameSink):
     """Takes frames and keeps none."""
 
-    def __init__(self) -> None:
-        self.warnings: list[str] = []
-
     def write(self, frame: Frame) -> None:
         pass
 
     def close(self, commit: bool = True) -> None:
         pass
-
-
-class TeeSink:
-    """Gives each frame to several sinks, in order."""
-
-    def __init__(self, sinks: list[FrameSink]) -> None:
-        self.sinks = sinks
-
-    @property
-    def warnings(self) -> list[str]:
-        return [warning for sink in self.sinks for warning in sink.warnings]
-
-    def write(self, frame: Frame) -> None:
-        for sink in self.sinks:
-            sink.write(frame)
-
-    def close(self, commit: bool = True) -> None:
-        error: Exception | None = None
-        for sink in self.sinks:
-            try:
-                sink.close(commit)
-            except Exception as problem:
-                error = error or problem
-        if error is not None:
-            raise error
 
 
 class _Toolkit(Protocol):
@@ -186,21 +158,17 @@ def _open_toolkit(title: str, width: int, height: int) -> _Toolkit:
             raise RuntimeError(f"display {os.environ.get('DISPLAY', '')!r} cannot be opened")
         return _OpenCvWindow(title, width, height)
     except Exception as error:
-        reasons.append(_first_line(error))
+        reasons.append(first_line(error))
     try:
         return _TkWindow(title, width, height)
     except Exception as error:
-        reasons.append(f"Tk: {_first_line(error)}")
+        reasons.append(f"Tk: {first_line(error)}")
     raise MediaError(
         f"no window can be shown: {'; '.join(reasons)}", f"Install opencv-python or Python's tkinter. {remedy}"
     )
 
 
-def _first_line(error: Any) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-class WindowSink:
+class WindowSink(FrameSink):
     """Shows the newest frame in a window.
 
     Raises:
@@ -208,9 +176,9 @@ class WindowSink:
     """
 
     def __init__(self, title: str, width: int, height: int) -> None:
+        super().__init__()
         self._toolkit = _open_toolkit(title, width, height)
         self.toolkit_name = self._toolkit.name
-        self.warnings: list[str] = []
         self._lock = threading.Lock()
         self._newest: np.ndarray | None = None
         self._open = True

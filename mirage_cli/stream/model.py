@@ -226,7 +226,7 @@ class Model(Protocol):
 
     @property
     def first_look(self) -> Look:
-        """What a session paints before it is told."""
+        """What a session paints until a look is set."""
         ...
 
     @property

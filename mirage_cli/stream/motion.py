@@ -1,9 +1,9 @@
 """Temporal consistency: where did things move, and is this still the same shot?
 
-Motion is estimated between the incoming frames I(i) and I(i+1), never on generated ones, and moves
+Motion is estimated between the incoming frames I(i) and I(i+1), never on generated ones, and warps
 the generated past to where its things are now. Coarse block matching finds large motion; Lucas-Kanade
 steps (Lucas and Kanade, IJCAI 1981) from coarse to fine refine it to a fraction of a pixel. Light that
-changes is no motion: a camera that corrects its exposure must not make a wall swim, so each window has a
+changes is not motion: a camera that corrects its exposure must not make a wall swim, so each window has a
 change of brightness of its own. After each step vectors spread from where the picture tells them to where
 it does not: a plain wall moves with what is around it, and strokes painted on it must, too. All of it is a
 fixed number of plain tensor operations, so it batches for training and captures into a CUDA graph.
@@ -26,15 +26,15 @@ MATCH_STAY = 0.004  # luma that a cell of displacement must gain: flat regions s
 MATCH_SHARPNESS = 150.0  # of the soft minimum over displacements, in 1 / luma
 STEPS = (2, 1, 2, 2)  # of Lucas-Kanade at 1/16, 1/8, 1/4 and 1/2
 WINDOW = 3  # radius of its windows, in pixels of the level
-REACH = 6  # how far vectors spread after each step, likewise
-LONGEST_STEP = 1.0  # of one refinement, likewise
+REACH = 6  # how far vectors spread after each step, in such pixels
+LONGEST_STEP = 1.0  # of one refinement, in such pixels
 NEAR = 3  # radius of what tells whether a place moves, in pixels of half size
-AROUND = 12  # likewise for a plain place, which cannot tell
+AROUND = 12  # radius for a plain place, which cannot tell
 MOVES_RATIO = 0.8  # moving explains a place better if its error is below this share of standing still's ...
 MOVES_MARGIN = 0.002  # ... less this much luma, near by
-MOVES_MARGIN_AROUND = 0.001  # likewise around
+MOVES_MARGIN_AROUND = 0.001  # ... and around
 DAMPING = 1e-5  # in squared luma a pixel: without texture the step is zero
-HALF_CONFIDENT = 1e-3  # likewise; camera noise lies far below
+HALF_CONFIDENT = 1e-3  # in squared luma a pixel; camera noise lies far below
 LEAST_CONFIDENCE = 1e-3
 CUT_LEAST_SPREAD = 0.05  # luma added to the frames' spread in cut_score, so that dark frames do not cut
 CUT_THRESHOLD = 0.47  # of cut_score; nine held-out clips: 0.37 at most inside a shot, 0.59 at least across
@@ -73,11 +73,11 @@ def _lucas_kanade(previous: Tensor, following: Tensor, flow: Tensor) -> tuple[Te
     The confidence grows from ``LEAST_CONFIDENCE`` to 1 with the smaller eigenvalue of the window's structure
     tensor (Shi and Tomasi, "Good features to track", CVPR 1994): low where there is no texture, and along edges.
     """
-    moved = warp(previous, flow)
-    padded = F.pad(moved, (1, 1, 1, 1), mode="replicate")
+    warped = warp(previous, flow)
+    padded = F.pad(warped, (1, 1, 1, 1), mode="replicate")
     gx = 0.5 * (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2])
     gy = 0.5 * (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1])
-    error = following - moved
+    error = following - warped
     values = torch.cat((gx, gy, error, gx * gx, gx * gy, gy * gy, gx * error, gy * error), dim=1)
     x, y, e, xx, xy, yy, xe, ye = box(values, WINDOW).unbind(dim=1)
     xx, xy, yy, xe, ye = xx - x * x, xy - x * y, yy - y * y, xe - x * e, ye - y * e
@@ -109,11 +109,11 @@ def _moves(previous: Tensor, following: Tensor, flow: Tensor) -> Tensor:
     near, around = box(powers, NEAR), box(powers, AROUND)
     moves = torch.zeros_like(errors[:, :1], dtype=torch.bool)
     for light_changes in (False, True):
-        near_still, near_moved = _sizes(near, light_changes)
-        still, moved = _sizes(around, light_changes)
-        clearly = near_moved < MOVES_RATIO * near_still - MOVES_MARGIN
-        explained_around = moved < MOVES_RATIO * still - MOVES_MARGIN_AROUND
-        moves |= clearly | (explained_around & (near_moved <= near_still + MOVES_MARGIN))
+        near_still, near_warped = _sizes(near, light_changes)
+        still, warped = _sizes(around, light_changes)
+        clearly = near_warped < MOVES_RATIO * near_still - MOVES_MARGIN
+        explained_around = warped < MOVES_RATIO * still - MOVES_MARGIN_AROUND
+        moves |= clearly | (explained_around & (near_warped <= near_still + MOVES_MARGIN))
     return moves.to(flow.dtype)
 
 
@@ -135,9 +135,10 @@ def estimate_motion(previous: Tensor, following: Tensor) -> Tensor:
         Flow [B, 2, H/2, W/2] in half-size pixels: following(p) is previous(p + flow(p)).
     """
     previous, following = previous.float(), following.float()
-    pyramid = [[shrink(x, 2) for x in (previous, following)]]
+    pyramid = [(shrink(previous, 2), shrink(following, 2))]
     while len(pyramid) < len(STEPS):
-        pyramid.append([shrink(x, 2) for x in pyramid[-1]])
+        earlier, later = pyramid[-1]
+        pyramid.append((shrink(earlier, 2), shrink(later, 2)))
     flow = box(_block_match(*pyramid[-1]), 1)
     for level, steps in zip(reversed(pyramid), STEPS):
         if flow.shape[-2:] != level[0].shape[-2:]:
@@ -147,15 +148,15 @@ def estimate_motion(previous: Tensor, following: Tensor) -> Tensor:
     return flow * _moves(*pyramid[0], flow)
 
 
-def cut_score(moved: Tensor, following: Tensor) -> Tensor:
-    """How unlike the moved last frame the new one is: [B].
+def cut_score(warped: Tensor, following: Tensor) -> Tensor:
+    """How unlike the warped last frame the new one is: [B].
 
     Mean absolute luma error at 1/16 size over the mean of both frames' spreads. Camera shake, noise
     and passers-by stay far below one; a new scene lies near or above one.
     """
-    small_moved, small = (shrink(x.float(), COARSE) for x in (moved, following))
-    error = (small_moved - small).abs().mean(dim=(1, 2, 3))
-    spread = 0.5 * (_deviation(small_moved) + _deviation(small))
+    small_warped, small = (shrink(x.float(), COARSE) for x in (warped, following))
+    error = (small_warped - small).abs().mean(dim=(1, 2, 3))
+    spread = 0.5 * (_deviation(small_warped) + _deviation(small))
     return error / (spread + CUT_LEAST_SPREAD)
 
 

@@ -8,7 +8,7 @@ The model's ``Painter`` makes the frames (model.py); a runner calls it on its de
 the same for every model: it checks what it is given, paints again without a past where the past gave NaN or the drift
 guard suspects it (guard.py), keeps the state that a killed job goes on from, and reports each step.
 
-Nothing looks ahead and nothing grows: all state is allocated once.
+No frame depends on a later one, and all state is allocated once: memory is constant.
 """
 
 from __future__ import annotations

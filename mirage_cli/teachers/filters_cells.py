@@ -195,7 +195,7 @@ def stained_glass_screen(scene: Tensor) -> Tensor:
     lab = ops.to_oklab(scene)
     features = ops.blur(torch.cat([lab[:, :1], lab[:, 1:] * 1.8], 1), 1.2)
     panes, _ = superpixels(features, 32, 0.24, rounds=4)
-    pieces, means = superpixels(features, 16, 0.16, rounds=3)
+    panes, means = superpixels(features, 16, 0.16, rounds=3)
     cell = torch.cat([means[:, :1], means[:, 1:] / 1.8], 1)
     # glass: spread tones, strong colour, a little of the light that falls inside each pane
     light = (cell[:, :1] - 0.5) * 1.1 + 0.54
@@ -204,9 +204,9 @@ def stained_glass_screen(scene: Tensor) -> Tensor:
     length = (chroma * chroma).sum(1, keepdim=True).sqrt() + 1e-5
     chroma = chroma / length * (0.24 * torch.tanh(length * 2.3 / 0.24) + 0.02)
     glass = ops.from_oklab(torch.cat([light, chroma], 1))
-    # lead around every pane, and inside panes where pieces differ in colour
+    # lead around every pane, and inside panes where the superpixels differ in colour
     step = F.max_pool2d(ops.edge_strength(means), 7, 1, 3)
-    inner = cell_borders(pieces, 1, 0.7) * ops.smoothstep(step, 0.05, 0.11)
+    inner = cell_borders(panes, 1, 0.7) * ops.smoothstep(step, 0.05, 0.11)
     outer = cell_borders(panes, 1, 0.8)
     lead = torch.maximum(inner, outer)
     glass = glass * (1.08 - 0.38 * ops.blur(lead, 3.0))

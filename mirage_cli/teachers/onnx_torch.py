@@ -27,7 +27,8 @@ __all__ = ["OnnxModule", "StyleFeatures"]
 Attributes = dict[str, Any]
 
 
-def _load_onnx(path: Path):
+def _load_onnx(path: Path) -> Any:
+    """The file's ``onnx.ModelProto``."""
     try:
         import onnx
     except ImportError as error:
@@ -43,7 +44,7 @@ def _load_onnx(path: Path):
         return onnx.load(str(path))
     except Exception as error:  # protobuf raises its own kinds, none of them public
         raise ModelError(
-            f"{path} is no readable ONNX file ({type(error).__name__})",
+            f"{path} is not a readable ONNX file ({type(error).__name__})",
             remedy="copy the file again and compare its size with the original",
         ) from error
 

@@ -57,8 +57,8 @@ class CameraWalk:
     ) -> None:
         self.config, self.size, self.still_size = config, size, still_size
         self.device, self.generator = device, generator
-        # Pose: centre x, y (pixels from the still's centre), log zoom, angle. The object's pose likewise,
-        # its centre in window pixels.
+        # Pose: centre x, y (pixels from the still's centre), log zoom, angle. The object's pose is the same,
+        # with its centre in window pixels.
         self.pose = torch.zeros(streams, 4, device=device)
         self.velocity = torch.zeros(streams, 4, device=device)
         self.speed = torch.zeros(streams, device=device)
@@ -156,8 +156,8 @@ class CameraWalk:
         position = torch.einsum("hwi,bji->bhwj", self.offsets, turn) + self.pose[:, None, None, :2]
         view = self._sample(behind, position * flip)
         local = self.offsets[None] - self.object_pose[:, None, None]
-        ahead = (local + self.object_anchor[:, None, None]) * flip
-        piece = self._sample(front, ahead)
+        inside = (local + self.object_anchor[:, None, None]) * flip
+        pasted = self._sample(front, inside)
         polar = torch.atan2(local[..., 1], local[..., 0])
         radius = torch.ones_like(polar)
         for wave in range(4):
@@ -166,4 +166,4 @@ class CameraWalk:
             radius = radius + amplitude * torch.cos((wave + 2) * polar + phase)
         radius = radius * self.object_shape[:, :1, None]
         mask = torch.sigmoid((radius - local.norm(dim=-1)) * 2.0) * self.has_object[:, None, None]
-        return torch.lerp(view, piece, mask[:, None])
+        return torch.lerp(view, pasted, mask[:, None])

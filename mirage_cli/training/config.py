@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
 from mirage_cli.errors import UsageProblem
 from mirage_cli.training.forcing import ForcingConfig
@@ -27,7 +28,7 @@ class TrainConfig:
         data: the data folder; run: where checkpoints and the log go; looks_file: names of the looks.
         minutes: wall clock of the training proper; the learning rate follows it down. 0: only
             ``max_steps`` ends the run, which then gives the same numbers each time.
-        max_steps: end after so many steps, whatever the clock says.
+        max_steps: end after this many steps, whatever the clock says.
         streams: streams a process, over all banks; size: side of their frames.
         banks: (height, width, share of the streams) of each picture bank.
         film, game_each: stills taken from the film and from each game clip; max_stills: 0 for all.
@@ -103,7 +104,8 @@ def _of_kind(value: object, present: object) -> bool:
     return isinstance(value, list) if kind is tuple else type(value) is kind
 
 
-def _build(kind: type, data: dict, where: str):
+def _build(kind: type, data: dict, where: str) -> Any:
+    """A config of dataclass ``kind`` with the entries of ``data``; the rest are defaults."""
     names = {f.name: f for f in fields(kind)}
     if unknown := sorted(set(data) - set(names)):
         raise UsageProblem(f"{where}: unknown keys {unknown}", f"known are {sorted(names)}")
@@ -154,6 +156,6 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Train
         for parent in parents:
             section = section.setdefault(parent, {})
             if not isinstance(section, dict):
-                raise UsageProblem(f"override {override!r}: {parent} is no section", "as in: stream.mean_frames=40")
+                raise UsageProblem(f"override {override!r}: {parent} is not a section", "as in: stream.mean_frames=40")
         section[last] = value
     return _build(TrainConfig, data, str(path or "overrides"))

@@ -25,9 +25,9 @@ def two_half_steps(predict: Predict, x_t: Tensor, t: Tensor, d: Tensor) -> Tenso
     """
     half = d / 2
 
-    def moved(x: Tensor, at: Tensor) -> Tensor:
+    def stepped(x: Tensor, at: Tensor) -> Tensor:
         clean = predict(x, at, half)
         return x + (half / (1 - at))[:, None, None, None] * (clean - x)
 
-    landed = moved(moved(x_t, t), t + half)
+    landed = stepped(stepped(x_t, t), t + half)
     return x_t + ((1 - t) / d)[:, None, None, None] * (landed - x_t)

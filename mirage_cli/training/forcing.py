@@ -1,8 +1,8 @@
 """Diffusion forcing and history augmentation: the past that the network trains on is imperfect.
 
-Each generated frame of the past gets noise of its own level, and the network is told the levels
+Each generated frame of the past gets noise of its own level, and the network is conditioned on the levels
 (Diffusion Forcing, Chen et al., arXiv 2407.01392). A part of the pasts is damaged the way a drifting
-stream is (colour cast, grey-out, blur), half of the time untold, so that the network learns to
+stream is (colour cast, grey-out, blur), half of the time with its level left at zero, so that the network learns to
 correct instead of to continue.
 """
 
@@ -21,7 +21,7 @@ NOISE_AT_FULL_LEVEL = 0.5  # standard deviation at level 1, frames in [-1, 1]
 
 @dataclass(frozen=True)
 class ForcingConfig:
-    """Shares of the streams: with noise, with damage, damage untold, and with the past hidden."""
+    """Shares of the streams: with noise, with damage, damage that the levels hide, and with the past hidden."""
 
     noisy: float = 0.4
     damaged: float = 0.12
@@ -67,10 +67,10 @@ def force(past: Past, null: Tensor, config: ForcingConfig, generator: torch.Gene
     """Disturb the past of a training step.
 
     Args:
-        null: the token [C] of a memory that holds nothing: who has no past has no memory either, as at run time.
+        null: the token [C] of an empty memory; a stream without a past gets it too, as at run time.
 
     Returns:
-        (past that the network sees, past that the output is composed with, levels told [B, 3]).
+        (past that the network sees, past that the output is composed with, levels for conditioning [B, 3]).
         Both carry the damage, only the first the noise.
     """
     batch, device = past.valid.shape[0], past.valid.device
@@ -87,6 +87,7 @@ def force(past: Past, null: Tensor, config: ForcingConfig, generator: torch.Gene
     composed = Past(last * mask, past.older * mask, past.input_luma * mask, memory, valid)
     levels = torch.rand(batch, 3, device=device, generator=generator) ** 2 * chance(config.noisy)[:, None]
     seen = add_noise(composed, levels, generator)
-    told = hit * (1 - chance(config.untold)) * 0.7
-    levels = torch.maximum(levels, torch.stack((told, torch.zeros_like(told), torch.zeros_like(told)), dim=1))
+    shown_level = hit * (1 - chance(config.untold)) * 0.7
+    zero = torch.zeros_like(shown_level)
+    levels = torch.maximum(levels, torch.stack((shown_level, zero, zero), dim=1))
     return seen, composed, torch.where(valid[:, None] > 0, levels, torch.ones_like(levels))

@@ -100,5 +100,5 @@ def error_summary(errors: Sequence[float], alone: Sequence[float], period: int) 
 
 
 def ratio(one: float, other: float) -> float | None:
-    """One over the other, None where there is none."""
+    """One over the other; None for a division by zero."""
     return one / other if other else None

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mirage_cli.errors import Interrupted, MediaError, ModelError, UsageProblem
-from mirage_cli.lsd.model import UNSHUFFLE, Past, Prediction, screen_channels
+from mirage_cli.lsd.model import UNSHUFFLE, Past, Prediction, position_channels
 from mirage_cli.lsd.sampling import compose
 from mirage_cli.measure import TrainStats
 from mirage_cli.prompts.reader import read_looks
@@ -68,7 +68,7 @@ class Trainer:
         self._load_pool(looks)
         self._resume_streams()
         self.meter = Meter()
-        self.screen = screen_channels(config.size, config.size, self.device)
+        self.positions = position_channels(config.size, config.size, self.device)
 
     def _make_network(self, looks: tuple[str, ...]) -> None:
         """The network, its running mean and its optimiser, before the first step."""
@@ -231,7 +231,7 @@ class Trainer:
     def _predict(self, task: Task, seen: Past, levels: Tensor, streams: int) -> tuple[Prediction, Tensor]:
         """What the network makes of the streams' frames, and of those that ``repeat_without_past`` put behind them."""
         modulation = self.net.modulation(self.net.look_vector(task.look), task.t, task.d, levels, task.strength)
-        made = self.forward(task.x_t, task.frame, seen, self.screen, modulation)
+        made = self.forward(task.x_t, task.frame, seen, self.positions, modulation)
         return Prediction(*(field[:streams] for field in made)), made.frame[streams:]
 
     def _settling(self, streams: int) -> Tensor:
@@ -251,7 +251,7 @@ class Trainer:
         def predict(net, x: Tensor, at: Tensor, step: Tensor) -> Tensor:
             vector = net.look_vector(task.look[:n])
             modulation = net.modulation(vector, at, step, levels[:n], task.strength[:n])
-            return net(x, task.frame[:n], past, self.screen, modulation).frame.float()
+            return net(x, task.frame[:n], past, self.positions, modulation).frame.float()
 
         teacher = self.mean.network(self.net)
         wanted = two_half_steps(lambda *given: predict(teacher, *given), x_t, t, d)

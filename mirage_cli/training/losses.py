@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mirage_cli.lsd.model import UNSHUFFLE
+
+Features = Callable[[Tensor], list[Tensor]]
+"""[B, 3, H, W] in 0..1 -> feature maps [B, C, H / s, W / s]."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,7 @@ def style_difference(given: list[Tensor], wanted: list[Tensor], reach: int = 32)
 
     In the manner of style losses by statistics of features (Gatys et al., CVPR 2016; mean and standard deviation as
     in Huang and Belongie, ICCV 2017, arXiv 1703.06868), but window by window instead of over the whole picture.
-    A picture whose strokes lie elsewhere than the target's is no worse for it; one that is blurred is.
+    A picture whose strokes lie elsewhere than the target's costs nothing; a blurred one does.
 
     Args:
         given, wanted: feature maps [B, C, H / s, W / s], s = 2, 4, 8, ... in this order.
@@ -121,19 +125,19 @@ def temporal_difference(generated: Tensor, last: Tensor, change: Tensor, trusted
     """How unlike its target the generated frame changed since the last one, along the motion. -> scalar.
 
     In the manner of the temporal loss of blind video consistency (Lai et al., ECCV 2018, arXiv 1808.00449,
-    eq. 5), but the target's own change is no error. Where the target can be known from the frame the other
+    eq. 5), but the target's own change is not counted as error. Where the target can be known from the frame the other
     terms weigh more; where it cannot (a stroke's exact place), this one asks to stay with what was painted.
 
     Args:
-        generated: [B, 3, H, W]; last: the last generated frame, moved to where things are now.
-        change: the target less the last target moved likewise; 0 asks for no change at all.
+        generated: [B, 3, H, W]; last: the last generated frame, warped to where things are now.
+        change: the target less the last target, warped by the same motion; 0 asks for no change at all.
         trusted: [B, 1, H, W], 0 where motion failed or nothing was there to compare with.
     """
     return ((generated - last - change).abs() * trusted).mean()
 
 
 def frame_loss(
-    generated: Tensor, clean: Tensor, target: Tensor, features, config: LossConfig, step: int = 0
+    generated: Tensor, clean: Tensor, target: Tensor, features: Features | None, config: LossConfig, step: int = 0
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """L1 of the composed and of the clean frame, of edges and network features; cells, tones, strength of edges, style.
 
@@ -165,7 +169,8 @@ def frame_loss(
         with torch.no_grad():
             wanted = features(target[half] * 0.5 + 0.5)
         given = features(generated[half].clamp(-1.2, 1.2) * 0.5 + 0.5)
-        terms["features"] = sum((g - w).abs().mean() for g, w in zip(given, wanted)) / len(wanted)
+        first, *others = ((g - w).abs().mean() for g, w in zip(given, wanted))
+        terms["features"] = sum(others, first) / len(wanted)
         loss = loss + config.features * terms["features"]
         if config.style:
             terms["style"] = style_difference(given, wanted)

@@ -8,6 +8,7 @@ of roll-outs. Streams end at random and start again elsewhere.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -25,7 +26,7 @@ MEMORY_EVERY = 4  # frames between two writes of the memory bank; streams are sh
 TEAR_CELLS = 8  # a side of the noise that torn patches and their vectors are made of
 TEAR_ABOVE = 0.8  # of that noise, standard normal: the patches are where it is larger
 TEAR_VECTORS = 1.5  # standard deviation of the wrong vectors, in pixels of half size
-MOVED_WITHIN = 0.1  # luma in [-1, 1]: nearer to the last incoming frame, moved, motion is taken to be right
+WARPED_WITHIN = 0.1  # luma in [-1, 1]: if the warped last incoming frame is nearer than this, the motion is trusted
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,11 @@ class StreamConfig:
         weak: share of streams with a strength below one.
         noise: largest standard deviation of camera noise, in [-1, 1] units.
         many_steps: share of the frames graded at a flow time above zero.
-        torn: share of the frames whose past is moved by wrong vectors in patches, as motion that is not found
+        torn: share of the frames whose past is warped by wrong vectors in patches, as motion that is not found
             tears it; what to do about it is the frame's losses' to say, not the temporal one's.
         mixed: share of the streams with a mixture of two looks, whose target is the mixture of theirs.
         rollout, memory, motion: False for ablations: the past is the target instead of what was
-            generated; the memory bank stays empty; the past is not moved.
+            generated; the memory bank stays empty; the past is not warped.
     """
 
     mean_frames: float = 28.0
@@ -71,7 +72,7 @@ class Task:
         x_t: noised targets; t, d: flow time and step [B].
         look: mixture [B, L]; strength [B].
         past: before forcing.
-        change: the target less the last target, moved [B, 3, H, W]; trusted: where that can be said
+        change: the target less the last target, warped [B, 3, H, W]; trusted: where that can be said
             [B, 1, H, W], else 0.
     """
 
@@ -106,8 +107,8 @@ class StreamPool:
         streams: int,
         size: int,
         config: StreamConfig,
-        finish,
-        screen_bound,
+        finish: Callable[[int, Tensor], Tensor],
+        screen_bound: Iterable[int],
         seed: int,
         videos: tuple[VideoBank, float] | None = None,
     ) -> None:
@@ -209,9 +210,9 @@ class StreamPool:
             flow = torch.zeros_like(flow)
         flow, torn = self._torn(flow)
         past, _ = self.history.warped_to(frame, self.memory, net.memory_null.detach(), flow)
-        # Moved just as the past is, or the loss would ask for what one warp sharpens more than the other.
+        # Warped exactly as the past is; else the loss would ask for what one warp sharpens more than the other.
         change = target - warp(self.last_target, resize_flow(flow, 2), cubic=True).clamp(-1, 1)
-        found = (luma(frame) - past.input_luma).abs() < MOVED_WITHIN
+        found = (luma(frame) - past.input_luma).abs() < WARPED_WITHIN
         trusted = found * (1 - torn) * (past.valid * ~switched)[:, None, None, None]
         self.last_target = target
         one_hot = F.one_hot(self.own_index[torch.stack((self.look, self.other))], self.looks).float()

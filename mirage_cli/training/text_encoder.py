@@ -16,6 +16,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ from mirage_cli.prompts.encoder import FORMAT, SentenceEncoder, quantise_rows
 from mirage_cli.prompts.grammar import bare_request
 from mirage_cli.prompts.reader import CLASSIFIER_FILE, Look, PromptReader, paraphrase_digest, plain_form, read_looks
 
-MAX_TOKENS = 64  # a look is named within 62 word pieces, and 128 would cost 50 ms a prompt
+MAX_TOKENS = 64  # a look is named within 62 tokens, and 128 would cost 50 ms a prompt
 
 # (bits, columns a scale) of the word embeddings and of the layers. The first is what ships.
 FORMS = {
@@ -47,7 +48,7 @@ BETA, RIDGE = 2.0, 0.05
 REQUESTS = ("make it look like {}", "{} style", "in the style of {}", "turn my video into {}", "{}, please")
 
 
-def _replace(path: Path, write) -> None:
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
     part = path.with_name(path.name + ".part")
     try:
         write(part)
@@ -182,7 +183,7 @@ def encode_all(encoder: SentenceEncoder, phrases: list[str], batch: int = 64) ->
 
 
 def fit_looks(folder: Path, encoder: SentenceEncoder, rng: np.random.Generator) -> dict:
-    """Writes the classifier beside looks.json and gives what cross-validation says of it."""
+    """Writes the classifier next to looks.json; returns what cross-validation says of it."""
     looks = read_looks(folder)
     unrelated = json.loads((folder / "looks.json").read_text(encoding="utf-8"))["unrelated"]
     phrases = [phrase for look in looks for phrase in look.train]
@@ -288,7 +289,7 @@ def storage_table(source: Path, looks: list[Look], scratch: Path, rng_seed: int)
     return table
 
 
-def timings(model: Path, encoder: Path, clock=time.perf_counter, runs: int = 50) -> dict:
+def timings(model: Path, encoder: Path, clock: Callable[[], float] = time.perf_counter, runs: int = 50) -> dict:
     """Milliseconds to build a reader and to match, on the threads torch is set to."""
     started = clock()
     reader = PromptReader(model, encoder)

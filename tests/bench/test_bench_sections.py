@@ -136,6 +136,7 @@ def test_the_bare_convolution_is_of_the_layers_shape(layer: str) -> None:
     assert bare_convolution(call, torch.device("cpu"))().shape == (1, 64, 6, 10)
 
 
+@pytest.mark.slow
 def test_torch_compile_can_take_the_whole_frame(monkeypatch: pytest.MonkeyPatch) -> None:
     """The race's rival is one graph, without a break; what only CPUs have stands aside."""
     monkeypatch.setattr(planes, "_for_opencv", lambda *tensors: False)

@@ -14,9 +14,11 @@ from mirage_cli.bench import live as bench_live
 from mirage_cli.bench.marker import MIN_WIDTH, MarkedSource, Sightings, block_pixels, carry, read, stamp
 from mirage_cli.config import BenchConfig
 from mirage_cli.errors import UsageProblem
-from mirage_cli.frames import Frame
+from mirage_cli.frames import Frame, FrameSource
 from mirage_cli.inputs.landscape import TestPicture
 from mirage_cli.media.ffmpeg import find_ffmpeg
+
+pytestmark = pytest.mark.slow
 
 COUNTERS = (0, 1, 2, 0x555555, 0xAAAAAA, 12345678, 2**24 - 1)
 
@@ -191,13 +193,16 @@ def test_a_file_at_its_own_pace(monkeypatch, example_clip):
 
 
 def test_marked_frames_are_copies():
-    class One:
-        live, warnings, pausing = True, [], False
+    class One(FrameSource):
+        live = True
         info = TestPicture(160, 96).info
         frame = Frame(noise(160, 96), 0.0, 0)
 
         def __iter__(self):
             yield self.frame
+
+        def close(self):
+            pass
 
     kept = One.frame.rgb.copy()
     (marked,) = MarkedSource(One(), time.perf_counter)

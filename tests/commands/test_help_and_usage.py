@@ -93,7 +93,7 @@ USAGE = [
     (["live", "-p", "a"], "needs one source"),
     (["live", "--camera", "0", "--input", "test", "-p", "a"], "needs one source"),
     (["live", "--input", "test", "--timeout", "0", "-p", "a"], "not more than 0 seconds"),
-    (["live", "--input", "screen:big", "-p", "a"], "'screen:big' is no part of a screen"),
+    (["live", "--input", "screen:big", "-p", "a"], "'screen:big' is not a part of a screen"),
     (["live", "--input", "test", "--frames", "0", "-p", "a"], "0 is not in the range"),
     (["bench", "--size", "native"], "size in pixels"),
     (["bench", "--frames", "0"], "0 is not in the range"),

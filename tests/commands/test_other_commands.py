@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from helpers.fakes import main
 
 # ---- where settings come from -----------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_flag_over_environment_over_file_over_default(clip, tmp_path, capsys, monkeypatch):
     file = tmp_path / "mirage.toml"
     file.write_text(

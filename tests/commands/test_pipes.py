@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 
+import pytest
 from helpers import media
 from helpers.commands import environment, mirage
 from helpers.fakes import main
@@ -16,6 +17,8 @@ from helpers.media import probe
 from helpers.paths import FAKES
 
 from mirage_cli.commands.ui import TerminalUi
+
+pytestmark = pytest.mark.slow
 
 
 def test_video_through_pipes_and_nothing_else_on_standard_output(clip, tmp_path):

@@ -11,6 +11,8 @@ from helpers import media
 from helpers.commands import start, wait_for
 from helpers.media import probe
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_finishes_the_file_so_that_it_plays(tmp_path, number):

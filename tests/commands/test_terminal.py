@@ -9,10 +9,13 @@ import select
 import sys
 import time
 
+import pytest
 from helpers import media
 from helpers.commands import environment
 from helpers.media import probe
 from helpers.paths import FAKES
+
+pytestmark = pytest.mark.slow
 
 
 class Terminal:

@@ -254,6 +254,7 @@ def test_the_default_size_keeps_the_aspect_within_the_limit(have, size):
 # ---- what ships -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_shipped_model_from_end_to_end(example_clip, tmp_path):
     from mirage_cli.models.catalog import MODELS_ROOT
 

@@ -106,7 +106,7 @@ def test_run_queues_in_order_and_joins_the_side_stream(gpu):
 
 
 def test_run_without_a_side_stream_touches_none(gpu):
-    """A capture refuses to wait for a stream that is no part of it."""
+    """A capture refuses to wait for a stream that is not part of it."""
     plan = plan_on(gpu)
     plan.launch("a", (1,), ())
     plan.run()

@@ -11,7 +11,7 @@ import pytest
 from mirage_cli.evaluation import ablation
 from mirage_cli.training.config import load_config
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 TINY = (
     "streams=6",

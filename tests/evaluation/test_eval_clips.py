@@ -30,6 +30,7 @@ def test_the_longest_shot_is_taken() -> None:
     assert longest_shot(other) == (0, 20)
 
 
+@pytest.mark.slow
 def test_folders_of_pictures_and_videos_are_clips(tmp_path: Path, example_clip: Path) -> None:
     frames = moving(10)
     write_pictures(tmp_path / "clips" / "walk", frames)
@@ -41,6 +42,7 @@ def test_folders_of_pictures_and_videos_are_clips(tmp_path: Path, example_clip: 
     assert load_clips(str(tmp_path / "clips" / "walk"), SMALL)[0].name == "walk"
 
 
+@pytest.mark.slow
 def test_without_ffmpeg_opencv_reads(example_clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = load_clips(str(example_clip), SMALL)[0]
     monkeypatch.setitem(sys.modules, "mirage_cli.inputs.file", None)  # importing it raises ImportError

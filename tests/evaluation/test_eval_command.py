@@ -19,6 +19,8 @@ from mirage_cli.cli import main
 from mirage_cli.errors import MediaError, ModelError, UsageProblem
 from mirage_cli.evaluation import run, worker
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_command_writes_document_sheet_and_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_pictures(tmp_path / "walk", moving(20))
@@ -149,7 +151,7 @@ def test_files_that_cannot_be_are_told_before_the_work(words, tmp_path, monkeypa
 
 def test_a_model_without_paraphrases_is_measured_in_all_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """``held_out`` may be empty, and an unforeseen error costs its own measurement only."""
-    monkeypatch.setattr("mirage_cli.prompts.reader.PromptReader", lambda model: SimpleNamespace(looks=[]))
+    monkeypatch.setattr(worker, "read_looks", lambda folder: [])
     monkeypatch.setattr(worker.Worker, "_temporal", lambda self, task: 1 / 0)
     write_pictures(tmp_path / "walk", moving(20))
     words = (

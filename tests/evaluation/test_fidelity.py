@@ -35,6 +35,7 @@ def small_warps() -> fidelity.KnownWarps:
     return fidelity.KnownWarps(model, teachers, [still], None, period=56)
 
 
+@pytest.mark.slow
 def test_known_warps_return_and_grade_the_teacher_itself_as_perfect(warps, monkeypatch) -> None:
     frames, targets = warps.video("film-noir")  # its vignette stays on the screen
     assert frames.shape == targets.shape == (56, 1, 3, 128, 128)
@@ -66,6 +67,7 @@ def test_errors_that_grow_from_return_to_return_are_seen(warps, monkeypatch) -> 
     assert found["return_difference"] == pytest.approx(0.112, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_the_network_itself_runs_over_known_warps(warps) -> None:
     found = warps.measure("night", 1)
     assert 0 < found["first_5"] < 2 and found["returns"] == 1

@@ -66,7 +66,7 @@ def test_warped_error_of_a_pan_is_small_and_of_flicker_is_large() -> None:
     flicker = (styled[0], np.clip(styled[1].astype(int) + 40, 0, 255).astype(np.uint8))
     assert metrics.warped_error(inputs, flicker) > 0.1
     known = metrics.FlowWarper().motion(*inputs)
-    assert metrics.moved_gap(*flicker, *known) == metrics.warped_error(inputs, flicker)
+    assert metrics.warped_gap(*flicker, *known) == metrics.warped_error(inputs, flicker)
     frozen = (styled[0], styled[0])  # an output that does not move with the picture
     assert metrics.warped_error(inputs, frozen) > 0.05
 

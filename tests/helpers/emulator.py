@@ -340,8 +340,8 @@ class Launch:
         if operation == "prmt":
             pool = self._raw(o[0]) & np.uint64(0xFFFFFFFF) | (self._raw(o[1]) << np.uint64(32))
             picks = int(o[2], 16)
-            byte = lambda n: (pool >> np.uint64(8 * (picks >> (4 * n) & 7))) & np.uint64(255)  # noqa: E731
-            return sum(byte(n) << np.uint64(8 * n) for n in range(4))
+            picked = [(pool >> np.uint64(8 * (picks >> (4 * n) & 7))) & np.uint64(255) for n in range(4)]
+            return sum(byte << np.uint64(8 * n) for n, byte in enumerate(picked))
         if operation == "bfi":
             start, length = int(o[2]), int(o[3])
             field_mask = np.uint64(((1 << length) - 1) << start)

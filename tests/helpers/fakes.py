@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 
@@ -54,8 +55,7 @@ class FakeSession:
     frames: int = 0
     echo: float = 0.0  # with FAKE_ECHO, a past that every later frame depends on
     report: Report = field(default_factory=Report)
-
-    copies = None  # as on a CPU
+    copies: ClassVar[object] = None  # as on a CPU
 
     def set_look(self, weights):
         assert abs(sum(weights.values()) - 1.0) < 1e-9
@@ -171,7 +171,7 @@ if __name__ == "__main__":
     from mirage_cli.config import TransformConfig
 
     transform.TransformConfig = functools.partial(
-        TransformConfig, piece_frames=int(os.environ.get("FAKE_PIECE_FRAMES", "250"))
+        TransformConfig, segment_frames=int(os.environ.get("FAKE_SEGMENT_FRAMES", "250"))
     )
     if "FAKE_READY_FD" in os.environ:
         mark, begin = int(os.environ["FAKE_READY_FD"]), cli.cli.main

@@ -8,17 +8,15 @@ import time
 import numpy as np
 
 from mirage_cli.errors import MediaError
-from mirage_cli.frames import Frame, StreamInfo
+from mirage_cli.frames import Frame, FrameSink, FrameSource, StreamInfo
 
 
-class Source:
+class Source(FrameSource):
     """Frames that carry their number; a pause before each (by ``sleep``, if given); an error in place of one."""
-
-    live = False
 
     def __init__(self, count, pause=0.0, fail_at=None, size=(32, 16), sleep=None):
         self.info = StreamInfo(width=size[0], height=size[1], fps=30.0, frame_count=count)
-        self.warnings: list[str] = []
+        super().__init__()
         self.count, self.pause, self.fail_at = count, pause, fail_at
         self.sleep = sleep
         self.given = 0
@@ -40,12 +38,12 @@ class Source:
         self.closed.set()
 
 
-class Sink:
+class Sink(FrameSink):
     def __init__(self, pause=0.0, fail_at=None, sleep=time.sleep):
+        super().__init__()
         self.frames: list[Frame] = []
         self.pause, self.fail_at, self.sleep = pause, fail_at, sleep
         self.ended: list[bool] = []
-        self.warnings: list[str] = []
 
     def write(self, frame):
         if self.fail_at == len(self.frames):

@@ -1,4 +1,4 @@
-"""Jobs in short pieces, and models that fail in them."""
+"""Jobs in short segments, and models that fail in them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from helpers.fakes import FakeModels, RecordingUi
 from mirage_cli.config import TransformConfig
 from mirage_cli.runs import transform
 
-PIECE = 10
+SEGMENT = 10
 
 
 def config(clip, out, **values) -> TransformConfig:
-    given = {"prompts": ("night",), "piece_frames": PIECE, **values}
+    given = {"prompts": ("night",), "segment_frames": SEGMENT, **values}
     return TransformConfig(input=str(clip), output=str(out), **given)
 
 

@@ -65,7 +65,7 @@ def test_no_screen(monkeypatch):
     monkeypatch.setenv("DISPLAY", ":987")
     with pytest.raises(MediaError, match="cannot read screen :987"):
         StreamSource(live_screen("screen"))
-    with pytest.raises(UsageProblem, match="no part of a screen"):
+    with pytest.raises(UsageProblem, match="not a part of a screen"):
         live_screen("screen:wide")
 
 

@@ -95,6 +95,7 @@ def test_the_plans_kernels_use_tensor_cores_and_pdl_where_they_can():
             assert ("griddepcontrol.wait" in text) == (target == 90)
 
 
+@pytest.mark.slow
 @needs_ptxas
 @pytest.mark.parametrize(
     ("file", "architecture"),
@@ -106,6 +107,7 @@ def test_ptx_assembles_without_spills(file, architecture):
         assert used["spill_bytes"] == used["stack_bytes"] == 0, entry
 
 
+@pytest.mark.slow
 @needs_ptxas
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
 def test_cuda_sources_give_the_checked_in_ptx(tmp_path):
@@ -252,6 +254,7 @@ def forget_loaded_kernels(monkeypatch):
     monkeypatch.setattr(loader, "_sets", {})
 
 
+@pytest.mark.slow
 def test_importing_the_engine_does_not_import_cupy():
     modules = "mirage_cli.kernels.loader, mirage_cli.engine.ops, mirage_cli.engine.graphs"
     code = f"import sys, {modules}; assert 'cupy' not in sys.modules"
@@ -314,7 +317,7 @@ def test_an_exact_architecture_is_exact():
 
 def test_damaged_ptx_is_said(tmp_path):
     (tmp_path / "x.ptx").write_text("not PTX")
-    with pytest.raises(GpuError, match="is no PTX"):
+    with pytest.raises(GpuError, match="is not PTX"):
         loader.ptx_header(tmp_path / "x.ptx")
     with pytest.raises(GpuError, match="cannot be read"):
         loader.ptx_header(tmp_path / "y.ptx")

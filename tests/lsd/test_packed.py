@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mirage_cli.lsd import packed as module
-from mirage_cli.lsd.model import LSDConfig, LSDNet, Past, screen_channels
+from mirage_cli.lsd.model import LSDConfig, LSDNet, Past, position_channels
 from mirage_cli.lsd.packed import PackedNet, packed
 from mirage_cli.lsd.packed_painter import PackedPainter
 from mirage_cli.lsd.painter import TorchPainter
@@ -44,7 +44,7 @@ def inputs(net: LSDNet, height: int, width: int) -> tuple:
         random(1, 3, height, width),
         random(1, 3, height, width),
         past,
-        screen_channels(height, width).to(net.stem.weight.dtype),
+        position_channels(height, width).to(net.stem.weight.dtype),
     )
 
 

@@ -22,7 +22,8 @@ from mirage_cli.lsd import family, model as lsd_model, plan as plan_module, plan
 from mirage_cli.lsd.family import LsdModel
 from mirage_cli.lsd.history import History
 from mirage_cli.lsd.memory import MemoryBank
-from mirage_cli.lsd.model import LSDConfig, LSDNet, luma, screen_channels
+from mirage_cli.lsd.model import LSDConfig, LSDNet, luma, position_channels
+from mirage_cli.lsd.painter import TorchPainter
 from mirage_cli.lsd.plan import WIDTHS, FramePlan, plan_frame, plan_refusal
 from mirage_cli.lsd.sampling import schedule
 from mirage_cli.stream.motion import estimate_motion
@@ -74,7 +75,7 @@ def make_plan(
         memory,
         0.3 * random(2, steps, 1, net.modulate.out_features).to(dtype),
         random(1, 3, height, width),
-        screen_channels(height, width, on).to(dtype),
+        position_channels(height, width, on).to(dtype),
         schedule(steps),
         size or (height, width),
         on,
@@ -116,7 +117,7 @@ def test_frames_of_another_kind_are_refused(monkeypatch):
     assert out.shape == (10, 30, 3) and flags.shape == (2,) and tokens.shape == (1, 48, 256)
 
 
-def test_noise_is_read_anew_when_it_is_taken(monkeypatch):
+def test_noise_is_read_again_when_it_is_taken(monkeypatch):
     FakeGpu(monkeypatch)
     frame = make_plan(16, 32, torch.float16, device="cpu")
     frame.noise.fill_(0.5)
@@ -131,7 +132,7 @@ def test_the_kernels_shapes_are_the_networks():
     assert net.config.widths == WIDTHS
     stem, down0 = CONV_SHAPES["stem"], CONV_SHAPES["down0"]
     assert (stem.channels, stem.second_channels) == (lsd_model.SEEN_CHANNELS, lsd_model.PICTURE_CHANNELS)
-    assert stem.depth + lsd_model.SCREEN_CHANNELS == net.stem.in_channels
+    assert stem.depth + lsd_model.POSITION_CHANNELS == net.stem.in_channels
     assert (down0.channels, down0.second_channels) == (WIDTHS[0], lsd_model.OLDER_CHANNELS)
     assert net.attention.heads * plan_module.HEAD_WIDTH == WIDTHS[2]
 
@@ -175,6 +176,15 @@ def test_a_plan_that_cannot_be_had_is_torch_with_the_reason_or_an_error(monkeypa
         "torch: the driver refuses motion.sm90.ptx"
     )
     assert session.step(np.zeros((16, 32, 3), np.uint8)).shape == (16, 32, 3)
+
+
+def test_a_network_that_the_plan_is_not_made_for_takes_kernels_op_by_op_and_says_so(monkeypatch):
+    net = LSDNet(LSDConfig(looks=("a",))).eval().requires_grad_(False)
+    model = LsdModel("tiny", None, net, torch.device("cpu"), torch.float32, "test")
+    monkeypatch.setattr(family, "select_backend", lambda device, backend: (NoKernels(), NoKernels.reason))
+    painter = model.painter((32, 16), steps=1, seed=0, backend="ptx")
+    assert (type(painter), painter.backend) == (TorchPainter, "ptx") and isinstance(painter.ops, NoKernels)
+    assert painter.reason.startswith("ptx: chosen; op by op: ") and "float32" in painter.reason
 
 
 # kernels -------------------------------------------------------------------------------------------------
@@ -322,7 +332,7 @@ def test_motion_is_that_of_torch(height, width):
     assert frame.flags[:2].tolist() == [1, 0]
 
 
-def record_anew() -> None:
+def record() -> None:
     """Write the golden file."""
     with pytest.MonkeyPatch.context() as patches, torch.inference_mode():
         fake = FakeGpu(patches)
@@ -330,4 +340,4 @@ def record_anew() -> None:
 
 
 if __name__ == "__main__":
-    record_anew()
+    record()

@@ -1,4 +1,4 @@
-"""Finding ffmpeg, reading what it says, and the NUT pipe."""
+"""Finding ffmpeg, reading what it says, and the pipes to and from it."""
 
 from __future__ import annotations
 
@@ -7,41 +7,45 @@ import os
 from fractions import Fraction
 from pathlib import Path
 
+import media
 import numpy as np
 import pytest
 
 from mirage_cli.errors import MediaError
 from mirage_cli.media import ffmpeg as ffmpeg_tools
-from mirage_cli.media.nut import NutError, NutReader
 from mirage_cli.media.nut_writer import NutWriter
 from mirage_cli.media.probe import parse_probe
+from mirage_cli.media.raw_pipe import RawPipeError, RawPipeReader, raw_pipe_url
 
 
-def test_nut_round_trip():
-    read, write = os.pipe()
+def test_nut_to_ffmpeg_and_raw_pictures_back(tmp_path):
     random = np.random.default_rng(3)
     pictures = [random.integers(0, 256, (4, 6, 3), np.uint8) for _ in range(5)]
     ticks = [0, 1, 2, 700, 90000 * 3600]
-    with os.fdopen(write, "wb", 0) as pipe:
-        writer = NutWriter(pipe.fileno(), 6, 4, 90000, Fraction(30000, 1001), (4, 3))
+    path = tmp_path / "x.nut"
+    with open(path, "wb", 0) as file:
+        writer = NutWriter(file.fileno(), 6, 4, 90000, Fraction(30000, 1001), (4, 3))
         for time_ticks, picture in zip(ticks, pictures):
             writer.write(time_ticks, picture)
         with pytest.raises(ValueError):
             writer.write(1, np.zeros((6, 4, 3), np.uint8))
-    reader = NutReader(io.BufferedReader(io.FileIO(read)))
-    assert (reader.width, reader.height, reader.sample_aspect) == (6, 4, (4, 3))
-    assert reader.frame_rate == Fraction(30000, 1001)
+    copied = ["-copyts", "-itsoffset", "-1", "-i", path, "-map", "0", "-c", "copy", "-copytb", "1"]
+    data = media.ffmpeg(*copied, "-f", "tee", raw_pipe_url(with_sound=False))
+    reader = RawPipeReader(io.BufferedReader(io.BytesIO(data)), print)
     for time_ticks, picture in zip(ticks, pictures):
         seconds, rgb = reader.read_frame()
-        assert seconds == Fraction(time_ticks, 90000) and np.array_equal(rgb, picture)
+        assert seconds == Fraction(time_ticks, 90000) - 1 and np.array_equal(rgb, picture)
+    assert (reader.width, reader.height, reader.sample_aspect) == (6, 4, (4, 3))
     assert reader.read_frame() is None
+    cut_off = RawPipeReader(io.BufferedReader(io.BytesIO(data[:-1])), print)
+    assert [cut_off.read_frame() is None for _ in range(5)] == [False] * 4 + [True]
 
 
-def test_nut_refuses_other_bytes():
-    with pytest.raises(NutError):
-        NutReader(io.BufferedReader(io.BytesIO(b"RIFF" * 40)))
-    with pytest.raises(EOFError):
-        NutReader(io.BufferedReader(io.BytesIO(b"")))
+def test_a_pipe_refuses_other_bytes():
+    for data in (b"RIFF\n" * 40, b"R" * 4000, b"# \xff\n", b"#dimensions 0: 0x9\n", b"0, 0, 0, 1, 48, 0xc1bf13d0\n"):
+        with pytest.raises(RawPipeError):
+            RawPipeReader(io.BufferedReader(io.BytesIO(data)), print).read_frame()
+    assert RawPipeReader(io.BufferedReader(io.BytesIO(b"")), print).read_frame() is None
 
 
 def test_ffmpeg_that_is_found(monkeypatch, tmp_path):

@@ -17,15 +17,17 @@ from helpers.senders import free_port, need
 from mirage_cli.commands.ui import summary
 from mirage_cli.config import LiveConfig, TransformConfig
 from mirage_cli.errors import MediaError
-from mirage_cli.frames import Frame, Sound
+from mirage_cli.frames import Frame, Sound, SoundLine
 from mirage_cli.inputs.file import open_file
-from mirage_cli.media.nut import NutReader
 from mirage_cli.media.nut_writer import NutWriter
-from mirage_cli.media.sound_line import RATE, SoundFeed, SoundLine
+from mirage_cli.media.raw_pipe import RawPipeReader, raw_pipe_url
+from mirage_cli.media.sound_line import RATE, SoundFeed
 from mirage_cli.outputs.file import open_output
 from mirage_cli.outputs.push import Patient, PushSink
 from mirage_cli.runs import live, transform
 from mirage_cli.styling.stopping import StopSwitch
+
+pytestmark = pytest.mark.slow
 
 FRAME_MS = 1000 / 30
 
@@ -51,12 +53,14 @@ def test_pictures_and_sound_through_one_pipe(tmp_path):
         writer.write_sound(0, ramp(0, 1024))
         writer.write_sound(1024, ramp(1024, 7))
         writer.write(3000, rgb)
+    copied = ["-copyts", "-i", path, "-map", "0", "-c", "copy", "-copytb", "1"]
+    data = media.ffmpeg(*copied, "-f", "tee", raw_pipe_url(with_sound=True))
     heard = []
-    with open(path, "rb") as file:
-        reader = NutReader(io.BufferedReader(file), lambda at, samples: heard.append((at, samples)))
-        assert reader.sound_rate == RATE and (reader.width, reader.height) == (8, 4)
-        assert [reader.read_frame()[0] for _ in range(2)] == [0, Fraction(1, 30)]
-        assert reader.read_frame() is None
+    reader = RawPipeReader(io.BufferedReader(io.BytesIO(data)), lambda at, samples: heard.append((at, samples)))
+    frames = [reader.read_frame() for _ in range(2)]
+    assert [at for at, _ in frames] == [0, Fraction(1, 30)] and all(np.array_equal(rgb, seen) for _, seen in frames)
+    assert reader.sound_rate == RATE and (reader.width, reader.height) == (8, 4)
+    assert reader.read_frame() is None
     assert [at for at, _ in heard] == [0, Fraction(1024, RATE)]
     assert np.array_equal(np.concatenate([samples for _, samples in heard]), ramp(0, 1031))
     got = media.ffmpeg("-i", path, "-map", "0:a", "-f", "s16le", "-")  # and ffmpeg reads the same

@@ -15,6 +15,8 @@ from helpers.paths import ROOT
 from mirage_cli.inputs.file import open_file
 from mirage_cli.media import formats as output_formats
 
+pytestmark = pytest.mark.slow
+
 FRAME_S = 1 / 30
 
 
@@ -48,10 +50,12 @@ def test_sound_stays_under_its_pictures(tmp_path, inside, outside, codec, by_pat
 def test_a_file_called_sound_nut_is_a_file_like_others(tmp_path, name):
     """The decoder keeps the sound of a pipe in a file of that name, with times that are later by an hour."""
     media.flash_and_beep(tmp_path / "in.mkv", at=0.5)
+    (tmp_path / "words.srt").write_text("1\n00:00:00,200 --> 00:00:00,800\nhello\n")
     source, target = tmp_path / name, tmp_path / "out.mkv"
-    media.ffmpeg("-i", tmp_path / "in.mkv", "-c", "copy", source)
+    subtitled = ("-i", tmp_path / "in.mkv", "-i", tmp_path / "words.srt", "-map", 0, "-map", 1)
+    media.ffmpeg(*subtitled, "-c", "copy", "-c:s", "ssa", source)
     sink = copy_clip(source, target)
-    assert sink.warnings == []
+    assert sink.warnings == [] and "Subtitle: ass" in media.streams_of(target)
     assert abs(media.flash_seconds(target) - media.beep_seconds(target)) < FRAME_S
     assert media.beep_seconds(target) == pytest.approx(0.5, abs=0.1)
 

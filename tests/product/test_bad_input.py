@@ -10,9 +10,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import bad_inputs
 import pytest
 from helpers import fakes, media
+from helpers.bad_cases import tiny_model
 from helpers.paths import FAKES, ROOT
 from mirage_cli.models import catalog
 
@@ -129,7 +129,7 @@ def test_a_folder_that_may_not_be_written_to(clip, tmp_path):
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory) -> Path:
-    return bad_inputs.tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+    return tiny_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture()

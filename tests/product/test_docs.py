@@ -64,6 +64,7 @@ def test_every_documented_command_parses(words: list[str]) -> None:
 RUNNABLE = [words for words in COMMANDS if not needs_a_person(words)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", RUNNABLE, ids=[" ".join(words)[:40] for words in RUNNABLE])
 def test_every_documented_command_runs(words: list[str], tmp_path: Path) -> None:
     (tmp_path / "examples").symlink_to(ROOT / "examples")

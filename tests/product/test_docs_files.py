@@ -33,6 +33,7 @@ def lines_of(page: Path) -> list[str]:
 LINES = [(name, line) for name in RUN for line in lines_of(ROOT / "docs" / name) if "mirage " in line]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page, line", LINES, ids=[line[:60] for _, line in LINES])
 def test_the_commands_run_as_they_stand(page, line, tmp_path):
     """In bash, on a short clip under the example's name, with a stand-in for the model."""

@@ -59,6 +59,7 @@ def quick(words: list[str]) -> list[str]:
     return [*words, "--duration", "0.5", "--size", "64x48"] if words[0] == "live" else words
 
 
+@pytest.mark.slow
 def test_the_commands_of_pages_run(tmp_path: Path) -> None:
     """All of the pages on control and the shell; of the others what needs no camera, sender or display."""
     ran = []
@@ -138,6 +139,7 @@ def test_keyboard_examples_parse() -> None:
             assert parse_line(line).values()
 
 
+@pytest.mark.slow
 def test_completion_is_as_the_page_says(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "shell.md").read_text("utf-8")
     (tmp_path / "mirage").write_text(f"#!{sys.executable}\nfrom mirage_cli.cli import main\nmain()\n")

@@ -13,12 +13,10 @@ import random
 import struct
 import time
 from collections.abc import Callable
-from fractions import Fraction
 
 import bad_inputs
-import numpy as np
 import pytest
-from helpers import media
+from helpers import bad_cases, damage, media
 from mirage_cli.models import catalog
 
 from mirage_cli.config import load_config_file, parse_seconds, parse_size
@@ -26,13 +24,14 @@ from mirage_cli.control.presets import flag_values, load_preset
 from mirage_cli.control.schema import parse_message
 from mirage_cli.errors import MirageError, ModelError
 from mirage_cli.lsd.checkpoint import read_config
-from mirage_cli.media.nut import NutError, NutReader
-from mirage_cli.media.nut_writer import NutWriter
 from mirage_cli.media.probe import parse_probe
+from mirage_cli.media.raw_pipe import RawPipeError, RawPipeReader, raw_pipe_url
 from mirage_cli.media.tags import FileTags, parse_tags
 from mirage_cli.prompts.reader import read_looks
 from mirage_cli.prompts.track import parse_prompts
 from mirage_cli.stream.families import open_model
+
+pytestmark = pytest.mark.slow
 
 SECONDS = 0.25  # for each reader
 CLI_SECONDS = 3.0
@@ -56,35 +55,29 @@ def fuzz(seed: int, one: Callable[[random.Random], None], allowed: tuple[type[Ba
     return refused
 
 
-def nut_stream(tmp_path) -> bytes:
-    path = tmp_path / "s.nut"
-    with open(path, "wb") as file:
-        writer = NutWriter(file.fileno(), 16, 8, 90000, Fraction(25), (1, 1))
-        for number in range(4):
-            writer.write(number * 3600, np.full((8, 16, 3), number, np.uint8))
-    return path.read_bytes()
+def test_pictures_from_a_pipe():
+    source = ["-f", "lavfi", "-i", "color=s=16x8:d=0.16", "-f", "lavfi", "-i", "sine=d=0.16"]
+    shape = ["-map", "0", "-map", "1", "-c:v", "rawvideo", "-pix_fmt", "rgb24", "-c:a", "pcm_s16le", "-ac", "2"]
+    whole = media.ffmpeg(*source, *shape, "-f", "tee", raw_pipe_url(with_sound=True))
 
-
-def test_pictures_from_a_pipe(tmp_path):
-    whole = nut_stream(tmp_path)
-    assert NutReader(io.BufferedReader(io.BytesIO(whole))).read_frame()[1].shape == (8, 16, 3)
-
-    def one(draw: random.Random) -> None:
-        reader = NutReader(io.BufferedReader(io.BytesIO(bad_inputs.mutated(whole, draw, whole[::-1]))))
-        for _ in range(20):
+    def read(data: bytes) -> int:
+        reader = RawPipeReader(io.BufferedReader(io.BytesIO(data)), lambda at, samples: None)
+        for number in range(20):
             frame = reader.read_frame()
             if frame is None:
-                return
+                return number
             assert frame[1].shape == (reader.height, reader.width, 3)
+        return 20
 
-    assert fuzz(1, one, (NutError, EOFError)) > 5
+    assert read(whole) == 4
+    assert fuzz(1, lambda draw: read(damage.mutated(whole, draw, whole[::-1])), RawPipeError) > 5
 
 
 def test_what_ffmpeg_says_of_a_file(tmp_path):
     text = media.streams_of(media.clip(tmp_path / "a.mp4", seconds=0.2)).encode()
 
     def one(draw: random.Random) -> None:
-        damaged = bad_inputs.mutated(text, draw).decode("utf-8", "replace")
+        damaged = damage.mutated(text, draw).decode("utf-8", "replace")
         parse_probe("Input #0, mov, from 'x':\n" + damaged)
 
     fuzz(2, one, ())
@@ -104,7 +97,7 @@ def test_tags():
     text = b";FFMETADATA1\ntitle=a\\=b\ncomment=x\\\ny\n[CHAPTER]\nTIMEBASE=1/1000\nSTART=0\nEND=9\ntitle=c\n"
 
     def one(draw: random.Random) -> None:
-        tags = parse_tags(bad_inputs.mutated(text, draw).decode("utf-8", "surrogateescape"))
+        tags = parse_tags(damage.mutated(text, draw).decode("utf-8", "surrogateescape"))
         again = tags.text(draw.uniform(-5, 5), 0.0, draw.choice((None, 3.0)))
         assert isinstance(tags, FileTags) and again.startswith(b";FFMETADATA1\n")
         assert len(parse_tags(again.decode("utf-8", "surrogateescape")).chapters) <= len(tags.chapters)
@@ -113,7 +106,7 @@ def test_tags():
 
 
 def test_sizes_times_and_prompts():
-    words = [*bad_inputs.ODD, "768x432", "1:30", "7.5s", "0:ink", "5s:night", "٣", "²", "1_0", "+1", "1e3", "x" * 9999]
+    words = [*bad_cases.ODD, "768x432", "1:30", "7.5s", "0:ink", "5s:night", "٣", "²", "1_0", "+1", "1e3", "x" * 9999]
 
     def one(draw: random.Random) -> None:
         text = "".join(draw.choice(words) for _ in range(draw.randrange(4)))
@@ -132,7 +125,7 @@ def test_config_files(tmp_path):
     file = tmp_path / "c.toml"
 
     def one(draw: random.Random) -> None:
-        file.write_bytes(bad_inputs.mutated(whole, draw, whole[::-1]))
+        file.write_bytes(damage.mutated(whole, draw, whole[::-1]))
         load_config_file(file, flags)
 
     assert fuzz(5, one, (MirageError,)) > 5
@@ -143,9 +136,7 @@ def test_presets(tmp_path):
     file = tmp_path / "p.toml"
 
     def one(draw: random.Random) -> None:
-        data = (
-            bad_inputs.Maker.config(None, draw) if draw.random() < 0.4 else bad_inputs.mutated(whole, draw, whole[::-1])
-        )
+        data = bad_cases.Maker.config(None, draw) if draw.random() < 0.4 else damage.mutated(whole, draw, whole[::-1])
         file.write_bytes(data)
         flag_values(load_preset(str(file)).change)
 
@@ -156,15 +147,15 @@ def test_control_messages():
     whole = {"id": 1, "prompt": "ink wash", "strength": 0.5, "seed": 3, "blend": {"night": 1.0}, "pause": True}
 
     def one(draw: random.Random) -> None:
-        text = json.dumps(bad_inputs.mutated_json(whole, draw)).encode()
-        parse_message(bad_inputs.mutated(text, draw, b"{}[]") if draw.random() < 0.4 else text)
+        text = json.dumps(damage.mutated_json(whole, draw)).encode()
+        parse_message(damage.mutated(text, draw, b"{}[]") if draw.random() < 0.4 else text)
 
     assert fuzz(9, one, (MirageError,)) > 5
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return bad_inputs.tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+    return bad_cases.tiny_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
 def test_the_tiny_model_is_whole(model):
@@ -188,11 +179,11 @@ def test_files_of_a_model(model, tmp_path, name, read):
 
     def one(draw: random.Random) -> None:
         if document is None:
-            data = bad_inputs.tampered_safetensors(whole, draw)
+            data = damage.tampered_safetensors(whole, draw)
         elif draw.random() < 0.5:
-            data = json.dumps(bad_inputs.mutated_json(document, draw)).encode()
+            data = json.dumps(damage.mutated_json(document, draw)).encode()
         else:
-            data = bad_inputs.mutated(whole, draw, whole[::-1])
+            data = damage.mutated(whole, draw, whole[::-1])
         (tmp_path / name).write_bytes(data)
         read(tmp_path)
 
@@ -205,7 +196,7 @@ def test_weights_with_a_header_that_lies(model, tmp_path):
     whole = (model / catalog.WEIGHTS).read_bytes()
 
     def one(draw: random.Random) -> None:
-        (tmp_path / catalog.WEIGHTS).write_bytes(bad_inputs.tampered_safetensors(whole, draw))
+        (tmp_path / catalog.WEIGHTS).write_bytes(damage.tampered_safetensors(whole, draw))
         open_model(tmp_path, device="cpu")
 
     assert fuzz(7, one, (ModelError,)) > 5

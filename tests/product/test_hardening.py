@@ -23,6 +23,8 @@ from mirage_cli.inputs.file import open_file
 from mirage_cli.runs import transform
 from mirage_cli.styling.stopping import StopSwitch
 
+pytestmark = pytest.mark.slow
+
 FAKE = (sys.executable, str(FAKES))
 
 

@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 from helpers.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 MAX_WHEEL_BYTES = 70_000_000
 PARTS = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "mirage_cli", "kernels", "models")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from fractions import Fraction
 
@@ -12,12 +11,9 @@ import soak
 from helpers.paths import FAKES
 
 from mirage_cli.inputs.file import open_file
-from mirage_cli.media.addresses import file_url
-from mirage_cli.media.decode import decode_arguments
-from mirage_cli.media.ffmpeg import find_ffmpeg
-from mirage_cli.media.nut import SYNCPOINT
-from mirage_cli.media.nut_writer import NutWriter
-from mirage_cli.media.probe import probe_media
+from mirage_cli.media.nut_writer import SYNCPOINT, NutWriter
+
+pytestmark = pytest.mark.slow
 
 FAKE = [sys.executable, str(FAKES)]
 
@@ -68,8 +64,8 @@ def test_it_sees_memory_that_grows():
     assert np.isclose(*soak.quarters([(float(second), 200.0) for second in range(100)], 10.0))
 
 
-def test_the_pipes_to_and_from_ffmpeg_hold_one_sync_point_however_long(tmp_path):
-    """ffmpeg remembers every sync point it reads or writes: 0.8% more memory in 20 minutes, found by the soak."""
+def test_the_pipe_to_ffmpeg_holds_one_sync_point_however_long(tmp_path):
+    """ffmpeg remembers every sync point it reads: 0.8% more memory in 20 minutes, found by the soak."""
     path = tmp_path / "s.nut"
     with open(path, "wb") as file:
         writer = NutWriter(file.fileno(), 16, 16, 90000, Fraction(10))
@@ -78,20 +74,3 @@ def test_the_pipes_to_and_from_ffmpeg_hold_one_sync_point_however_long(tmp_path)
     assert path.read_bytes().count(SYNCPOINT) == 1
     with open_file(path) as source:
         assert len([frame.index for frame in source]) == 200
-    tool, url = find_ffmpeg(), file_url(path)
-    probe = probe_media(tool, url, name="s.nut")
-    arguments = decode_arguments(
-        tool,
-        probe,
-        probe.video,
-        url,
-        size=None,
-        start_seconds=0.0,
-        duration_seconds=None,
-        fps=None,
-        threads=1,
-        warnings=[],
-        sound_to=None,
-    )
-    done = subprocess.run([tool.path, "-v", "error", *arguments], capture_output=True, check=True)
-    assert done.stdout.count(SYNCPOINT) == 1 and len(done.stdout) > 200 * 16 * 16 * 3

@@ -13,7 +13,7 @@ from helpers.jobs import config, do
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory) -> Path:
-    """60 frames of 96x64 with sound: six pieces."""
+    """60 frames of 96x64 with sound: six segments."""
     return media.clip(tmp_path_factory.mktemp("jobs") / "in.mp4", seconds=2, fps=30)
 
 

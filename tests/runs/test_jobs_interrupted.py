@@ -14,26 +14,26 @@ from pathlib import Path
 import pytest
 from helpers import media
 from helpers.fakes import FakeModels
-from helpers.jobs import PIECE, Dies, config, do
+from helpers.jobs import SEGMENT, Dies, config, do
 from helpers.paths import FAKES
 
 from mirage_cli.errors import MediaError
 from mirage_cli.outputs.job_folder import job_path, unfinished
 from mirage_cli.styling.stopping import StopSwitch
 
-pytestmark = pytest.mark.usefixtures("echo")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("echo")]
 
 
 def test_killed_at_any_moment_and_gone_on_with(clip, golden, tmp_path):
     """kill -9 three times, at a moment that differs with every run of this test; then to the end."""
     out = tmp_path / "out.mp4"
     command = [sys.executable, str(FAKES), "transform", str(clip), "-p", "night", "-o", str(out), "--resume", "-q"]
-    env = {**os.environ, "FAKE_ECHO": "1", "FAKE_PIECE_FRAMES": str(PIECE), "FAKE_MODEL_MS": "15"}
+    env = {**os.environ, "FAKE_ECHO": "1", "FAKE_SEGMENT_FRAMES": str(SEGMENT), "FAKE_MODEL_MS": "15"}
     reached = []
     for number in range(3):
         begun = subprocess.Popen(command, env=env, stderr=subprocess.PIPE)
         deadline = time.monotonic() + 30
-        goal = unfinished(out) + (1 if number else 0)  # the first may die before any piece is whole
+        goal = unfinished(out) + (1 if number else 0)  # the first may die before any segment is whole
         while unfinished(out) < goal and begun.poll() is None and time.monotonic() < deadline:
             time.sleep(0.01)
         time.sleep(random.uniform(0.0, 0.25))
@@ -41,7 +41,7 @@ def test_killed_at_any_moment_and_gone_on_with(clip, golden, tmp_path):
         begun.communicate()
         reached.append(unfinished(out))
         assert not out.exists()
-    assert reached == sorted(reached) and reached[-1] >= PIECE
+    assert reached == sorted(reached) and reached[-1] >= SEGMENT
     document, ui = do(config(clip, out, resume=True))
     assert document["resumed_at_frame"] == reached[-1] == 60 - document["frames"]
     assert any(f"going on at frame {reached[-1]}" in note for note in ui.notes)
@@ -50,7 +50,7 @@ def test_killed_at_any_moment_and_gone_on_with(clip, golden, tmp_path):
 
 
 @pytest.mark.parametrize("fail_at, kept", [(5, 0), (14, 10), (37, 30), (59, 50)])
-def test_a_model_that_fails_loses_no_whole_piece(clip, golden, tmp_path, fail_at, kept):
+def test_a_model_that_fails_loses_no_whole_segment(clip, golden, tmp_path, fail_at, kept):
     out = tmp_path / "out.mp4"
     with pytest.raises(ValueError, match="the model broke"):
         do(config(clip, out), Dies(fail_at=fail_at))
@@ -60,7 +60,7 @@ def test_a_model_that_fails_loses_no_whole_piece(clip, golden, tmp_path, fail_at
     assert out.read_bytes() == golden
 
 
-def test_a_disk_that_fills_while_the_pieces_are_joined(clip, small_disk):
+def test_a_disk_that_fills_while_the_segments_are_joined(clip, small_disk):
     """They fit once, not twice; what is done is kept, and the half-joined file is not."""
     folder = small_disk(1_600_000)
     source = folder.parent / "noise.mkv"
@@ -89,7 +89,7 @@ def test_ctrl_c_finishes_the_file_and_keeps_the_job_where_that_was_asked(clip, g
 
     document, ui = do(config(clip, out, resume=resume), Stops(), stop)
     assert document["interrupted"] and 34 <= media.probe(out).frames == document["frames"] < 60
-    kept = document["frames"] // PIECE * PIECE
+    kept = document["frames"] // SEGMENT * SEGMENT
     assert unfinished(out) == (kept if resume else 0)
     assert job_path(out).exists() == resume
     if resume:
@@ -109,7 +109,7 @@ def test_the_disk_is_full_and_then_it_is_not(clip, small_disk):
         do(wanted)
     kept = unfinished(out)
     assert caught.value.exit_code == 3 and not out.exists()
-    assert kept >= PIECE and f"{kept} frames are kept: add --resume" in caught.value.remedy
+    assert kept >= SEGMENT and f"{kept} frames are kept: add --resume" in caught.value.remedy
     subprocess.run(["mount", "-o", "remount,size=20000000", folder], check=True)
     document, _ = do(replace(wanted, resume=True))
     assert document["resumed_at_frame"] == kept and media.probe(out).frames == 60
@@ -125,7 +125,7 @@ def test_an_encoder_that_is_killed(clip, golden, tmp_path):
 
             def kill(rgb):
                 if made.frames == 24:
-                    time.sleep(0.2)  # the piece before is whole by now
+                    time.sleep(0.2)  # the segment before is whole by now
                     (encoder,) = [pid for pid in children() if "piece-00002" in command_of(pid)]
                     os.kill(encoder, signal.SIGKILL)
                 return step(rgb)

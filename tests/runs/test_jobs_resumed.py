@@ -20,6 +20,7 @@ from mirage_cli.outputs.job_folder import job_path, unfinished
 pytestmark = pytest.mark.usefixtures("echo")
 
 
+@pytest.mark.slow
 def test_work_is_not_thrown_away_unasked(clip, golden, tmp_path):
     out = tmp_path / "out.mp4"
     with pytest.raises(ValueError):
@@ -60,6 +61,7 @@ def test_other_weights_are_another_job(clip, tmp_path, monkeypatch):
         do(config(clip, out, resume=True))
 
 
+@pytest.mark.slow
 def test_the_times_of_a_job_stay_those_it_was_begun_with(clip, golden, tmp_path, monkeypatch):
     """A second look at an input may end before it is whole, on a busy machine, and tell another rate."""
     out, described = tmp_path / "out.mp4", video_in._describe

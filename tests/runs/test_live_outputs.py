@@ -17,6 +17,8 @@ from mirage_cli.errors import MediaError
 from mirage_cli.inputs.file import open_file
 from mirage_cli.runs import live
 
+pytestmark = pytest.mark.slow
+
 
 def test_live_into_several_outputs_while_recording(tmp_path, monkeypatch):
     monkeypatch.setattr("mirage_cli.outputs.push.FIRST_SECONDS", 0.1)

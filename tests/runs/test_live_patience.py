@@ -19,6 +19,8 @@ from mirage_cli.config import LiveConfig
 from mirage_cli.errors import MediaError
 from mirage_cli.runs import live
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_source_that_hangs_ends_with_what_it_gave(tmp_path, monkeypatch):
     """A named pipe whose writer stops in the middle."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 
 import numpy as np
@@ -143,6 +144,7 @@ def credulous(keep: float, **options) -> Session:
     return Session(model, width=64, height=48, painter=painter, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("still", [True, False], ids=["still", "moving"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_damage_is_mended_within_ten_frames(kind: str, still: bool, caplog: pytest.LogCaptureFixture) -> None:
@@ -191,6 +193,7 @@ def test_the_state_of_a_guard_is_whole() -> None:
 # --- the shipped model -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("look", ["starry-night", "pastel-haze"])
 @pytest.mark.parametrize("still", [True, False], ids=["still", "moving"])
 def test_the_shipped_model_comes_back(look: str, still: bool) -> None:
@@ -212,7 +215,7 @@ def test_the_shipped_model_comes_back(look: str, still: bool) -> None:
 
     good, anew = last(), last(session.reset)
     for kind in KINDS:
-        mended = last(lambda: damage(session, kind))  # noqa: B023  called at once
+        mended = last(functools.partial(damage, session, kind))
         assert gap(good, mended) <= 1.25 * gap(good, anew) + 2.0, kind
         apart = np.abs(guards.difference(guards.picture_numbers(good), guards.picture_numbers(mended)))
         assert (apart < guards.CONFIRMED).all(), (kind, apart)

@@ -148,6 +148,7 @@ def motion_plan(gpu: FakeGpu, history: History) -> MotionPlan:
     return MotionPlan(plan, history, size, ctypes.c_void_p(0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (48, 80), (96, 144)])
 def test_the_kernels_motion_is_that_of_torch(monkeypatch, height, width):
     gpu, history = FakeGpu(monkeypatch), History.empty(1, height, width)

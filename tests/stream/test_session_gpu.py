@@ -107,6 +107,20 @@ def test_copies_beside_the_compute_change_nothing(model, backend):
 
 
 @pytest.mark.parametrize("backend", ["torch", "ptx"])
+def test_a_frame_of_the_host_is_not_overwritten_by_the_next(model, backend):
+    """A recheck paints the frame again before the first picture is read: it must have left the pinned buffer."""
+    first, second = moving_picture(256, 144, 2)
+    _, session = run(model, [first], backend)
+    with torch.inference_mode():
+        made = session.runner.run(first)
+        session.runner.run(np.ascontiguousarray(255 - second))
+        session.runner.host_out.zero_()
+    assert made.picture.picture().any() and not np.array_equal(made.picture.picture(), session.step(second))
+    assert made.stages.keys() == {"queue", "device", "wait"}
+    assert session.report.latencies().keys() == {"prepare", "denoise", "compose"}
+
+
+@pytest.mark.parametrize("backend", ["torch", "ptx"])
 def test_nv12_stays_on_the_device(model, backend):
     """A decoder's frames, in and out on the device, are those of an RGB session coded and decoded."""
     code, frames = Nv12("bt601"), moving_picture(256, 144, 12)

@@ -6,6 +6,7 @@ import time
 from itertools import pairwise
 
 import numpy as np
+import pytest
 from helpers.fakes import FakeModels, RecordingUi
 
 from mirage_cli.config import LiveConfig, ModelOptions
@@ -96,6 +97,7 @@ class Slow(FakeModels):
         return made
 
 
+@pytest.mark.slow
 def test_a_slow_model_holds_the_rate_that_was_asked_for(monkeypatch):
     monkeypatch.setattr(PaceKeeper, "DOWN_SECONDS", 0.2)
     monkeypatch.setattr(PaceKeeper, "FRAMES", 4)

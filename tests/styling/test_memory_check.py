@@ -92,7 +92,7 @@ def test_a_gpu_that_is_lost_keeps_what_is_done(tmp_path, words):
             return made
 
     out = tmp_path / "o.mp4"
-    config = TransformConfig(str(clip), str(out), ("night",), piece_frames=10)
+    config = TransformConfig(str(clip), str(out), ("night",), segment_frames=10)
     with pytest.raises(GpuError, match="(?i)the GPU failed: cu") as caught:
         transform.run(config, RecordingUi(), models=Lost())
     assert caught.value.exit_code == 5 and "\n" not in caught.value.message

@@ -70,6 +70,7 @@ def test_deterministic_and_batch_independent(look, rendered):
     assert torch.allclose(filters.render(look, pair)[1:], final, atol=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("look", LOOKS)
 def test_scene_moves_with_the_picture(look):
     """A shift by 8 px of the input shifts ``scene`` by 8 px, away from the border."""
@@ -81,6 +82,7 @@ def test_scene_moves_with_the_picture(look):
     assert (a - b)[inner].abs().mean() < 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("look", sorted(filters.SCREEN_BOUND))
 def test_screen_pattern_stays_in_place(look):
     """On a flat scene only the screen's own pattern is left; it repeats every 32 px from the top

@@ -82,6 +82,7 @@ def arguments(data, tmp_path) -> list[str]:
     return [*SMALL, f"data={data}", f"run={tmp_path / 'run'}", f"looks_file={tmp_path / 'looks.json'}"]
 
 
+@pytest.mark.slow
 def test_the_loss_falls_and_a_run_resumes(arguments, tmp_path):
     said: list[str] = []
     arguments += ["loss.texture=0.1", "loss.distil=0.1", "distil_every=4"]
@@ -101,6 +102,7 @@ def losses(run: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (run / "log.0.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(arguments, tmp_path, film_clips):
     def config(name: str):
         more = [
@@ -250,7 +252,7 @@ def test_only_shippable_media_unless_asked(data):
         ("banks=[[100,100]]", "[height, width, share]"),
         ('network={"widths":[8,8,8]}', "head width"),
         ('network={"depth":3}', "unknown keys"),
-        ("looks_file=README.md", "no looks file"),
+        ("looks_file=README.md", "not a looks file"),
         ("device=tpu", "auto, cpu or cuda"),
         ("clips=[1,0,1]", "at least 2 frames"),
         ('network={"memory_slots":2}', "more than memory_anchors"),
@@ -268,7 +270,7 @@ def test_bad_files(tmp_path, arguments):
     with pytest.raises(UsageProblem):
         load_config(tmp_path / "missing.toml")
     (tmp_path / "no.json").write_text("[]")
-    with pytest.raises(UsageProblem, match="no looks file"):
+    with pytest.raises(UsageProblem, match="not a looks file"):
         loop.main(None, [*arguments, f"looks_file={tmp_path / 'no.json'}"])
     with pytest.raises(MediaError, match="MANIFEST"):
         loop.main(None, [*arguments, f"data={tmp_path}"])

@@ -7,7 +7,7 @@ import weakref
 import pytest
 import torch
 
-from mirage_cli.lsd.model import LSDConfig, LSDNet, Past, screen_channels
+from mirage_cli.lsd.model import LSDConfig, LSDNet, Past, position_channels
 from mirage_cli.training.state import RunningMean
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -76,7 +76,7 @@ def gradients(net: LSDNet, kept: Kept) -> dict[str, torch.Tensor]:
     with torch.autograd.graph.saved_tensors_hooks(kept.pack, kept.unpack):
         look = net.look_vector(torch.eye(2))
         modulation = net.modulation(look, torch.zeros(n), torch.ones(n), torch.zeros(n, 3), torch.ones(n))
-        out = net(random(n, 3, size, size), random(n, 3, size, size), past, screen_channels(size, size), modulation)
+        out = net(random(n, 3, size, size), random(n, 3, size, size), past, position_channels(size, size), modulation)
         loss = (out.frame - 0.2).abs().mean() + out.keep.mean() + out.tokens.abs().mean()
     loss.backward()
     return {name: parameter.grad for name, parameter in net.named_parameters()}
@@ -109,5 +109,5 @@ def test_recomputing_changes_nothing_without_gradients_and_is_not_saved():
         modulation = teacher.modulation(
             teacher.look_vector(torch.eye(2)[:1]), *torch.zeros(2, 1), torch.zeros(1, 3), torch.ones(1)
         )
-        teacher(x, x, past, screen_channels(32, 32), modulation)
+        teacher(x, x, past, position_channels(32, 32), modulation)
     assert calls == [False] * len(teacher.blocks())

@@ -103,6 +103,7 @@ def film(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_clips_stay_inside_their_shots_and_their_targets_hold_still(film):
     clips = load_clips(film, "train", True, film=2, game_each=0, length=8)
     assert [len(clip) for clip in clips] == [8, 8] and clips[0][0].shape == (96, 160, 3)
@@ -205,6 +206,7 @@ def test_frames_painted_again_begin_a_stream():
     assert longer.target is task.target
 
 
+@pytest.mark.slow
 def test_some_streams_live_long():
     photos = torch.randint(0, 255, (2, 3, 64, 64), dtype=torch.uint8)
     bank = PictureBank(photos, torch.zeros(2, 1, 4, 64, 64, dtype=torch.uint8), [3])

@@ -24,7 +24,7 @@ from mirage_cli.errors import UsageProblem
 from mirage_cli.measure import TrainStats
 from mirage_cli.training import config as configs, export, loop, progress, smoke
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.fixture(scope="module")

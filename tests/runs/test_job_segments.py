@@ -1,4 +1,4 @@
-"""The pieces of a job join to what one would be, with the stand-in and with the real model."""
+"""The segments of a job join to what one would be, with the stand-in and with the real model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from helpers.jobs import Mirror, config, do
 
 from mirage_cli.config import ModelOptions
 from mirage_cli.errors import ModelError
-from mirage_cli.outputs.job_folder import job_path, unfinished
+from mirage_cli.outputs.job_folder import Progress, job_path, unfinished
 from mirage_cli.outputs.segments import JobSink
 from mirage_cli.runs import transform
 from mirage_cli.styling.loading import Models
@@ -23,6 +23,7 @@ from mirage_cli.styling.styler import Styler
 pytestmark = pytest.mark.usefixtures("echo")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, codec",
     [
@@ -35,23 +36,24 @@ pytestmark = pytest.mark.usefixtures("echo")
         ("o.mkv", "ffv1"),
     ],
 )
-def test_pieces_join_to_what_one_would_be(tmp_path, name, codec):
+def test_segments_join_to_what_one_would_be(tmp_path, name, codec):
     """Frame count, times and sound, with gaps that differ and B-frames across the joints."""
     source = media.variable_rate_clip(tmp_path / "in.mp4")
     times = media.times_of(source)
     out = tmp_path / name
-    document, _ = do(config(source, out, codec=codec, piece_frames=7))
+    document, _ = do(config(source, out, codec=codec, segment_frames=7))
     assert document["frames"] == len(times) and not document["warnings"]
     np.testing.assert_allclose(media.times_of(out), times, atol=1.1e-3)
     assert media.probe(out).sound
 
 
-def test_flash_and_beep_stay_together_across_pieces(tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_flash_and_beep_stay_together_across_segments(tmp_path, monkeypatch):
     monkeypatch.delenv("FAKE_ECHO")
     source = media.flash_and_beep(tmp_path / "in.mp4", at=1.0, seconds=1.6)
     out = tmp_path / "out.mp4"
     ui = RecordingUi()
-    transform.run(config(source, out, model=ModelOptions(strength=0.0), piece_frames=7), ui, models=Mirror())
+    transform.run(config(source, out, model=ModelOptions(strength=0.0), segment_frames=7), ui, models=Mirror())
     assert media.flash_seconds(out) == pytest.approx(1.0, abs=1 / 30)
     assert media.beep_seconds(out) == pytest.approx(media.flash_seconds(out), abs=1 / 30)
 
@@ -130,6 +132,7 @@ def _pictures(count):
     return list(TestPicture(64, 48, paced=False, frames=count))
 
 
+@pytest.mark.slow
 def test_the_whole_command_with_the_real_model(real, tmp_path, monkeypatch):
     clip = media.clip(tmp_path / "in.mp4", seconds=0.8, fps=30, size=(64, 48))
     options = ModelOptions(device="cpu")
@@ -153,8 +156,8 @@ def test_the_whole_command_with_the_real_model(real, tmp_path, monkeypatch):
     assert one.read_bytes() == two.read_bytes() and media.probe(two).frames == 24
 
 
-def test_a_job_is_a_sink_that_knows_its_pieces(clip, tmp_path):
-    """The kill test cannot pass by making no pieces."""
+def test_a_job_is_a_sink_that_knows_its_segments(clip, tmp_path):
+    """The kill test cannot pass by making no segments."""
     seen = []
     step = Styler.step
 
@@ -178,3 +181,18 @@ def test_a_job_is_a_sink_that_knows_its_pieces(clip, tmp_path):
         "state-000030.safetensors",
     } <= set(seen[0])
     assert "state-000020.safetensors" not in seen[0] and JobSink.__doc__
+
+
+def test_progress_is_stored_as_earlier_versions_did():
+    """``progress.json`` of a job that was begun before segments had that name, key by key."""
+    stored = {
+        "pieces": [{"name": "piece-00000.mp4", "frames": 250, "first_tick": 0}],
+        "state": "state-000250.safetensors",
+        "first_pts": 0.02,
+        "last_pts": 8.3,
+        "last_tick": 747000,
+    }
+    progress = Progress.from_document(stored)
+    assert progress.frames == 250 and progress.document() == stored and list(progress.document()) == list(stored)
+    with pytest.raises(KeyError):
+        Progress.from_document({"state": ""})
