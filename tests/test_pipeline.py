@@ -249,7 +249,7 @@ def test_reading_and_writing_overlap_with_the_model_in_real_time():
     assert best <= 1.2
 
 
-def test_a_channel_wakes_whoever_waits():
+def test_a_channel_wakes_all_threads_that_wait():
     channel: Channel[int] = Channel(1)
     assert channel.put(1) == (True, 0)
     results = []

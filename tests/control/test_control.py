@@ -148,7 +148,7 @@ def test_of_many_faders_in_one_frame_the_last_counts():
     assert styler.session.strengths == [0.49] and {future.result() for future in futures} == {0}
 
 
-def test_whoever_waits_when_the_stream_ends_is_told():
+def test_changes_that_wait_when_the_stream_ends_are_refused():
     styler = Styler(None, LookTrack({"a": 1.0}, 0.0), Meter(), (4, 4))
     hub = Controls(styler, FakeModels(), ModelOptions(), TapSink(NullSink(), ".", None), StopSwitch())
     waiting = [hub.submit(make_change(fields), "test") for fields in ({"strength": 1}, {"snapshot": True})]
