@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -294,6 +295,19 @@ def parse_seconds(text: str, what: str = "time") -> float:
     return seconds
 
 
+def parse_toml(text: str) -> dict[str, Any]:
+    """The tables of a TOML document.
+
+    Raises:
+        ValueError: it is not TOML.
+    """
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    return tomllib.loads(text)
+
+
 def load_config_file(path: str | Path, commands: dict[str, set[str]]) -> dict[str, Any]:
     """Read a TOML file of defaults.
 
@@ -311,17 +325,13 @@ def load_config_file(path: str | Path, commands: dict[str, set[str]]) -> dict[st
         UsageProblem: unreadable, not TOML, or a key that no command has.
     """
     try:
-        import tomllib
-    except ModuleNotFoundError:  # Python 3.10
-        import tomli as tomllib  # type: ignore[no-redef]
-    try:
-        data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        data = parse_toml(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageProblem(
             f"config file {str(path)!r} cannot be read: {error.strerror or error}",
             "Check the path given to --config or in MIRAGE_CONFIG.",
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # of TOML or of UTF-8
         raise UsageProblem(
             f"config file {str(path)!r} is not TOML: {error}", 'A line looks like: size = "768x432"'
         ) from error

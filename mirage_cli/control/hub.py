@@ -355,7 +355,8 @@ class _Work:
     def _done(self) -> None:
         hub, change = self.hub, self.change
         hub.prompt = self.settings.get("prompt", hub.prompt)
-        options = {name: value for name in ("strength", "seed") if (value := getattr(change, name)) is not None}
+        given = change.values()
+        options: dict[str, Any] = {name: given[name] for name in ("strength", "seed") if name in given}
         if "model" in self.settings:
             options["model"] = self.settings["model"]
         if options:
@@ -364,7 +365,7 @@ class _Work:
         answer: Answer = {
             "ok": True,
             "frame": frame,
-            "applied": change.values(),
+            "applied": given,
             "notes": self.notes,
             "waited_frames": max(0, frame - self.arrived),
             "from": self.origin,

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mirage_cli.config import parse_toml
 from mirage_cli.control.schema import FIELDS, Change, is_name, make_change
 from mirage_cli.errors import MediaError, UsageProblem, reason_of
 
@@ -41,11 +42,7 @@ class Preset:
 
 def _loads(text: str, what: str) -> dict[str, Any]:
     try:
-        import tomllib
-    except ModuleNotFoundError:  # Python 3.10
-        import tomli as tomllib  # type: ignore[no-redef]
-    try:
-        return tomllib.loads(text)
+        return parse_toml(text)
     except (ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0] if str(error) else "nested too deeply"
         raise UsageProblem(f"{what} is not TOML: {reason}", 'A line looks like: prompt = "ink wash"') from error

@@ -12,7 +12,7 @@ import contextlib
 import json
 import logging
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
 from socket import SO_SNDBUF, SOL_SOCKET
@@ -130,8 +130,8 @@ class ControlServer:
         if not self._loop.is_running():
             self._loop.close()
 
-    def _call(self, work: Awaitable[Any], seconds: float = 30.0) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(seconds)  # type: ignore[arg-type]
+    def _call(self, work: Coroutine[Any, Any, None], seconds: float = 30.0) -> None:
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(seconds)
 
     async def _open(self) -> None:
         self._runner = self._web.AppRunner(

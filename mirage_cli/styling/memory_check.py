@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from mirage_cli.config import MIN_SIDE, Size
 from mirage_cli.errors import GpuError, MirageError
+
+if TYPE_CHECKING:  # imported late
+    import torch
 
 RESERVE = 0.9
 """The share of the free memory that is taken at most."""
@@ -74,13 +78,13 @@ def free_cpu_bytes() -> int | None:
     return max(0, min(known)) if known else None
 
 
-def free_gpu_bytes(device: object) -> int | None:
+def free_gpu_bytes(device: torch.device) -> int | None:
     """Free memory of the GPU, and what torch has reserved but does not use."""
     import torch
 
     try:
-        free, _ = torch.cuda.mem_get_info(device)  # type: ignore[arg-type]
-        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # type: ignore[arg-type]
+        free, _ = torch.cuda.mem_get_info(device)
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     except (RuntimeError, AssertionError):
         return None
     return int(free + kept)
