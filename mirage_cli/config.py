@@ -71,7 +71,7 @@ class TransformConfig:
         compare: write input and output side by side.
         overwrite: True, False, or None to ask (on a terminal) or refuse (elsewhere).
         resume: go on with a job of the same output that did not end.
-        timeout_seconds: a source or sink that hangs for so long is lost; None takes the default.
+        timeout_seconds: a source or sink that hangs for longer is lost; None takes the default.
         segment_frames: frames between two points at which a job can go on.
         format: what goes through ``-``; None for matroska.
         reconnect: attempts in a row to reach a lost output again; 0 ends the job at the first loss.
@@ -113,14 +113,14 @@ class LiveConfig:
         frames: end after this many shown frames; None for no end.
         duration_seconds: end after this many seconds of wall time; None for no end.
         loop: begin a file again at its end.
-        timeout_seconds: a source or sink that gives or takes nothing for so long is lost.
+        timeout_seconds: a source or sink that gives or takes nothing for longer is lost.
         reconnect: attempts in a row to open a lost stream again; 0 ends the run at the first loss.
         control, preview, osc: ``[HOST:]PORT`` to be steered from, or None; see docs/control.md.
         control_token: what clients must know; None where only this machine can reach the ports.
         record: begin a recording at once.
         target_fps: lower steps, then size, to hold this rate; None leaves both alone.
-        skip_similar: a frame that differs from the last one that was made by less than so many levels
-            of 255 anywhere is not made anew; 0 makes all.
+        skip_similar: reuse the last output if no region of the input changed by more than this (levels
+            of 255); 0 disables.
         record_folder: where recordings and snapshots go.
     The other attributes are those of ``TransformConfig``.
     """
@@ -297,7 +297,7 @@ def parse_seconds(text: str, what: str = "time") -> float:
 def load_config_file(path: str | Path, commands: dict[str, set[str]]) -> dict[str, Any]:
     """Read a TOML file of defaults.
 
-    Keys at the top are for every command that has such a flag; keys in ``[transform]``,
+    Keys at the top apply to every command that has the flag; keys in ``[transform]``,
     ``[live]`` and so on are for that command and win over the top.
 
     Args:
@@ -332,7 +332,7 @@ def load_config_file(path: str | Path, commands: dict[str, set[str]]) -> dict[st
         near = difflib.get_close_matches(key, allowed, n=1)
         hint = f"Did you mean {near[0]!r}? " if near else ""
         return UsageProblem(
-            f"config file {str(path)!r}: {key!r} is no flag of {where}",
+            f"config file {str(path)!r}: {key!r} is not a flag of {where}",
             f"{hint}Keys are flag names, as in: mirage transform --help",
         )
 

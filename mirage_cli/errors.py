@@ -2,7 +2,7 @@
 
 Every error that a user may cause or meet is a ``MirageError``: one line that says what failed,
 the value seen and what is allowed, plus a remedy, the next thing to try. Code below the command
-line raises; ``cli.py`` renders once and exits with ``exit_code``.
+line raises; ``cli.py`` renders it once and exits with ``exit_code``.
 
 Exit codes: 0 done, 1 failure, 2 usage, 3 input or output, 4 model, 5 GPU, 130 interrupted.
 """
@@ -17,7 +17,7 @@ _UNPRINTABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})  # control, lone surrogates, 
 def plain_text(text: str) -> str:
     """One line that a terminal can show whatever its characters: file names hold any but NUL.
 
-    Line breaks, escape sequences and bytes that are no UTF-8 are written as Python writes them.
+    Line breaks, escape sequences and bytes that are not UTF-8 are written as Python escapes them.
     """
     if text.isprintable():
         return text

@@ -365,7 +365,7 @@ class _Run:
         flow, now = self.flow, self.flow.clock()
         passed, self.looked = now - self.looked, now
         source, sink = self.watchdogs
-        # A source that paces itself, or reconnects, waits on purpose and knows how long.
+        # A source that paces itself, or reconnects, waits on purpose and has a limit of its own.
         reading = self.reading and not flow.source.pausing
         if self.error is None and source.expired(reading, self.reads, passed):
             self._stalled("source", f"{flow.names[0] or 'the source'} has given no frame")

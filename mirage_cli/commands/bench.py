@@ -8,6 +8,7 @@ import click
 
 from mirage_cli.commands import options as flags
 from mirage_cli.commands.options import OUTPUT, SOURCE, SectionCommand, option
+from mirage_cli.commands.parameters import NumberType, SizeType
 from mirage_cli.commands.terminal import Call
 from mirage_cli.commands.ui import make_ui
 from mirage_cli.config import BenchConfig
@@ -32,9 +33,7 @@ from mirage_cli.errors import UsageProblem
     envvar=None,
     help="The look to run.",
 )
-@option(
-    "--size", type=flags.SizeType(), section=OUTPUT, metavar="WxH", help="Default: 512x288 on a CPU, 512x512 on a GPU."
-)
+@option("--size", type=SizeType(), section=OUTPUT, metavar="WxH", help="Default: 512x288 on a CPU, 512x512 on a GPU.")
 @option(
     "--frames",
     type=click.IntRange(1),
@@ -49,7 +48,7 @@ from mirage_cli.errors import UsageProblem
 )
 @option(
     "--fps",
-    type=flags.NumberType(0.01, 1000),
+    type=NumberType(0.01, 1000),
     default=30.0,
     show_default=True,
     metavar="N",
@@ -64,7 +63,7 @@ from mirage_cli.errors import UsageProblem
 )
 @option(
     "--inject-ms",
-    type=flags.NumberType(0, 10000),
+    type=NumberType(0, 10000),
     default=0.0,
     metavar="MS",
     help="With --live: a delay put in on purpose, to see that it is measured.",

@@ -1,6 +1,6 @@
-"""Pictures in text: the running dashboard, and the tables of doctor, bench and models.
+"""Pictures in text: the dashboard of a running stream, and of training.
 
-Every function here is pure: data in, a Rich renderable (or a string) out. ``cli.py`` decides where
+Every function here is pure: data in, a Rich renderable (or a string) out. ``ui.py`` decides where
 and how often it is drawn.
 """
 
@@ -150,7 +150,7 @@ def _latency(stats: Stats, live: bool) -> Text:
 
 
 def _control(stats: Stats) -> Text:
-    """Whether it records or rests, and where else it can be steered from."""
+    """Whether it records or is paused, and where else it can be steered from."""
     text = Text(overflow="ellipsis", no_wrap=True)
     if stats.recording:
         text.append("● recording ", style="bold red").append(f"{os.path.basename(stats.recording)}  ")

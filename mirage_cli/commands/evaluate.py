@@ -8,21 +8,11 @@ import click
 
 from mirage_cli.commands import options as flags
 from mirage_cli.commands.options import OUTPUT, SOURCE, SectionCommand, option
+from mirage_cli.commands.parameters import NamesType, NumberType, SecondsType, SizeType
 from mirage_cli.commands.terminal import Call, Terminal
 from mirage_cli.commands.ui import make_ui
 from mirage_cli.config import EVAL_PARTS, EvalConfig
 from mirage_cli.errors import Interrupted, UsageProblem
-
-
-class NamesType(click.ParamType):
-    """Names with commas between them."""
-
-    name = "names"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, ...]:
-        if isinstance(value, tuple):
-            return value
-        return tuple(name.strip() for name in str(value).split(",") if name.strip())
 
 
 @click.command("eval", cls=SectionCommand)
@@ -56,7 +46,7 @@ class NamesType(click.ParamType):
 )
 @option(
     "--strength",
-    type=flags.NumberType(0.0, 1.0),
+    type=NumberType(0.0, 1.0),
     default=1.0,
     show_default=True,
     section=flags.LOOK,
@@ -66,7 +56,7 @@ class NamesType(click.ParamType):
 @option(
     "--parts", type=NamesType(), default=",".join(EVAL_PARTS), show_default=True, metavar="A,B", help="What to measure."
 )
-@option("--size", type=flags.SizeType(), metavar="WxH", help="Default: 256x144 on a CPU, 512x288 on a GPU.")
+@option("--size", type=SizeType(), metavar="WxH", help="Default: 256x144 on a CPU, 512x288 on a GPU.")
 @option(
     "--frames", type=click.IntRange(1), metavar="N", help="Of each drift run. Default: 300 on a CPU, 10000 on a GPU."
 )
@@ -103,10 +93,7 @@ class NamesType(click.ParamType):
     help="Processes, dealt out over the GPUs. Default: 1 on a CPU, 4 a GPU.",
 )
 @option(
-    "--budget-seconds",
-    type=flags.SecondsType(positive=True),
-    metavar="TIME",
-    help="End by then, and say what was left out.",
+    "--budget-seconds", type=SecondsType(positive=True), metavar="TIME", help="End by then, and say what was left out."
 )
 @option(
     "-o", "--output", section=OUTPUT, metavar="FILE", help="The JSON document, kept up to date while the run lasts."

@@ -8,6 +8,7 @@ import click
 
 from mirage_cli.commands import options as flags
 from mirage_cli.commands.options import CONTROL, OUTPUT, SOURCE, SectionCommand, option, stack
+from mirage_cli.commands.parameters import NumberType, SecondsType, SizeType
 from mirage_cli.commands.presets import preset_option
 from mirage_cli.commands.terminal import Call
 from mirage_cli.commands.ui import finish, make_ui
@@ -63,13 +64,13 @@ control_options = stack(
     help="A file or pictures, played at their own pace; a stream (rtsp, rtmp, srt, udp, http, HLS); "
     "screen or screen:WxH+X+Y; or the built-in moving test picture.",
 )
-@flags.patience_options
+@flags.timeout_options
 @option("--loop/--no-loop", default=False, section=SOURCE, help="Begin a file again at its end.")
 @option("--frames", type=click.IntRange(1), section=SOURCE, metavar="N", help="End after N frames.")
 @option(
     "--duration",
     "duration_seconds",
-    type=flags.SecondsType(positive=True),
+    type=SecondsType(positive=True),
     section=SOURCE,
     envvar="MIRAGE_DURATION",
     metavar="TIME",
@@ -87,18 +88,12 @@ control_options = stack(
 @flags.output_option("Write to a file, a pipe, an address or a virtual camera as well; several times for several.")
 @option(
     "--size",
-    type=flags.SizeType(),
+    type=SizeType(),
     section=OUTPUT,
     metavar="WxH|native",
     help="Pixels of the output, 16 to 8192 a side. Default: the input's own; on a CPU no more pixels than 512x288.",
 )
-@option(
-    "--fps",
-    type=flags.NumberType(0.01, 1000),
-    section=OUTPUT,
-    metavar="N",
-    help="Frames a second to ask of the source.",
-)
+@option("--fps", type=NumberType(0.01, 1000), section=OUTPUT, metavar="N", help="Frames a second to ask of the source.")
 @flags.encode_options
 @option(
     "--record/--no-record",

@@ -1,5 +1,6 @@
-"""The flags of the command line: their types, their groups in the help, and where else they come
-from. Every flag may also be set by ``MIRAGE_<FLAG>`` or in the file of ``--config``.
+"""The flags that several commands share, and their groups in the help.
+
+Every flag may also be set by ``MIRAGE_<FLAG>`` or in the file of ``--config``.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from typing import Any
 
 import click
 
+from mirage_cli.commands.config_file import read_config
+from mirage_cli.commands.parameters import DeviceType, NumberType, OutputType, PromptType, SecondsType
 from mirage_cli.commands.terminal import Call
-from mirage_cli.config import BACKENDS, DTYPES, PIPE, ModelOptions, load_config_file, parse_seconds, parse_size
+from mirage_cli.config import BACKENDS, DTYPES, PIPE, ModelOptions
 from mirage_cli.control.schema import BY_NAME
 from mirage_cli.errors import UsageProblem
 
@@ -21,78 +24,6 @@ SECTIONS = (SOURCE, LOOK, OUTPUT, CONTROL, MODEL, RUN)
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
-
-
-class SizeType(click.ParamType):
-    """WIDTHxHEIGHT in pixels, or native."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        return value if isinstance(value, tuple) else parse_size(str(value))
-
-
-class SecondsType(click.ParamType):
-    """A time: 7.5, 250ms or 1:30; more than 0 where ``positive``, and at most ``most`` seconds."""
-
-    name = "time"
-
-    def __init__(self, positive: bool = False, most: float | None = None) -> None:
-        self.positive, self.most = positive, most
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> float:
-        what = param.opts[-1] if param is not None else "time"
-        seconds = parse_seconds(str(value), what)
-        if self.positive and seconds <= 0.0:
-            raise UsageProblem(f"{what} {str(value)!r} is not more than 0 seconds", "Leave it away to take all.")
-        if self.most is not None and seconds > self.most:
-            raise UsageProblem(
-                f"{what} {str(value)!r} is more than {self.most:g} seconds", f"Try {what} {self.most:g}."
-            )
-        return seconds
-
-
-class NumberType(click.FloatRange):
-    """A float in a range; NaN, which no comparison catches, is in none."""
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        number = super().convert(value, param, ctx)
-        if number != number:
-            self.fail(f"nan is not in the range {self._describe_range()}.", param, ctx)
-        return number
-
-
-STRENGTH = NumberType(BY_NAME["strength"].low, BY_NAME["strength"].high)
-SEED = click.IntRange(int(BY_NAME["seed"].low), int(BY_NAME["seed"].high))
-BLEND_SECONDS = SecondsType(most=BY_NAME["blend_seconds"].high)
-"""What may be set while a stream runs has one table of what is allowed: ``control.schema``."""
-
-
-class PromptType(click.ParamType):
-    """Text; in MIRAGE_PROMPT several are parted by semicolons."""
-
-    name = "text"
-    envvar_list_splitter = ";"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> str:
-        return str(value)
-
-
-class DeviceType(click.ParamType):
-    """auto, cpu, cuda or cuda:N."""
-
-    name = "device"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> str:
-        text = str(value).strip().lower()
-        kind, _, number = text.partition(":")
-        plain = text in ("auto", "cpu", "cuda")
-        if not plain and not (kind == "cuda" and number.isdecimal()):
-            raise UsageProblem(
-                f"device {value!r} is not one of auto, cpu, cuda, cuda:N",
-                "Leave --device away to take the best there is.",
-            )
-        return text
 
 
 class SectionOption(click.Option):
@@ -133,7 +64,7 @@ class SectionCommand(TerminalHelp):
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
             if record is not None and isinstance(param, click.Option):
-                groups[getattr(param, "section", RUN)].append(record)
+                groups[param.section if isinstance(param, SectionOption) else RUN].append(record)
         for name, records in groups.items():
             if records:
                 with formatter.section(f"{name} options"):
@@ -156,56 +87,13 @@ def stack(*decorators: Decorator) -> Decorator:
     return apply
 
 
-def _read_config(ctx: click.Context, _param: click.Parameter, path: str | None) -> None:
-    if path is None:
-        return
-    group = ctx.parent.command if ctx.parent is not None else ctx.command
-    commands = getattr(group, "commands", {ctx.info_name: ctx.command})
-    names = {name: _flag_names(command) for name, command in commands.items()}
-    values = load_config_file(path, {name: set(flags) for name, flags in names.items()})
-    mine = names.get(ctx.info_name or "", {})
-    defaults = dict(ctx.default_map or {})
-    for flag, value in values.get(ctx.info_name or "", {}).items():
-        defaults[mine[flag].name or flag] = _as_typed(path, flag, mine[flag], value)
-    ctx.default_map = defaults
-
-
-def _as_typed(path: str, flag: str, param: click.Option, value: Any) -> Any:
-    """A value of a file as the command line would give it: text, which the flag's type then reads.
-
-    Raises:
-        UsageProblem: a list where one value is wanted, or a table inside a list.
-    """
-    values = value if isinstance(value, list) else [value]
-    nested = any(isinstance(item, (list, dict)) for item in values)
-    if nested or (isinstance(value, list) and not param.multiple):
-        raise UsageProblem(
-            f"config file {path!r}: {flag} is {str(value)[:60]!r}, which --{flag.replace('_', '-')} cannot be",
-            f"One value, as in: {flag} = ..., or for --prompt a list of texts.",
-        )
-    if param.is_flag and isinstance(value, bool):
-        return value
-    return [str(item) for item in values] if param.multiple else str(value)
-
-
-def _flag_names(command: click.Command) -> dict[str, click.Option]:
-    """``blend_seconds`` -> the option ``--blend-seconds``, for all that a file may set."""
-    return {
-        name.lstrip("-").replace("-", "_"): param
-        for param in command.params
-        if isinstance(param, click.Option) and param.name not in ("config", "debug")
-        for name in param.opts
-        if name.startswith("--")
-    }
-
-
 config_options = stack(
     option(
         "--config",
         metavar="FILE",
         is_eager=True,
         expose_value=False,
-        callback=_read_config,
+        callback=read_config,
         help="TOML file of defaults; keys are flag names, at the top or under [transform] and so "
         "on. A flag wins over MIRAGE_<FLAG>, and that over the file.",
     ),
@@ -225,9 +113,14 @@ report_options = stack(
     option(
         "--progress/--no-progress",
         default=True,
-        help="Show the dashboard; on by default, plain lines where stderr is no terminal.",
+        help="Show the dashboard; on by default, plain lines if stderr is not a terminal.",
     ),
 )
+
+STRENGTH = NumberType(BY_NAME["strength"].low, BY_NAME["strength"].high)
+SEED = click.IntRange(int(BY_NAME["seed"].low), int(BY_NAME["seed"].high))
+BLEND_SECONDS = SecondsType(most=BY_NAME["blend_seconds"].high)
+"""What may be set while a stream runs has one table of what is allowed: ``control.schema``."""
 
 prompt_option = option(
     "-p",
@@ -267,7 +160,7 @@ reconnect_option = option(
 )
 
 
-patience_options = stack(
+timeout_options = stack(
     option(
         "--timeout",
         "timeout_seconds",
@@ -277,7 +170,7 @@ patience_options = stack(
         section=SOURCE,
         envvar="MIRAGE_TIMEOUT",
         metavar="SECONDS",
-        help="A source or output that gives or takes nothing for so long is lost.",
+        help="A source or output that gives or takes nothing for longer than this is lost.",
     ),
     reconnect_option,
 )
@@ -297,20 +190,10 @@ pace_options = stack(
         default=0.0,
         section=MODEL,
         metavar="LEVELS",
-        help="Do not make a frame anew that differs from the last by less than "
-        "this anywhere (of 255 levels, in the mean of a small field); 2 is a good start, 0 makes all.",
+        help="Reuse the last output if no small region of the input changed by more than this "
+        "(mean, in levels of 255); 2 is a good start, 0 disables.",
     ),
 )
-
-
-class OutputType(click.ParamType):
-    """A name; in MIRAGE_OUTPUT several are parted by line breaks."""
-
-    name = "file"
-    envvar_list_splitter = "\n"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> str:
-        return str(value)
 
 
 def output_option(text: str) -> Decorator:
@@ -409,7 +292,7 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
             default="auto",
             show_default=True,
             section=MODEL,
-            help="Who computes: hand-written PTX kernels or torch.",
+            help="What computes the frame: the hand-written PTX kernels or torch.",
         ),
         option(
             "--steps",

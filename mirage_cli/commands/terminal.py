@@ -50,7 +50,7 @@ class Terminal:
     """What one call of the program prints.
 
     Attributes:
-        json: one JSON document was asked for, by a flag, MIRAGE_JSON or a file: an error is printed as one too.
+        json: --json holds, by the flag, MIRAGE_JSON or a file: an error is printed as a document too.
     """
 
     def __init__(self) -> None:

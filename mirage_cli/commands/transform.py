@@ -9,6 +9,7 @@ import click
 
 from mirage_cli.commands import options as flags
 from mirage_cli.commands.options import OUTPUT, SOURCE, SectionCommand, option
+from mirage_cli.commands.parameters import NumberType, SecondsType, SizeType
 from mirage_cli.commands.presets import preset_option
 from mirage_cli.commands.terminal import Call, Terminal, say
 from mirage_cli.commands.ui import TerminalUi, finish, make_ui
@@ -54,7 +55,7 @@ def _print(terminal: Terminal, report: dict[str, Any], rows: list[dict[str, Any]
 @option(
     "--start",
     "start_seconds",
-    type=flags.SecondsType(),
+    type=SecondsType(),
     default=0.0,
     section=SOURCE,
     envvar="MIRAGE_START",
@@ -64,7 +65,7 @@ def _print(terminal: Terminal, report: dict[str, Any], rows: list[dict[str, Any]
 @option(
     "--duration",
     "duration_seconds",
-    type=flags.SecondsType(positive=True),
+    type=SecondsType(positive=True),
     section=SOURCE,
     envvar="MIRAGE_DURATION",
     metavar="TIME",
@@ -83,24 +84,24 @@ def _print(terminal: Terminal, report: dict[str, Any], rows: list[dict[str, Any]
 @option(
     "--timeout",
     "timeout_seconds",
-    type=flags.SecondsType(positive=True),
+    type=SecondsType(positive=True),
     section=SOURCE,
     envvar="MIRAGE_TIMEOUT",
     metavar="SECONDS",
-    help="A source or output that hangs for so long is lost. Default: 120, with a pipe never, "
+    help="A source or output that hangs for longer than this is lost. Default: 120, with a pipe never, "
     "of an output's connection 10.",
 )
 @flags.reconnect_option
 @option(
     "--size",
-    type=flags.SizeType(),
+    type=SizeType(),
     section=OUTPUT,
     metavar="WxH|native",
     help="Pixels of the output, 16 to 8192 a side. Default: the input's own; on a CPU no more pixels than 768x432.",
 )
 @option(
     "--fps",
-    type=flags.NumberType(0.01, 1000),
+    type=NumberType(0.01, 1000),
     section=OUTPUT,
     metavar="N",
     help="Frames a second of the output. Default: the input's times, kept.",

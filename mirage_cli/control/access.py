@@ -2,7 +2,7 @@
 
 A page of a foreign site, open in a browser on the same machine, can reach loopback too. It is kept out
 by three checks: the ``Host`` asked for must be an address or this machine's own name (a name that a
-foreign DNS server bends to 127.0.0.1 is neither), an ``Origin`` must be that same host, and
+foreign DNS server resolves to 127.0.0.1 is neither), an ``Origin`` must be that same host, and
 ``Sec-Fetch-Site``, which browsers set and pages cannot, must not be of another site.
 """
 
@@ -68,7 +68,9 @@ def parse_address(text: str, flag: str) -> Address:
         try:
             ipaddress.ip_address(host)
         except ValueError as error:
-            raise UsageProblem(f"{flag} {text!r}: {host!r} is no IPv6 address", f"As in {flag} [::1]:8765.") from error
+            raise UsageProblem(
+                f"{flag} {text!r}: {host!r} is not an IPv6 address", f"As in {flag} [::1]:8765."
+            ) from error
     return Address(host, int(match["port"]))
 
 
@@ -100,7 +102,7 @@ class Gate:
 
     Args:
         addresses: what is listened on.
-        token: what a client must know; None lets everyone on loopback in.
+        token: what a client must know; None admits everyone on loopback.
     """
 
     def __init__(self, addresses: list[Address], token: str | None = None) -> None:
@@ -134,7 +136,7 @@ class Gate:
             ipaddress.ip_address(name)
         except ValueError:
             return name.lower() in self._names
-        return True  # an address cannot be bent by DNS
+        return True  # an address is not resolved by DNS
 
     def knows(self, authorization: str | None, session: str | None) -> bool:
         """Is the client's token, or the session it got for it, right?"""
@@ -145,7 +147,7 @@ class Gate:
             return True
         wanted = (session or "").encode("utf-8", "replace")
         right = False
-        for known in self._sessions:  # all of them, so that the time tells nothing
+        for known in self._sessions:  # all of them, so that the time reveals nothing
             right |= hmac.compare_digest(wanted, known.encode())
         return right
 

@@ -4,8 +4,8 @@
     /mirage/pause 1             /mirage/snapshot                 /mirage/seed 7
 
 OSC knows no passwords: where other machines can send, the token is the second part of the address,
-``/mirage/TOKEN/strength``. Each change that took effect is told to its sender: ``/mirage/applied
-"strength" 1234``; one that was refused: ``/mirage/refused "why"``.
+``/mirage/TOKEN/strength``. The sender of each change is answered: ``/mirage/applied
+"strength" 1234``; or ``/mirage/refused "why"``.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class OscServer:
         self._controls, self._token = controls, token
         self._rate = RateLimit(*MESSAGES)
         self.address = address
-        dispatcher = dispatching.Dispatcher(strict_timing=False)  # a bundle for next year must not hold up the rest
+        dispatcher = dispatching.Dispatcher(strict_timing=False)  # a bundle dated next year must not hold up the rest
         dispatcher.set_default_handler(self._message, needs_reply_address=True)
         try:
             self._server = _quiet(osc_server.BlockingOSCUDPServer)((address.host, address.port), dispatcher)
@@ -96,7 +96,7 @@ class OscServer:
             self._reply(client, "/mirage/refused", error.message)
             return
 
-        def told(answer: Any) -> None:
+        def answered(answer: Any) -> None:
             if answer.cancelled():
                 return
             error = answer.exception()
@@ -105,7 +105,7 @@ class OscServer:
             else:
                 self._reply(client, "/mirage/applied", name, answer.result()["frame"])
 
-        self._controls.submit(change, "osc").add_done_callback(told)
+        self._controls.submit(change, "osc").add_done_callback(answered)
 
     def _reply(self, client: tuple[str, int], address: str, *values: Any) -> None:
         from pythonosc.osc_message_builder import OscMessageBuilder
@@ -113,12 +113,12 @@ class OscServer:
         message = OscMessageBuilder(address)
         for value in values:
             message.add_arg(value)
-        with contextlib.suppress(OSError, ValueError):  # it listens no more, or the socket is closed
+        with contextlib.suppress(OSError, ValueError):  # the client has gone, or the socket is closed
             self._server.socket.sendto(message.build().dgram, client)
 
 
 def _quiet(server: type) -> type:
-    """The server without a traceback on standard error for each datagram that is no OSC."""
+    """The server without a traceback on standard error for each datagram that is not OSC."""
 
     class Quiet(server):
         def handle_error(self, request: Any, client_address: Any) -> None:

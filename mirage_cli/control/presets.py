@@ -4,7 +4,7 @@
     prompt = "watercolour on rough paper"
     strength = 0.5
 
-The keys are those fields of ``schema.FIELDS`` that a preset may hold. ``presets.toml`` beside this file
+The keys are those fields of ``schema.FIELDS`` that a preset may hold. ``presets.toml`` next to this file
 holds the shipped ones, a table each; a user's file is one table.
 """
 
@@ -80,7 +80,7 @@ def shipped_preset(name: str) -> Change:
     """What a shipped preset sets.
 
     Raises:
-        UsageProblem: there is none of that name.
+        UsageProblem: no preset has that name.
     """
     for preset in shipped_presets():
         if preset.name == name:
@@ -106,7 +106,7 @@ def load_preset(name_or_path: str) -> Preset:
                 f"{what} is longer than {MAX_FILE_BYTES} bytes", "mirage presets lists the shipped ones."
             )
         text = data.decode("utf-8")
-    except (OSError, ValueError) as error:  # a null byte in the name, or bytes that are no UTF-8
+    except (OSError, ValueError) as error:  # a null byte in the name, or bytes that are not UTF-8
         raise UsageProblem(
             f"{what} cannot be read: {reason_of(error)}", "mirage presets lists the shipped ones."
         ) from error

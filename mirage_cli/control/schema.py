@@ -154,7 +154,7 @@ def make_change(data: Any, what: str = "message") -> Change:
     mark = given.pop("id", None)
     if not (mark is None or (isinstance(mark, (str, int)) and len(str(mark)) <= 100)):
         raise UsageProblem(
-            f"{what}: id must be a text or whole number of at most 100 characters", "Leave it away, or count 1, 2, 3."
+            f"{what}: id must be a text or whole number of at most 100 characters", "Omit it, or count 1, 2, 3."
         )
     try:
         return _checked(given, mark, what)
@@ -206,15 +206,15 @@ def parse_line(line: str) -> Change:
     field = BY_NAME.get(name)
     if field is None:
         known = ", ".join(f"/{item.name.replace('_', '-')}" for item in FIELDS)
-        raise UsageProblem(f"{line!r} is no command here", f"There are: {known}.")
+        raise UsageProblem(f"{line!r} is not a command here", f"There are: {known}.")
     return make_change({name: _FROM_TEXT[field.kind](field, rest)}, "line")
 
 
 def from_arguments(name: str, arguments: tuple[Any, ...], look: str | None = None) -> Change:
     """An OSC message: field name, its arguments, and for ``/blend/LOOK`` the look.
 
-    Numbers stand for switches and triggers (0 is off, as a button sends it when let go); a trigger
-    that is let go raises ``Released``.
+    Numbers stand for switches and triggers (0 is off, as a button sends when it is released); a trigger
+    that is released raises ``Released``.
 
     Raises:
         UsageProblem: an unknown field or a value that is not allowed.
@@ -235,7 +235,7 @@ def from_arguments(name: str, arguments: tuple[Any, ...], look: str | None = Non
 
 
 class Released(Exception):
-    """A button that was let go: nothing to do."""
+    """A button was released: nothing to do."""
 
 
 # --- checks ----------------------------------------------------------------------------------------
@@ -361,7 +361,7 @@ _FROM_TEXT: dict[str, Callable[[Field, str], Any]] = {
 
 
 def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _type_name(value: Any) -> str:

@@ -27,20 +27,20 @@ from mirage_cli.errors import MediaError, MirageError, UsageProblem
 from mirage_cli.outputs.taps import NewestPicture
 
 SLOW_SECONDS = 5.0
-"""A client that takes longer to send a body, or to take what it is sent, is let go."""
+"""A client that takes longer to send a body, or to take what it is sent, is disconnected."""
 IDLE_SECONDS = 15.0
 MAX_CONNECTIONS, MAX_SOCKETS, MAX_STREAMS, MAX_OPEN = 64, 16, 8, 64
 REQUESTS, MESSAGES, LOGINS = (50.0, 100), (100.0, 200), (1.0, 5)
 STATE_SECONDS = 0.5
 PREVIEW_FPS = 30.0
 LOOK_SECONDS = 1.0
-"""How often a preview that has no new picture looks whether its client is still there."""
+"""How often a preview without a new picture checks whether its client is still there."""
 PREVIEW_BUFFER = 128 * 1024
 COOKIE = "mirage_session"
 INSTALL = "pip install 'mirage-cli[control]', or in a clone: pip install -c constraints.txt -e '.[control]'"
 
 _log = logging.getLogger("mirage.control.http")
-_log.addHandler(logging.NullHandler())  # what strangers send is told with -v only
+_log.addHandler(logging.NullHandler())  # what strangers send is logged with -v only
 
 _FILES = Path(__file__).parent
 _PAGE = {
@@ -117,7 +117,7 @@ class ControlServer:
         self._controls.on_applied.append(self._tell)
 
     def close(self) -> None:
-        """Let all clients go; idempotent."""
+        """Disconnect all clients; idempotent."""
         if self._loop.is_closed():
             return
         with contextlib.suppress(ValueError):
@@ -316,7 +316,7 @@ class ControlServer:
             self._sockets.discard(socket)
 
     def _tell(self, answer: dict[str, Any]) -> None:
-        """A change was applied, by whomever: all sockets hear of it. Called by any thread."""
+        """A change was applied: all sockets hear of it, including the sender. Called by any thread."""
         document = {"type": "applied", **{k: v for k, v in answer.items() if k not in ("id", "ok")}}
         with contextlib.suppress(RuntimeError):  # the loop has been closed
             self._loop.call_soon_threadsafe(self._send_to_all, document)
@@ -370,7 +370,7 @@ class _Socket:
         return self._ws
 
     def send(self, document: dict[str, Any]) -> None:
-        """Queue for the client; one that does not read is let go."""
+        """Queue for the client; one that does not read is disconnected."""
         try:
             self._out.put_nowait(json.dumps(document))
         except asyncio.QueueFull:

@@ -1,7 +1,7 @@
-"""Reads how much of what a prompt asks for: ``0.3*night + 0.7*oil painting``.
+"""Reads which looks a prompt asks for, and how much of each: ``0.3*night + 0.7*oil painting``.
 
 Pure text work: nothing here knows which looks exist. ``split_prompt`` gives parts with weights and
-says how sure the reading is; ``text.PromptReader`` decides what the parts mean.
+says how sure the reading is; ``reader.PromptReader`` decides what the parts mean.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def clean(prompt: str) -> str:
     surrogates turned into spaces, cut to ``MAX_CHARACTERS``.
 
     Raises:
-        UsageProblem: the prompt is no text, or nothing visible is left of it.
+        UsageProblem: the prompt is not text, or nothing visible is left of it.
     """
     if not isinstance(prompt, str):
         raise UsageProblem(f"the prompt must be text, not {type(prompt).__name__}", 'try: --prompt "oil painting"')

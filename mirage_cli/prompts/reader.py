@@ -244,7 +244,7 @@ class PromptReader:
         if split is None:
             return None
         if split.kind == "weak":
-            # "black and white" is no mixture; "watercolour and comic" names two looks outright.
+            # "black and white" is not a mixture; "watercolour and comic" names two looks outright.
             rows = {self._names.get(plain_form(bare_request(phrase))) for _, phrase in split.parts}
             if None in rows or len(rows) != len(split.parts):
                 return None

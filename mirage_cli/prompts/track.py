@@ -1,7 +1,7 @@
 """Prompts in time: which text holds when, and the weights of the looks at each moment.
 
 A prompt may carry a time (``5s:ink wash``); what its text means, mixes such as ``0.5*ink wash +
-0.5*neon cyberpunk`` included, is for ``lsd.text.PromptReader``. Between two prompts the weights
+0.5*neon cyberpunk`` included, is for ``reader.PromptReader``. Between two prompts the weights
 are blended linearly, so the picture melts from one to the next.
 """
 
@@ -33,7 +33,7 @@ def parse_prompt(text: str) -> TimedPrompt:
     """Split ``TIME:PROMPT``; the time is optional: ``0:``, ``5s:``, ``1:30:``.
 
     Raises:
-        UsageProblem: an empty prompt, or a time that is none.
+        UsageProblem: an empty prompt, or a time that cannot be read.
     """
     match = _TIMED.match(text)
     if match:
@@ -42,7 +42,7 @@ def parse_prompt(text: str) -> TimedPrompt:
 
 
 def parse_prompts(texts: Sequence[str]) -> list[TimedPrompt]:
-    """All ``--prompt`` values of a run, in order of time; the times are no longer None.
+    """All ``--prompt`` values of a run, in order of time; each with a time.
 
     Raises:
         UsageProblem: none at all, several without times, or two at the same time.

@@ -85,12 +85,12 @@ def _videos_in(folder: str, looks: Callable[[], Sequence[str]], tell: Callable[[
     names = [item.name for item in os.scandir(folder) if item.is_file()]
     videos = {name for name in names if Path(name).suffix.lower() in VIDEO_SUFFIXES and name[0] != "."}
     stems = {Path(name).stem for name in videos}
-    parted = {name: CUT_OFF.sub("", Path(name).stem).rpartition(".") for name in videos}
-    if doubtful := [name for name, (stem, _, _) in parted.items() if stem in stems]:
-        # clip.ink-wash.mp4 beside clip.mov is what an earlier run has made of it.
+    split_names = {name: CUT_OFF.sub("", Path(name).stem).rpartition(".") for name in videos}
+    if doubtful := [name for name, (stem, _, _) in split_names.items() if stem in stems]:
+        # clip.ink-wash.mp4 next to clip.mov is what an earlier run has made of it.
         known = set(looks())
-        if made := sorted(name for name in doubtful if parted[name][2] in known):
-            tell(f"left out, as made of others by an earlier run: {', '.join(made)}")
+        if made := sorted(name for name in doubtful if split_names[name][2] in known):
+            tell(f"left out, since an earlier run made them: {', '.join(made)}")
             videos -= set(made)
     if not videos:
         raise MediaError(f"the folder {folder!r} holds no video", "Name a folder with videos in it.")
@@ -109,7 +109,7 @@ def run(
     """Transform each input; one that fails does not keep the others from being done.
 
     Args:
-        config: what is asked of each; its ``output`` names a folder, or None to write beside the
+        config: what is asked of each; its ``output`` names a folder, or None to write next to the
             inputs.
         inputs: from ``expand``.
 
@@ -119,7 +119,7 @@ def run(
         was not begun, or was interrupted.
 
     Raises:
-        UsageProblem: an output that is no folder, or inputs that cannot be part of a batch.
+        UsageProblem: an output that is not a folder, or inputs that cannot be part of a batch.
     """
     models, stop = models or Models(), stop or StopSwitch()
     folder = _folder(config)
@@ -152,7 +152,7 @@ def run(
                 entry["output"] = _put_aside(target, config.resume)
             for warning in document["warnings"]:
                 ui.warn(f"{name}: {warning}")
-        except (Interrupted, KeyboardInterrupt):  # before its first frame; the report still tells of those before it
+        except (Interrupted, KeyboardInterrupt):  # before its first frame; the report still lists those before it
             stop.stop("SIGINT")
             entries.pop()
             break
@@ -171,10 +171,10 @@ def run(
 
 
 def _put_aside(target: str, resume: bool) -> str:
-    """Take a file that was cut off out of the way: the next ``--resume`` would take it for a whole one.
+    """Move a file that was cut off out of the way: the next ``--resume`` would take it for a whole one.
 
     Args:
-        resume: its segments are kept, so that what was joined of them can go; else it gets a name of its own.
+        resume: its segments are kept, so the joined file can go; else it gets a name of its own.
 
     Returns:
         Where it is now.
@@ -227,7 +227,7 @@ def _folder(config: TransformConfig) -> Path | None:
         return None
     if config.more_outputs or not (os.path.isdir(config.output) or config.output.endswith(("/", os.sep))):
         raise UsageProblem(
-            f"with several inputs the output is a folder, and {config.output!r} is none",
+            f"with several inputs the output is a folder, and {config.output!r} is not one",
             f"Name a folder: -o {Path(config.output).stem or 'out'}/",
         )
     folder = Path(config.output)

@@ -19,10 +19,10 @@ MEMORY_EVERY_SECONDS = 1.0
 
 @dataclass
 class RunContext:
-    """Who is told of a run, what stops it, and how its time is measured.
+    """Who hears of a run, what stops it, and how its time is measured.
 
     Attributes:
-        ui: is told of progress, notes and warnings.
+        ui: gets progress, notes and warnings.
         stop: ends the run early.
         clock: seconds, for all latencies.
         begun_seconds: when the program started on that clock, for the time to the first frame.

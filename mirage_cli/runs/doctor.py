@@ -337,7 +337,7 @@ def check_memory(meminfo: Path = Path("/proc/meminfo")) -> list[Finding]:
         free_mib = int(lines["MemAvailable"].split()[0]) // 1024
         total_mib = int(lines["MemTotal"].split()[0]) // 1024
     except (OSError, KeyError, ValueError, IndexError):
-        return [finding("memory", "ok", "not told by this system")]
+        return [finding("memory", "ok", "this system does not say")]
     detail = f"{free_mib} of {total_mib} MiB available, {os.cpu_count()} CPU cores"
     if free_mib < LOW_MEMORY_MIB:
         fix = "Close other programs, or use --size 512x288."

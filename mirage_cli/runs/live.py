@@ -49,7 +49,7 @@ def run(
 
     Args:
         config: what is asked for.
-        ui: is told of progress, notes and warnings.
+        ui: gets progress, notes and warnings.
         models: loads models and reads prompts; tests pass their own.
         stop: ends the run; a file that is written as well is finished and kept.
         keys: read prompts from standard input while running.

@@ -51,7 +51,7 @@ def run(
 
     Args:
         config: what is asked for.
-        ui: is told of progress, notes and warnings.
+        ui: gets progress, notes and warnings.
         models: loads models and reads prompts; a caller with several runs passes one, and so do tests.
         stop: ends the run early; what is written by then is finished and kept.
         clock: seconds, for all latencies.

@@ -37,7 +37,7 @@ class LineReader:
 
     @property
     def typed(self) -> str | None:
-        """The unfinished line; None when there is no terminal to type at."""
+        """The unfinished line; None without a terminal to type at."""
         return self._buffer if self.terminal else None
 
     def start(self) -> LineReader:

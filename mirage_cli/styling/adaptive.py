@@ -147,7 +147,7 @@ class AdaptiveSession:
         steps: of the best quality.
         keeper: None leaves the quality alone.
         similar: None makes every frame.
-        tell: gets a sentence at each change of quality.
+        notify: gets a sentence at each change of quality.
     """
 
     copies = None  # a frame is looked at, and perhaps scaled, on the host first
@@ -160,10 +160,10 @@ class AdaptiveSession:
         steps: int,
         keeper: PaceKeeper | None,
         similar: SimilarFrames | None,
-        tell: Callable[[str], None],
+        notify: Callable[[str], None],
     ) -> None:
         self._make, self._size, self._steps = make, (width, height), steps
-        self.keeper, self.similar, self._tell = keeper, similar, tell
+        self.keeper, self.similar, self._notify = keeper, similar, notify
         self.inner = make(steps, width, height)
         self.report: StepReport = self.inner.report
         self.changes: deque[str] = deque(maxlen=100)
@@ -235,7 +235,7 @@ class AdaptiveSession:
             f"step{'s' if steps > 1 else ''}, {width}x{height} inside"
         )
         self.changes.append(text)
-        self._tell(text)
+        self._notify(text)
 
     def describe(self) -> dict[str, Any]:
         """The session's own, and what was done to keep up."""
@@ -262,13 +262,13 @@ class LiveModels:
     Args:
         models: the run's.
         target_fps, skip_similar: of ``LiveConfig``.
-        tell: gets a sentence at each change of quality.
+        notify: gets a sentence at each change of quality.
     """
 
     def __init__(
-        self, models: Models, target_fps: float | None, skip_similar: float, tell: Callable[[str], None]
+        self, models: Models, target_fps: float | None, skip_similar: float, notify: Callable[[str], None]
     ) -> None:
-        self._models, self._target, self._levels, self._tell = models, target_fps, skip_similar, tell
+        self._models, self._target, self._levels, self._notify = models, target_fps, skip_similar, notify
 
     def session(self, options: ModelOptions, width: int, height: int) -> AdaptiveSession:
         """A session for frames of that size."""
@@ -278,7 +278,7 @@ class LiveModels:
 
         keeper = PaceKeeper(self._target, ladder(options.steps)) if self._target else None
         similar = SimilarFrames(self._levels) if self._levels > 0 else None
-        return AdaptiveSession(make, width, height, options.steps, keeper, similar, self._tell)
+        return AdaptiveSession(make, width, height, options.steps, keeper, similar, self._notify)
 
     def is_cpu(self, options: ModelOptions) -> bool:
         return self._models.is_cpu(options)

@@ -31,7 +31,7 @@ def check_memory(size: Size, needs: Needs, stride: int, on_gpu: bool, free: Call
     Args:
         size: width and height of the frames.
         stride: sides that are suggested are multiples of it.
-        free: bytes that can be had; None where nobody knows, and nothing is refused.
+        free: bytes that can be had; None if unknown, and nothing is refused.
 
     Raises:
         GpuError, MirageError: it does not fit.
@@ -75,7 +75,7 @@ def free_cpu_bytes() -> int | None:
 
 
 def free_gpu_bytes(device: object) -> int | None:
-    """Memory of the GPU that nobody holds, and what torch keeps for itself but does not use."""
+    """Free memory of the GPU, and what torch has reserved but does not use."""
     import torch
 
     try:

@@ -15,7 +15,7 @@ class StopSwitch:
 
     While ``graceful`` is set (there is a file to finish) the first signal asks the run to finish it;
     at any other time, and at the second signal, it is a KeyboardInterrupt. A closing terminal may send
-    several signals at once, so a second SIGHUP, and any signal within ``TOGETHER_SECONDS``, is none.
+    several signals at once, so a second SIGHUP, and any signal within ``TOGETHER_SECONDS``, does not count.
     """
 
     TOGETHER_SECONDS = 0.2

@@ -44,7 +44,7 @@ def test_bad_settings_are_named(clip, capsys, monkeypatch, tmp_path):
     file.write_text("strenght = 0.5\n")
     assert main(["transform", str(clip), "-p", "night", "--config", str(file)]) == 2
     err = capsys.readouterr().err
-    assert "'strenght' is no flag" in err and "'strength'" in err
+    assert "'strenght' is not a flag" in err and "'strength'" in err
 
 
 # ---- the other commands -------------------------------------------------------------------------

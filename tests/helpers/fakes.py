@@ -15,8 +15,6 @@ from typing import ClassVar
 
 import numpy as np
 
-from mirage_cli.stream.stepping import StepReport
-
 TIMES_MS = {"prepare": 1.0, "denoise": 2.0, "compose": 0.5}
 LOOKS = {"ink wash": "ink-wash", "night": "night", "mosaic": "mosaic"}
 
@@ -28,6 +26,17 @@ class Match:
     similarity: float
     known: bool
     message: str
+
+
+@dataclass
+class Report:
+    """Stands in for ``stream.stepping.StepReport``, whose module imports torch: a process with fakes starts at once."""
+
+    cut: bool = False
+    guard_event: str | None = None
+
+    def latencies(self):
+        return dict(TIMES_MS)
 
 
 @dataclass
@@ -45,7 +54,7 @@ class FakeSession:
     resets: list[int] = field(default_factory=list)
     frames: int = 0
     echo: float = 0.0  # with FAKE_ECHO, a past that every later frame depends on
-    report: StepReport = field(default_factory=lambda: StepReport(dict(TIMES_MS)))
+    report: Report = field(default_factory=Report)
     copies: ClassVar[object] = None  # as on a CPU
 
     def set_look(self, weights):
@@ -69,7 +78,7 @@ class FakeSession:
             raise ValueError("the model broke")
         time.sleep(float(os.environ.get("FAKE_MODEL_MS", "1")) / 1e3)
         event = "re-anchored: grey" if self.frames in self.guard_at else None
-        self.report = StepReport(dict(TIMES_MS), cut=self.frames in self.cut_at, guard_event=event)
+        self.report = Report(cut=self.frames in self.cut_at, guard_event=event)
         self.frames += 1
         if os.environ.get("FAKE_ECHO"):
             self.echo = (0.9 * self.echo + 0.1 * float(rgb.mean()) + self.frames) % 200.0

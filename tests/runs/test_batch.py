@@ -69,7 +69,7 @@ def test_only_what_an_earlier_run_made_is_left_out_of_a_folder(clip, tmp_path):
     told = []
     found = batch.expand([str(tmp_path)], lambda: ("night", "mosaic"), told.append)
     assert [Path(name).name for name in found] == ["2024.05.mp4", "2024.mp4", "trip.mov", "trip.part2.mp4"]
-    assert told == ["left out, as made of others by an earlier run: trip.night.cut-off.mp4, trip.night.mp4"]
+    assert told == ["left out, since an earlier run made them: trip.night.cut-off.mp4, trip.night.mp4"]
 
 
 class StopsAt(FakeModels):

@@ -71,7 +71,7 @@ def test_a_typed_prompt_is_applied_at_a_stated_frame():
         told = f'"{change["text"]}" applied at frame {change["frame"]}'
         assert any(note.startswith(told) for note in ui.notes), told
     assert session.looks == [{"ink-wash": 1.0}, {"night": 1.0}] and session.strengths == [0.25]
-    assert any("'/strange 1' is no command" in text for text in ui.warnings)
+    assert any("'/strange 1' is not a command" in text for text in ui.warnings)
 
 
 def test_a_change_takes_effect_on_the_frame_that_is_named():
