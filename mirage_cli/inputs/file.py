@@ -1,7 +1,7 @@
 """Frames out of any file, pipe or URL that ffmpeg reads.
 
 One ffmpeg decodes, turns, scales and converts to RGB; the pictures and their exact times come
-through a pipe (``nut_pipe``), a frame at a time, however long the clip. Variable frame rates stay
+through a pipe (``media.nut``), a frame at a time, however long the clip. Variable frame rates stay
 as they are, since every frame carries its own time.
 """
 
@@ -60,7 +60,7 @@ class FileSource(FrameSource):
         sound_shift_seconds: how much later the sound lies in ``sound_url`` than in the input, where the decoder keeps
             the sound of a pipe in a file of its own; else 0.
         path: the local file, None for pipes and URLs.
-        sound: what was decoded of it beside the frames; None unless asked for.
+        sound: what was decoded of it with the frames; None unless asked for.
         alias: stands for ``path`` in commands, where its name needs it.
     """
 
@@ -116,7 +116,7 @@ class FileSource(FrameSource):
             raw = float(packet[0] - begin)
             pts = raw + shift
             stalled = stalled + 1 if raw - last_raw < STALL_SECONDS else 0
-            if stalled > 1:  # joined files whose times begin anew: go on from here
+            if stalled > 1:  # joined files whose times begin at 0 again: continue from here
                 pts = last + nominal
                 shift = pts - raw
             elif pts - last < STALL_SECONDS:  # two pictures of one time
@@ -448,7 +448,7 @@ def _differ(fps: Fraction, base: Fraction) -> bool:
 
 
 def _aspect(reader: NutReader, video: VideoTrack, size: tuple[int, int] | None) -> tuple[int, int]:
-    """The shape of a pixel; the rounding of a size to whole pixels is no change of shape."""
+    """The shape of a pixel; the rounding of a size to whole pixels does not change it."""
     num, den = reader.sample_aspect
     if size is None:
         return num, den

@@ -1,7 +1,7 @@
 """Video that arrives through a pipe: standard input or a named pipe.
 
 ffmpeg is asked what the input holds before it decodes, and a pipe can be read only once. So the
-first bytes are kept, shown to the probe, and sent again ahead of the rest. An MP4 whose index lies
+first bytes are kept, shown to the probe, and sent again before the rest. An MP4 whose index lies
 at its end cannot be read from a pipe at all; it is put in a temporary file first.
 """
 
@@ -114,7 +114,7 @@ class StdinFeed:
                         return
                     _write_all(pipe, chunk)
         except (OSError, ValueError):
-            return  # ffmpeg has ended; whoever reads its pictures says why
+            return  # ffmpeg has ended; the reader of its pictures says why
 
 
 def _write_all(pipe: IO[bytes], data: bytes) -> None:

@@ -153,7 +153,7 @@ class _Connection:
                     if not self._frames.put((float(packet[0]), packet[1]))[0]:
                         return
         except (EOFError, NutError, OSError, ValueError):
-            pass  # whoever waits for pictures learns of it, and ffmpeg says why
+            pass  # what waits for pictures is woken, and ffmpeg says why
         finally:
             self._frames.finish()
             self._begun.set()
@@ -181,7 +181,7 @@ class StreamSource(FrameSource):
         address: from ``stream_address`` or ``screen_address``.
         size: (width, height) to scale to; None keeps that of the first connection.
         fps: resample to this rate.
-        timeout_seconds: without a picture for so long, a connection counts as lost.
+        timeout_seconds: without a picture for this long, a connection counts as lost.
         attempts: to open it again, in a row; 0 ends at the first loss.
         tell: gets a sentence when the connection is lost or there again.
         with_line: decode the sound as well, into ``sound``.
@@ -189,7 +189,7 @@ class StreamSource(FrameSource):
 
     Attributes:
         state: "connected", or what is being done about it.
-        sound: what came beside the frames, in their times; None where there is none.
+        sound: what came with the frames, in their times; None where there is none.
         reconnects: how often the stream was opened again.
 
     Raises:

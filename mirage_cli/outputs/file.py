@@ -123,7 +123,7 @@ class FileSink(FrameSink):
         self.frames_written += 1
 
     def write_sound(self, sound: Sound) -> None:
-        """Takes sound beside the frames; only one made with ``with_line`` keeps it.
+        """Takes sound that belongs to the frames; only a sink made with ``with_line`` keeps it.
 
         Raises:
             MediaError: as of ``write``.
@@ -370,7 +370,7 @@ def open_output(
         form: what goes through a pipe, one of ``formats.PIPE_FORMATS``.
         low_delay: encode for viewers who watch it now; see ``formats.low_delay_options``.
         with_line: it will get sound by ``write_sound``; not together with ``audio_from``.
-        again: the connection was lost: the pieces of a playlist get new, higher numbers.
+        again: the connection was lost: the segments of a playlist get new, higher numbers.
 
     Raises:
         UsageProblem: a codec, crf, preset or size that is not allowed.

@@ -1,8 +1,8 @@
-"""The folder of a job that has not ended: what was asked, which pieces are whole, how to go on.
+"""The folder of a job that has not ended: what was asked, which segments are whole, how to resume.
 
     out.mp4.part/
       job.json            what was asked for; a job goes on only as it began
-      progress.json       the pieces that are whole, in order, and where the state is
+      progress.json       the segments that are whole, in order, and where the state is
       piece-00000.mp4     250 frames, encoded
       state-00250.safetensors   the stream's state after them
       lock                held by the mirage that writes
@@ -25,13 +25,13 @@ import numpy as np
 from mirage_cli.errors import MediaError, MirageError, UsageProblem, reason_of, short
 
 FORMAT = 1
-BEGIN_ANEW = "Give the same flags again, or begin anew with -y and without --resume."
+START_OVER = "Give the same flags again, or start over with -y and without --resume."
 
 State = tuple[dict[str, np.ndarray], dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class Piece:
+class Segment:
     """Frames that are encoded and whole.
 
     Attributes:
@@ -57,7 +57,7 @@ class Progress:
         last_tick: the same in ticks.
     """
 
-    pieces: list[Piece] = field(default_factory=list)
+    pieces: list[Segment] = field(default_factory=list)
     state: str = ""
     first_pts: float = 0.0
     last_pts: float = 0.0
@@ -65,7 +65,7 @@ class Progress:
 
     @property
     def frames(self) -> int:
-        return sum(piece.frames for piece in self.pieces)
+        return sum(segment.frames for segment in self.pieces)
 
 
 class JobFolder:
@@ -74,8 +74,8 @@ class JobFolder:
     def __init__(self, path: Path, progress: Progress, lock: int) -> None:
         self.path, self.progress, self._lock = path, progress, lock
 
-    def commit(self, piece: Piece, state: State, progress: Progress) -> None:
-        """Make a piece and the state after it part of what is whole; older states go.
+    def commit(self, segment: Segment, state: State, progress: Progress) -> None:
+        """Make a segment and the state after it part of what is whole; older states go.
 
         Raises:
             OSError: the disk is full or gone; what was whole before still is.
@@ -83,11 +83,11 @@ class JobFolder:
         from safetensors.numpy import save
 
         arrays, facts = state
-        name = f"state-{progress.frames + piece.frames:06d}.safetensors"
+        name = f"state-{progress.frames + segment.frames:06d}.safetensors"
         data = save({key: np.ascontiguousarray(array) for key, array in arrays.items()}, {"facts": json.dumps(facts)})
         _write(self.path / name, data)
-        _sync(self.path / piece.name)
-        progress.pieces = [*progress.pieces, piece]
+        _sync(self.path / segment.name)
+        progress.pieces = [*progress.pieces, segment]
         old, progress.state = progress.state, name
         _write(self.path / "progress.json", json.dumps(asdict(progress)).encode())
         self.progress = progress
@@ -95,7 +95,7 @@ class JobFolder:
             (self.path / old).unlink(missing_ok=True)
 
     def read_state(self) -> State:
-        """The state after the last whole piece.
+        """The state after the last whole segment.
 
         Raises:
             MediaError: it is damaged or missing.
@@ -109,15 +109,15 @@ class JobFolder:
                 facts = json.loads((file.metadata() or {}).get("facts", ""))
             return arrays, facts
         except (OSError, ValueError, SafetensorError) as problem:
-            raise MediaError(f"{path} is damaged: {problem}", BEGIN_ANEW) from None
+            raise MediaError(f"{path} is damaged: {problem}", START_OVER) from None
 
     def remove(self) -> None:
-        """Take the whole folder away and let go of its lock."""
+        """Take the whole folder away and release its lock."""
         shutil.rmtree(self.path, ignore_errors=True)
         self.release()
 
     def release(self) -> None:
-        """Let go of the lock; the folder stays."""
+        """Release the lock; the folder stays."""
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
@@ -150,9 +150,9 @@ def open_job(target: str, request: dict[str, Any], resume: bool) -> JobFolder:
 
     Args:
         target: the output.
-        request: all that the frames depend on, as JSON holds it; a job goes on only where it is the
+        request: all that the frames depend on, as JSON holds it; a job is resumed only where it is the
             same.
-        resume: go on; without a folder, or without a whole piece in it, begin.
+        resume: take it up; without a folder, or without a whole segment in it, begin.
 
     Raises:
         MediaError: the folder cannot be made, another mirage writes to it, or it is damaged.
@@ -162,7 +162,7 @@ def open_job(target: str, request: dict[str, Any], resume: bool) -> JobFolder:
     request = json.loads(json.dumps({"format": FORMAT, **request}))
     try:
         if path.is_file():
-            path.unlink()  # of an output that is not made in pieces
+            path.unlink()  # of an output that is not made in segments
         path.mkdir(exist_ok=True)
         if not (path / "lock").exists() and any(path.iterdir()):
             raise MediaError(
@@ -182,10 +182,10 @@ def open_job(target: str, request: dict[str, Any], resume: bool) -> JobFolder:
         if resume and (path / "progress.json").exists():
             _check_same(json.loads((path / "job.json").read_text("utf-8")), request, target)
             folder.progress = _read_progress(path)
-        whole = {piece.name for piece in folder.progress.pieces} | {folder.progress.state}
+        whole = {segment.name for segment in folder.progress.pieces} | {folder.progress.state}
         if folder.progress.pieces:
             whole |= {"job.json", "progress.json"}
-        for item in path.iterdir():  # pieces that were not finished
+        for item in path.iterdir():  # segments that were not finished
             if item.name not in whole and item.name != "lock":
                 item.unlink()
         _write(path / "job.json", json.dumps(request, indent=1).encode())
@@ -194,12 +194,12 @@ def open_job(target: str, request: dict[str, Any], resume: bool) -> JobFolder:
         raise
     except (OSError, ValueError, TypeError, KeyError) as problem:
         folder.release()
-        raise MediaError(f"the unfinished job {path} cannot be used: {reason_of(problem)}", BEGIN_ANEW) from None
+        raise MediaError(f"the unfinished job {path} cannot be used: {reason_of(problem)}", START_OVER) from None
     return folder
 
 
 def _take_lock(path: Path) -> int | None:
-    """A descriptor that holds the lock; the system lets go of it with the process."""
+    """A descriptor that holds the lock; the system releases it with the process."""
     descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         import fcntl
@@ -215,9 +215,9 @@ def _take_lock(path: Path) -> int | None:
 
 def _read_progress(path: Path) -> Progress:
     data = json.loads((path / "progress.json").read_text("utf-8"))
-    pieces = [Piece(**piece) for piece in data.pop("pieces")]
-    progress = Progress(pieces=pieces, **data)
-    for name in (*(piece.name for piece in pieces), progress.state):
+    segments = [Segment(**segment) for segment in data.pop("pieces")]
+    progress = Progress(pieces=segments, **data)
+    for name in (*(segment.name for segment in segments), progress.state):
         if os.path.basename(name) != name or not (path / name).is_file():
             raise ValueError(f"{name} is missing")
     return progress
@@ -229,7 +229,7 @@ def _check_same(began: dict[str, Any], now: dict[str, Any], target: str) -> None
             raise UsageProblem(
                 f"the unfinished job of {target} was begun with another {key.replace('_', ' ')}: "
                 f"{short(json.dumps(began.get(key)))}, and now it is {short(json.dumps(now.get(key)))}",
-                BEGIN_ANEW,
+                START_OVER,
             )
 
 

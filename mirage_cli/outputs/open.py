@@ -84,7 +84,7 @@ def push_output(
     """An output to an address, made again when it breaks.
 
     Args:
-        patient: how a job waits for it; None for a live run, which waits for nothing.
+        patient: how a job waits for it; None for a live run, which never waits.
         options: of ``open_output``.
 
     Raises:
@@ -141,7 +141,7 @@ def check_unfinished(config: TransformConfig, target: Place) -> None:
     if frames:
         raise MediaError(
             f"output {target.path!r} has an unfinished job, of which {frames} frames are done",
-            "add --resume to go on with it, or -y to begin anew",
+            "add --resume to go on with it, or -y to start over",
         )
 
 
@@ -187,7 +187,7 @@ def open_sink(
                 sink = _open_push(config, target, source, info, tell, stop)
             elif target.kind is Kind.PICTURES:
                 if config.resume:
-                    raise UsageProblem("--resume is for videos, not for pictures", "Leave --resume away.")
+                    raise UsageProblem("--resume is for videos, not for pictures", "Omit --resume.")
                 sink = _picture_sink(target, config)
             else:
                 sink = _open_file(config, target, opened, info, None if len(targets) > 1 else weights)
@@ -214,7 +214,7 @@ def _open_push(
 ) -> PushSink:
     """An address: it is waited for when it breaks, and gets no frame before its time."""
     if config.resume:
-        raise UsageProblem(f"--resume cannot hold: the output is {target.shown}", "Leave --resume away.")
+        raise UsageProblem(f"--resume cannot hold: the output is {target.shown}", "Omit --resume.")
     with_line = source.sound is not None
     if config.sound and not with_line and source.info.has_audio:
         tell(f"{source.info.name}: its sound cannot be sent to {target.shown}")
@@ -248,7 +248,7 @@ def _open_file(
     from mirage_cli.media.formats import encoder_of
     from mirage_cli.outputs.file import FileSink
     from mirage_cli.outputs.plan import plan_output
-    from mirage_cli.outputs.segments import JobSink, can_be_pieces
+    from mirage_cli.outputs.segments import JobSink, can_be_segments
 
     source = opened.source.inner if isinstance(opened.source, ResizedSource) else opened.source
     if config.resume:
@@ -263,8 +263,8 @@ def _open_file(
         form=config.format if target.kind is Kind.PIPE else None,
     )
     again = not isinstance(source, FileSource) or source.path is not None
-    pieces = can_be_pieces(plan.container, encoder_of(plan.encoder)) and target.kind is Kind.FILE
-    if not (again and pieces) or weights is None:
+    in_segments = can_be_segments(plan.container, encoder_of(plan.encoder)) and target.kind is Kind.FILE
+    if not (again and in_segments) or weights is None:
         if config.resume:
             why = "the input is a pipe or an address" if not again else f"the output is {target.path}"
             raise UsageProblem(
@@ -289,8 +289,8 @@ def _times(info: StreamInfo) -> list[Any]:
 def _with_times(info: StreamInfo, times: Any) -> StreamInfo:
     """The description of an input with the times that its job was begun with.
 
-    How exactly an input's rate is known depends on how long a look at it took (``media_probe.scan_packets``): another
-    rate would put the later frames on another grid than the pieces that are there.
+    How exactly an input's rate is known depends on how long a look at it took (``media.probe.scan_packets``): another
+    rate would put the later frames on another grid than the segments that are there.
     """
     known = isinstance(times, list) and [type(value) for value in times[:2]] == [float, bool] and len(times) == 3
     if not known or not (times[2] is None or isinstance(times[2], float)):

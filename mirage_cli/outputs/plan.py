@@ -58,7 +58,7 @@ def plan_output(
     container = choose_container(target, form)
     codec = choose_codec(tool, container, codec)
     encoder = encoder_options(codec, info.width, info.height, crf, preset, threads or default_threads())
-    if container.muxer == "hls" and not low_delay:  # a film, of which all pieces are kept
+    if container.muxer == "hls" and not low_delay:  # a film, of which all segments are kept
         film = {**container.options, "hls_list_size": "0", "hls_flags": "independent_segments"}
         container = replace(container, options=film)
     if container.muxer == "hls" and again:  # ffmpeg cannot go on with a list that it only PUTs

@@ -1,8 +1,8 @@
-"""A file that is encoded in pieces, so that a job that is killed can go on.
+"""A file that is encoded in segments, so that a job that is killed can be resumed.
 
-Every 250 frames (the usual distance of key frames) the encoder is finished and the piece is put
+Every 250 frames (the usual distance of key frames) the encoder is finished and the segment is put
 aside with the state of the stream; a thread of its own does it, so that the frames flow on. At the
-end the pieces are joined without encoding anew. A job that was interrupted has the same pieces, bit
+end the segments are joined without encoding again. A job that was interrupted has the same ones, bit
 for bit, as one that was not.
 """
 
@@ -24,12 +24,12 @@ from mirage_cli.media.place import Kind, Place
 from mirage_cli.media.sound_plan import add_sound
 from mirage_cli.outputs.ending import not_written, reaches_the_end
 from mirage_cli.outputs.file import FileSink
-from mirage_cli.outputs.job_folder import JobFolder, Piece, State
+from mirage_cli.outputs.job_folder import JobFolder, Segment, State
 from mirage_cli.outputs.plan import OutputPlan
 
-PIECE_FRAMES = 250
-# Codecs whose pieces can be joined, and the container of a piece; mp4 keeps times exactly.
-PIECE_MUXER = {
+SEGMENT_FRAMES = 250
+# Codecs whose segments can be joined, and the container of a segment; mp4 keeps times exactly.
+SEGMENT_MUXER = {
     "libx264": "mp4",
     "libx264rgb": "mp4",
     "libx265": "mp4",
@@ -45,55 +45,55 @@ PIECE_MUXER = {
 }
 
 
-def can_be_pieces(container: Container, codec: str) -> bool:
-    """Whether an output of this kind can be made of pieces."""
-    return codec in PIECE_MUXER and not container.constant_rate
+def can_be_segments(container: Container, codec: str) -> bool:
+    """Whether an output of this kind can be made of segments."""
+    return codec in SEGMENT_MUXER and not container.constant_rate
 
 
 class JobSink(FrameSink):
     """Writes frames.
 
     Args:
-        folder: of the job; its progress says where to go on.
+        folder: of the job; its progress says where to resume.
         plan: from ``plan_output``.
-        piece_frames: frames of a piece.
+        piece_frames: frames of a segment.
 
     Attributes:
         resumed_at: frames that were whole at the start.
         frames_written: in all.
     """
 
-    def __init__(self, folder: JobFolder, plan: OutputPlan, *, piece_frames: int = PIECE_FRAMES) -> None:
+    def __init__(self, folder: JobFolder, plan: OutputPlan, *, piece_frames: int = SEGMENT_FRAMES) -> None:
         super().__init__(plan.warnings)
         self.folder, self.piece_frames, self._plan = folder, piece_frames, plan
         self.target = plan.target.path
         self._tool, self._info, self._container = plan.tool, plan.info, plan.container
         self._sound, self._source = plan.sound, plan.source
         codec = encoder_of(plan.encoder)
-        self._suffix = f".{PIECE_MUXER[codec]}"
-        self._piece_container = Container(PIECE_MUXER[codec], codec, frozenset(), "")
+        self._suffix = f".{SEGMENT_MUXER[codec]}"
+        self._segment_container = Container(SEGMENT_MUXER[codec], codec, frozenset(), "")
         progress = folder.progress
         self.resumed_at = self.frames_written = progress.frames
         self._first_pts, self._last_pts = progress.first_pts, progress.last_pts
         self._last_tick = progress.last_tick
-        self._pieces = len(progress.pieces)
+        self._segments = len(progress.pieces)
         self._states: dict[int, State] = {}
         self._lock = threading.Lock()
-        self._piece: FileSink | None = None
-        self._piece_tick = 0
+        self._segment: FileSink | None = None
+        self._segment_tick = 0
         self._sealer = ThreadPoolExecutor(1, thread_name_prefix="mirage-seal")
         self._sealing: Future[None] | None = None
         self._closed = False
         self._problem: MediaError | None = None
         # The first one is opened at once, so that what the encoder refuses is said before the work.
-        self._open_piece()
+        self._open_segment()
 
     def state_due(self, frames: int) -> bool:
-        """Whether the state after so many frames is wanted: a piece ends there."""
+        """Whether the state after ``frames`` frames is wanted: a segment ends there."""
         return frames % self.piece_frames == 0
 
     def offer_state(self, frames: int, state: State) -> None:
-        """The state after so many frames; comes before the last of them is written."""
+        """The state after ``frames`` frames; offered before the last of them is written."""
         with self._lock:
             self._states[frames] = state
 
@@ -105,18 +105,18 @@ class JobSink(FrameSink):
         """
         if self._problem is not None:
             raise self._problem
-        if self._piece is None:
-            self._open_piece()
-        assert self._piece is not None
+        if self._segment is None:
+            self._open_segment()
+        assert self._segment is not None
         if not self.frames_written:
             self._first_pts = frame.pts_seconds
         pts = max(0.0, frame.pts_seconds - self._first_pts)
-        tick = max(self._piece.to_ticks(pts), self._last_tick + 1)
-        if not self._piece.frames_written:
-            self._piece_tick = tick
+        tick = max(self._segment.to_ticks(pts), self._last_tick + 1)
+        if not self._segment.frames_written:
+            self._segment_tick = tick
         try:
-            # On the grid of the whole: within a piece times begin anew.
-            self._piece.write(replace(frame, pts_seconds=tick / self._piece.ticks_per_second))
+            # On the grid of the whole: within a segment times begin at 0 again.
+            self._segment.write(replace(frame, pts_seconds=tick / self._segment.ticks_per_second))
         except MediaError as problem:
             self._problem = problem
             raise
@@ -126,7 +126,7 @@ class JobSink(FrameSink):
             self._seal()
 
     def close(self, commit: bool = True) -> None:
-        """Joins the pieces, or with ``commit=False`` stops; ``kept`` then tells what is left.
+        """Join the segments, or with ``commit=False`` stops; ``kept`` then tells what is left.
 
         Raises:
             MediaError: the output cannot be finished.
@@ -142,9 +142,9 @@ class JobSink(FrameSink):
                 half.unlink(missing_ok=True)
             raise
         finally:
-            if self._piece is not None:
-                self._piece.close(commit=False)
-                self._piece = None
+            if self._segment is not None:
+                self._segment.close(commit=False)
+                self._segment = None
             self._sealer.shutdown(wait=True)
 
     @property
@@ -154,29 +154,37 @@ class JobSink(FrameSink):
 
     # Pieces
 
-    def _open_piece(self) -> None:
-        name = f"piece-{self._pieces:05d}{self._suffix}"
+    def _open_segment(self) -> None:
+        name = f"piece-{self._segments:05d}{self._suffix}"
         place = Place(Kind.FILE, str(self.folder.path / name), name)
-        self._piece = FileSink(
-            self._tool, place, self._info, self._piece_container, self._plan.encoder, None, None, [], shown=self.target
+        self._segment = FileSink(
+            self._tool,
+            place,
+            self._info,
+            self._segment_container,
+            self._plan.encoder,
+            None,
+            None,
+            [],
+            shown=self.target,
         )
-        self._ticks = self._piece.ticks_per_second
+        self._ticks = self._segment.ticks_per_second
 
     def _seal(self) -> None:
-        """Hand the piece that is full to the thread that finishes it."""
-        piece, self._piece = self._piece, None
-        assert piece is not None
+        """Hand the segment that is full to the thread that finishes it."""
+        segment, self._segment = self._segment, None
+        assert segment is not None
         with self._lock:
             state = self._states.pop(self.frames_written)
         self._wait()  # one at a time: what is whole is a beginning without gaps
         progress = copy.copy(self.folder.progress)
         progress.first_pts, progress.last_pts = self._first_pts, self._last_pts
         progress.last_tick = self._last_tick
-        entry = Piece(piece.name, piece.frames_written, self._piece_tick)
-        self._pieces += 1
+        entry = Segment(segment.name, segment.frames_written, self._segment_tick)
+        self._segments += 1
 
         def work() -> None:
-            piece.close(commit=True)
+            segment.close(commit=True)
             self.folder.commit(entry, state, progress)
 
         self._sealing = self._sealer.submit(work)
@@ -197,22 +205,22 @@ class JobSink(FrameSink):
 
     def _finish(self) -> None:
         self._wait()
-        pieces = list(self.folder.progress.pieces)
-        if self._piece is not None and self._piece.frames_written:
-            piece, self._piece = self._piece, None
-            piece.close(commit=True)
-            pieces.append(Piece(piece.name, piece.frames_written, self._piece_tick))
-        if not pieces:
+        segments = list(self.folder.progress.pieces)
+        if self._segment is not None and self._segment.frames_written:
+            segment, self._segment = self._segment, None
+            segment.close(commit=True)
+            segments.append(Segment(segment.name, segment.frames_written, self._segment_tick))
+        if not segments:
             raise MediaError(f"no frame was written to {plain_text(self.target)}", "check the input")
         # By another name: ffmpeg takes a ? or # in the list's own place for a part of an address.
         alias = NameAlias(str(self.folder.path))
         try:
-            self._join(Path(alias.path) / self._list(pieces).name)
+            self._join(Path(alias.path) / self._list(segments).name)
         finally:
             alias.remove()
 
     def _join(self, listed: Path) -> None:
-        """Writes the output from the list of its pieces, with sound, subtitles and tags."""
+        """Writes the output from the list of its segments, with sound, subtitles and tags."""
         whole = self.folder.path / f"whole{os.path.splitext(self.target)[1]}"
         plan = None if self._sound is None else self._sound.later(self._first_pts)
         if plan is not None:
@@ -232,12 +240,12 @@ class JobSink(FrameSink):
         except OSError as problem:
             raise self._explain(problem.strerror or str(problem)) from None
 
-    def _list(self, pieces: list[Piece]) -> Path:
+    def _list(self, segments: list[Segment]) -> Path:
         """The file that names the segments and how long each but the last is."""
-        ends = [piece.first_tick for piece in pieces[1:]]
-        lengths = [(end - piece.first_tick) / self._ticks for piece, end in zip(pieces, ends)]
+        ends = [segment.first_tick for segment in segments[1:]]
+        lengths = [(end - segment.first_tick) / self._ticks for segment, end in zip(segments, ends)]
         path = self.folder.path / "pieces.txt"
-        path.write_text(segment_list(list(zip([piece.name for piece in pieces], [*lengths, None]))), "ascii")
+        path.write_text(segment_list(list(zip([segment.name for segment in segments], [*lengths, None]))), "ascii")
         return path
 
     @property
