@@ -17,11 +17,11 @@ from mirage_cli.frames import Frame, FrameSource, SoundLine, SourceWrapper
 Clock = Callable[[], float]
 
 SLEPT_SECONDS = 1.0
-"""A source that is later than this was asleep (a stopped process, a closed lid): it goes on from
+"""A source that is later than this was asleep (a stopped process, a closed lid): it continues from
 where it was instead of catching up."""
-LET_GO_SECONDS = 2.0
+CLOSE_SECONDS = 2.0
 """How long the end waits for a source that is just being opened; later it closes by itself."""
-AHEAD_SECONDS = 2.0
+PREFETCH_SECONDS = 2.0
 """How long before its end a looped file is opened again: more than that takes on a busy machine."""
 
 
@@ -32,8 +32,8 @@ class PacedSource(SourceWrapper):
     moved, so frames follow at once until the pace is met again; later than ``SLEPT_SECONDS``, it is.
 
     Args:
-        reopen: opens the source again, to begin anew at its end; None plays it once. Called on a
-            thread of its own, ``AHEAD_SECONDS`` before the end where the source says how long it
+        reopen: opens the source again at its end; None plays it once. Called on a
+            thread of its own, ``PREFETCH_SECONDS`` before the end where the source says how long it
             is, so that the last picture of one pass does not stand until the next is open.
     """
 
@@ -82,7 +82,7 @@ class PacedSource(SourceWrapper):
                     return
                 self._waiting = False
                 self._pass_sound(shift)
-                self._open_ahead(frame.pts_seconds)
+                self._prefetch_next(frame.pts_seconds)
                 yield Frame(frame.rgb, pts, index)
                 index += 1
             self._pass_sound(shift)
@@ -92,7 +92,7 @@ class PacedSource(SourceWrapper):
                 return
             self.inner.close()
             shift = last + 1.0 / max(self.info.fps, 1e-3)
-            self._open_ahead(math.inf)
+            self._prefetch_next(math.inf)
             opening = self._next
             while not self._closed.is_set() and opening is not None and not wait([opening], 0.1).done:
                 pass  # the reader of this source has a watchdog of its own
@@ -103,12 +103,12 @@ class PacedSource(SourceWrapper):
                 self._old_warnings += self.inner.warnings
                 self.inner, self._next = opened, None
 
-    def _open_ahead(self, pts_seconds: float) -> None:
+    def _prefetch_next(self, pts_seconds: float) -> None:
         """Begins to open the next pass when this one is about to end."""
         if self._reopen is None or self._next is not None:
             return
         length = self.inner.info.duration_seconds
-        if pts_seconds >= (math.inf if length is None else length - AHEAD_SECONDS):
+        if pts_seconds >= (math.inf if length is None else length - PREFETCH_SECONDS):
             with self._swap:
                 if not self._closed.is_set():
                     self._next = _on_a_thread(self._reopen)
@@ -123,11 +123,11 @@ class PacedSource(SourceWrapper):
             self.inner.close()
             if self._next is not None:
                 self._next.add_done_callback(_close_opened)
-                wait([self._next], LET_GO_SECONDS)
+                wait([self._next], CLOSE_SECONDS)
 
 
 def _on_a_thread(open_source: Callable[[], FrameSource]) -> Future[FrameSource]:
-    """Opens a source on a thread that keeps nobody from ending, as those of an executor would."""
+    """Open a source on a daemon thread: those of an executor would keep the process from ending."""
     future: Future[FrameSource] = Future()
 
     def run() -> None:

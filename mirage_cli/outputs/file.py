@@ -123,7 +123,7 @@ class FileSink(FrameSink):
         self.frames_written += 1
 
     def write_sound(self, sound: Sound) -> None:
-        """Takes sound beside the frames; only one made with ``with_line`` keeps it.
+        """Takes sound that belongs to the frames; only a sink made with ``with_line`` keeps it.
 
         Raises:
             MediaError: as of ``write``.

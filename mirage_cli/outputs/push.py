@@ -2,7 +2,7 @@
 
 A live run never waits for the network: the newest frame wins, and what cannot be sent in time is not
 sent. A job that makes all frames of a file is ``Patient``: it waits. When the connection breaks, or
-takes nothing for ``timeout_seconds``, it is made anew after 0.5, 1, 2, 4, 8, 8 ... seconds. Sound goes
+takes nothing for ``timeout_seconds``, it is made again after 0.5, 1, 2, 4, 8, 8 ... seconds. Sound goes
 along with the frames, by its own times.
 """
 
@@ -27,7 +27,7 @@ LAST_SECONDS = 5.0
 """What is on the way at the end is sent in this time, or not at all."""
 PATIENT_LAST_SECONDS = 20.0
 HELD_FRAMES = 8
-"""So many frames are enough for ffmpeg to know pictures and sound, and to connect."""
+"""Frames that are enough for ffmpeg to know pictures and sound, and to connect."""
 SLICE_SECONDS = 0.2
 BEHIND_SECONDS = 1.0
 """A job that is later than this has its pace counted from now on: nothing is sent in a burst."""
@@ -74,7 +74,7 @@ class PushSink(FrameSink):
     Args:
         name: of the address, without secrets.
         connect: makes a connection; True stands for one again.
-        timeout_seconds: a connection that takes nothing for so long is lost.
+        timeout_seconds: a connection that takes nothing for this long is lost.
         attempts: to connect again, in a row; 0 gives up at the first loss.
         tell: gets a sentence when the connection is lost or there again.
         patient: wait for room and for the connection instead of leaving frames out.
