@@ -73,8 +73,11 @@ def plan_output(
             f"{info.width}x{info.height} is odd and is kept by 4:4:4 colour, which some browsers "
             "and phones do not play; an even --size plays everywhere"
         )
-    source = audio_from if isinstance(audio_from, FileSource) else None
-    read_from = source.path if source else None if audio_from is None else os.fspath(audio_from)
+    source, read_from = None, None
+    if isinstance(audio_from, FileSource):
+        source, read_from = audio_from, audio_from.path
+    elif audio_from is not None:
+        read_from = os.fspath(audio_from)
     if target == PIPE:
         if sys.stdout.isatty():
             raise MediaError(
