@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mirage_cli.errors import ModelError
+from mirage_cli.errors import MirageError, ModelError
 
 MODELS_ROOT = Path(__file__).resolve().parent
 DEFAULT_MODEL = "lsd-small"
@@ -31,6 +31,8 @@ IDENTITY = "identity"
 """The look that leaves the input as it is, where a model has looks."""
 CONFIG, WEIGHTS, LOOKS, MANIFEST = "config.json", "model.safetensors", "looks.json", "manifest.json"
 MANIFEST_FORMAT = 1
+CONTENT_FILES = (WEIGHTS, LOOKS, "looks.safetensors")
+"""Of a model's folder, what its pictures depend on."""
 
 _CHUNK_BYTES = 1 << 20
 
@@ -206,6 +208,15 @@ def file_sha256(path: Path) -> str:
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def content_hashes(name_or_path: str | os.PathLike[str]) -> dict[str, str]:
+    """The SHA-256 of the files that a model's pictures depend on; empty for a model that is not there."""
+    try:
+        folder = model_dir(name_or_path)
+        return {name: file_sha256(folder / name) for name in CONTENT_FILES if (folder / name).is_file()}
+    except (MirageError, OSError):
+        return {}
 
 
 def write_manifest(folder: Path) -> Path:

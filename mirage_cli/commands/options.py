@@ -353,11 +353,10 @@ def take_outputs(values: dict[str, Any], as_json: bool) -> None:
     outputs = list(values["output"])
     for name in outputs:
         _check_stdout(name, as_json)
-    twice = next((name for name in outputs if outputs.count(name) > 1), None)
-    if twice is not None:
-        from mirage_cli.outputs.names import without_secrets
+    if len(outputs) > 1:
+        from mirage_cli.outputs.names import check_named_once
 
-        raise UsageProblem(f"output {without_secrets(twice)!r} is given twice", "Give each output another name.")
+        check_named_once(outputs)
     values["output"] = outputs[0] if outputs else None
     values["more_outputs"] = tuple(outputs[1:])
 

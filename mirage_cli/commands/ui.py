@@ -145,7 +145,5 @@ def summary(document: dict[str, Any]) -> str:
     speed += ")"
     if model:
         speed += f"; a frame in the model: p50 {model['p50']:.1f} ms, p95 {model['p95']:.1f} ms"
-    from mirage_cli.outputs.names import without_secrets
-
-    written = document["output"] and without_secrets(document["output"])
+    written = document["output"]
     return f"{f'wrote {plain_text(str(written))}: ' if written else ''}{speed}"

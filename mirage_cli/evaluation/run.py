@@ -32,7 +32,8 @@ from mirage_cli.evaluation.drift import ANCHORED
 from mirage_cli.evaluation.perceptual import REMEDY, find_weights
 from mirage_cli.evaluation.pictures import draw_plot, draw_sheet
 from mirage_cli.evaluation.worker import NO_TIME, Spec, Task, Worker, save_clips, serve
-from mirage_cli.inputs.pictures import SUFFIXES
+from mirage_cli.media.picture_names import SUFFIXES
+from mirage_cli.media.place import Place
 from mirage_cli.models.catalog import IDENTITY
 from mirage_cli.outputs.names import check_target
 from mirage_cli.runs.machine import commit, hardware, versions
@@ -121,7 +122,7 @@ def check_files(config: EvalConfig) -> None:
         if Path(path).suffix.lower() not in endings:
             allowed = f"allowed: a name that ends with {', '.join(endings)}"
             raise UsageProblem(f"{option} {path!r}; {allowed}", f"As in: {option} eval{endings[0]}")
-        check_target(path, config.clips, lambda: True)
+        check_target(Place.of_output(path), config.clips, lambda: True)
     if config.data is not None and not (Path(config.data) / "MANIFEST.csv").is_file():
         raise MediaError(
             f"no training data: {Path(config.data) / 'MANIFEST.csv'} is missing", "give the data folder: --data DIR"

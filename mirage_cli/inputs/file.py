@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import os
-import stat
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -18,14 +17,16 @@ from pathlib import Path
 
 import numpy as np
 
-from mirage_cli.errors import MediaError, plain_text, reason_of
+from mirage_cli.errors import MediaError
 from mirage_cli.frames import Frame, FrameSource, Sound, SoundLine, StreamInfo
-from mirage_cli.inputs.file_info import FileRequest, describe, require_video
+from mirage_cli.inputs.checks import check_local_file, require_video
+from mirage_cli.inputs.file_info import FileRequest, describe
 from mirage_cli.inputs.pipe import StdinFeed
-from mirage_cli.media.addresses import NameAlias, file_url, is_url, shown_url
+from mirage_cli.media.addresses import NameAlias, file_url
 from mirage_cli.media.decode import NUT_SHIFT_SECONDS, decode_arguments
 from mirage_cli.media.ffmpeg import FfmpegProcess, FfmpegTool, find_ffmpeg
 from mirage_cli.media.nut import NutError, NutReader
+from mirage_cli.media.place import Kind, Place
 from mirage_cli.media.probe import READABLE_REMEDY, MediaProbe, make_timeline, probe_media, scan_packets
 
 # ffmpeg's muxer turns a time that jumps back into the last one plus a tick of 1 us.
@@ -212,7 +213,7 @@ class FileSource(FrameSource):
 
 
 def open_file(
-    path_or_dash: str | os.PathLike[str],
+    name: str | os.PathLike[str] | Place,
     *,
     size: tuple[int, int] | None = None,
     start_seconds: float = 0.0,
@@ -226,7 +227,7 @@ def open_file(
     """Opens a video and decodes its first frame.
 
     Args:
-        path_or_dash: a file, "-" for standard input, a named pipe, or a URL that ffmpeg reads.
+        name: a file, "-" for standard input, a named pipe, or a URL that ffmpeg reads.
         size: (width, height) to scale to; the picture is stretched, and ``info.pixel_aspect``
             changes so that it is shown in its own shape.
         start_seconds: skip what is shown before this.
@@ -243,28 +244,27 @@ def open_file(
         UsageProblem: a size, time or rate that is not allowed.
         MediaError: no such file, a folder, not a video, no picture track, no frame in the range.
     """
-    name = os.fspath(path_or_dash)
+    place = name if isinstance(name, Place) else Place.of_input(os.fspath(name))
     request = FileRequest(size, start_seconds, duration_seconds, fps)
     request.check()
     tool = tool or find_ffmpeg()
     feed: StdinFeed | None = None
     alias: NameAlias | None = None
-    shown, path = name, None
-    if name == "-":
-        feed, shown = StdinFeed(sys.stdin.fileno()), "standard input"
-        url = file_url(feed.spool_path) if feed.spool_path else "pipe:0"
-    elif is_url(name):
-        url, shown = name, shown_url(name)
-    elif _is_fifo(name):
-        feed, shown = StdinFeed(os.open(name, os.O_RDONLY), owned=True), plain_text(Path(name).name)
+    path: str | None = None
+    if place.kind is Kind.PIPE:
+        feed = StdinFeed(sys.stdin.fileno())
+    elif place.kind is Kind.DEVICE:
+        feed = StdinFeed(os.open(place.path, os.O_RDONLY), owned=True)
+    elif not place.is_address:
+        path = check_local_file(place.path)
+        alias = NameAlias(path) if NameAlias.needed(path) else None
+    if feed is not None:
         url = file_url(feed.spool_path) if feed.spool_path else "pipe:0"
     else:
-        path = check_local_file(name)
-        alias = NameAlias(path) if NameAlias.needed(path) else None
-        url, shown = file_url(alias.path if alias else path), plain_text(Path(name).name or name)
+        url = place.path if path is None else file_url(alias.path if alias else path)
 
     def attempt(with_line: bool) -> FileSource:
-        return _open(tool, url, shown, path, feed, request, threads or default_threads(), keep_sound, with_line)
+        return _open(tool, place, url, path, feed, request, threads or default_threads(), keep_sound, with_line)
 
     try:
         try:
@@ -274,7 +274,7 @@ def open_file(
                 raise
             source = attempt(False)  # it may be the sound that cannot be decoded
             if source.probe.sound_tracks:
-                source.warnings.append(f"{shown}: its sound cannot be decoded and is left out")
+                source.warnings.append(f"{place.shown}: its sound cannot be decoded and is left out")
     except BaseException:
         if feed is not None:
             feed.close()
@@ -285,39 +285,10 @@ def open_file(
     return source
 
 
-def _is_fifo(name: str) -> bool:
-    try:
-        return stat.S_ISFIFO(os.stat(name).st_mode)
-    except (OSError, ValueError):
-        return False
-
-
-def check_local_file(name: str) -> str:
-    """Gives ``name`` if it is a file that can be read.
-
-    Raises:
-        MediaError: it is missing, a folder, or not readable.
-    """
-    path = Path(name)
-    try:
-        if path.is_dir():
-            raise MediaError(f"input {name!r} is a folder", "give one video file")
-        with open(path, "rb") as file:
-            if path.is_file() and not file.read(1):
-                raise MediaError(f"input {name!r} is empty (0 bytes)", READABLE_REMEDY)
-    except FileNotFoundError:
-        raise MediaError(f"input {name!r} does not exist", "check the name and the folder you are in") from None
-    except (OSError, ValueError) as problem:
-        raise MediaError(
-            f"input {name!r} cannot be read: {reason_of(problem)}", "check its name and permissions"
-        ) from None
-    return name
-
-
 def _open(
     tool: FfmpegTool,
+    place: Place,
     url: str,
-    name: str,
     path: str | None,
     feed: StdinFeed | None,
     request: FileRequest,
@@ -325,14 +296,14 @@ def _open(
     keep_sound: bool,
     with_line: bool,
 ) -> FileSource:
-    piped = url == "pipe:0"
+    name, piped = place.shown, url == "pipe:0"
     probe = probe_media(tool, url, name=name, feed=feed.head if feed and piped else None)
     video = require_video(probe, name)
     scan = None
-    if not piped and not is_url(url):
+    if not piped and not place.is_address:
         scan = scan_packets(tool, url, start_seconds=request.start_seconds, end_seconds=request.end_seconds)
     sound_folder = None
-    sound_url = None if piped or (is_url(url) and not probe.sound_tracks) else url
+    sound_url = None if piped or (place.is_address and not probe.sound_tracks) else url
     if piped and keep_sound and probe.sound_tracks:
         sound_folder = tempfile.TemporaryDirectory(prefix="mirage-sound-")
         sound_url = file_url(Path(sound_folder.name) / "sound.nut")

@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 
-from mirage_cli.errors import MediaError, UsageProblem
+from mirage_cli.errors import UsageProblem
 from mirage_cli.frames import MEDIA_MAX_SIDE, StreamInfo
 from mirage_cli.media.ffmpeg import rational_rate
-from mirage_cli.media.probe import READABLE_REMEDY, MediaProbe, PacketScan, VideoTrack
-
-MAX_PIXELS = 1 << 27  # 400 MB as RGB; as many as 16K video has
+from mirage_cli.media.probe import MediaProbe, PacketScan, VideoTrack
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,28 +46,6 @@ class FileRequest:
             raise UsageProblem(f"duration {duration:g} s is not allowed: more than 0", "give --duration 10")
         if fps is not None and not 0.01 <= fps <= 1000.0:
             raise UsageProblem(f"{fps:g} frames a second are not allowed: 0.01 to 1000", "give --fps 30")
-
-
-def require_video(probe: MediaProbe, name: str) -> VideoTrack:
-    """The picture track.
-
-    Raises:
-        MediaError: there is none, its frames are too large, or what ffmpeg takes for one is text.
-    """
-    video = probe.video
-    if video is None and probe.audio_codecs:
-        raise MediaError(f"{name} holds sound ({', '.join(probe.audio_codecs)}) but no video", READABLE_REMEDY)
-    if video is None:
-        raise MediaError(f"{name} holds no video that ffmpeg can decode", READABLE_REMEDY)
-    if video.width * video.height > MAX_PIXELS or max(video.width, video.height) > MEDIA_MAX_SIDE:
-        raise MediaError(
-            f"{name} has frames of {video.width}x{video.height}; allowed: {MEDIA_MAX_SIDE} a side and "
-            f"{MAX_PIXELS / 1e6:.0f} million pixels",
-            "scale it down first, e.g. with ffmpeg",
-        )
-    if video.codec in ("ansi", "bintext", "xbin", "idf"):
-        raise MediaError(f"{name} is text, not video", READABLE_REMEDY)
-    return video
 
 
 def describe(

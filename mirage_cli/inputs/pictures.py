@@ -1,14 +1,7 @@
-"""Numbered pictures as a video: a folder, a pattern or a single picture, in and out.
-
-In: ``shots/``, ``shots/%04d.png``, ``'shots/*.png'``, ``photo.jpg``. Out: ``out/%05d.png``, or
-``photo.ink.png`` for a single one.
-"""
+"""Numbered pictures, or one, as a source; their names: ``media/picture_names.py``."""
 
 from __future__ import annotations
 
-import glob
-import os
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -19,63 +12,7 @@ from mirage_cli.errors import MediaError, plain_text, reason_of
 from mirage_cli.frames import Frame, FrameSource, StreamInfo
 from mirage_cli.inputs.opencv import quiet_opencv
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
 DEFAULT_FPS = 25.0
-_NUMBER = re.compile(r"%(0\d+)?d")
-
-
-def is_image(name: str) -> bool:
-    """Whether the name is that of a still picture, by its suffix."""
-    return os.path.splitext(name)[1].lower() in SUFFIXES
-
-
-def is_pattern(name: str) -> bool:
-    """Whether ``name`` stands for numbered pictures: ``frames/%05d.png``."""
-    return is_image(name) and len(_NUMBER.findall(name)) == 1
-
-
-def natural(path: str | os.PathLike[str]) -> list[object]:
-    """A key that sorts ``9.png`` before ``10.png``."""
-    return [(1, int(part)) if part.isdecimal() else (0, part.lower()) for part in re.split(r"(\d+)", os.fspath(path))]
-
-
-def find_images(name: str) -> list[str]:
-    """The pictures that ``name`` stands for, in order; empty where it stands for something else.
-
-    A folder counts when it holds pictures and no other files that could be video.
-
-    Raises:
-        MediaError: a pattern or a glob of pictures that matches none.
-    """
-    if not is_image(name) and not os.path.isdir(name):
-        return []
-    if os.path.isdir(name):
-        inside = sorted((os.path.join(name, item) for item in os.listdir(name)), key=natural)
-        files = [path for path in inside if os.path.isfile(path)]
-        files = [path for path in files if not os.path.basename(path).startswith(".")]
-        return files if files and all(map(is_image, files)) else []
-    if os.path.exists(name):
-        return [name] if os.path.isfile(name) else []
-    found: list[str] = []
-    if is_pattern(name):
-        found = pattern_matches(name)
-    elif glob.has_magic(name):
-        found = [path for path in glob.glob(name) if os.path.isfile(path)]
-    else:
-        return []
-    if not found:
-        raise MediaError(f"no picture is called {name!r}", "Check the folder and the pattern.")
-    return sorted(found, key=natural)
-
-
-def pattern_matches(pattern: str) -> list[str]:
-    """The files of a pattern's shape, in no order."""
-    base = os.path.basename(pattern)
-    shape = re.compile(re.escape(_NUMBER.split(base)[0]) + r"\d+" + re.escape(_NUMBER.split(base)[-1]))
-    folder = os.path.dirname(pattern)
-    if not os.path.isdir(folder or "."):
-        return []
-    return [os.path.join(folder, item) for item in os.listdir(folder or ".") if shape.fullmatch(item)]
 
 
 class ImageSource(FrameSource):
@@ -163,5 +100,5 @@ def read_image(path: str) -> np.ndarray:
         reason = reason_of(problem) if isinstance(problem, OSError) else "not a picture"
         raise MediaError(f"{plain_text(path)} cannot be read: {reason}", "Check the file.") from None
     if bgr is None:
-        raise MediaError(f"{plain_text(path)} is not a picture that can be read", "Take the file out or mend it.")
+        raise MediaError(f"{plain_text(path)} is not a picture that can be read", "Take the file out or repair it.")
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from mirage_cli.config import MAX_SIDE, MIN_SIDE, Size
-from mirage_cli.frames import FrameSource, Ui
+from mirage_cli.frames import FrameSource
 from mirage_cli.inputs.wrappers import ResizedSource
 
 
@@ -33,27 +34,45 @@ def choose_size(have: Size, wanted: Size | str | None, cpu: bool, limit: Size) -
     )
 
 
-def fit_source(
-    source: FrameSource,
-    asked: Size | str | None,
-    cpu: bool,
-    limit: Size,
-    ui: Ui,
-    reopen: Callable[[Size], FrameSource] | None,
-) -> tuple[FrameSource, Size]:
+@dataclass(frozen=True)
+class Sizing:
+    """How large the frames of a run are.
+
+    Attributes:
+        asked, on_cpu, limit: ``wanted``, ``cpu`` and ``limit`` of ``choose_size``.
+        tell: gets a sentence when the size is not the input's own.
+    """
+
+    asked: Size | str | None
+    on_cpu: bool
+    limit: Size
+    tell: Callable[[str], None]
+
+    @property
+    def exact(self) -> Size | None:
+        """A size that was asked for in pixels: the input is opened at it."""
+        return self.asked if isinstance(self.asked, tuple) else None
+
+
+def fit_source(source: FrameSource, sizing: Sizing, open_at: Callable[[Size], FrameSource] | None) -> FrameSource:
     """The source at the size to run at, which ``choose_size`` chooses.
 
     Args:
-        reopen: opens the source at another size; None where it can be read only once, and each
+        source: opened at ``sizing.exact``; closed where it is opened again, or on an error.
+        open_at: opens the source at another size; None where it can be read only once, and each
             frame is scaled instead.
     """
-    have = (source.info.width, source.info.height)
-    size, note = choose_size(have, asked, cpu, limit)
-    if note:
-        ui.note(note)
-    if size == have:
-        return source, size
-    if reopen is None:
-        return ResizedSource(source, size), size
-    source.close()
-    return reopen(size), size
+    try:
+        have = (source.info.width, source.info.height)
+        size, note = choose_size(have, sizing.asked, sizing.on_cpu, sizing.limit)
+        if note:
+            sizing.tell(note)
+        if size == have:
+            return source
+        if open_at is None:
+            return ResizedSource(source, size)
+        source.close()
+        return open_at(size)
+    except BaseException:
+        source.close()
+        raise

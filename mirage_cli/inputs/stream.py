@@ -17,7 +17,7 @@ import numpy as np
 
 from mirage_cli.errors import MediaError
 from mirage_cli.frames import Frame, FrameSource, Sound, SoundLine, StreamInfo
-from mirage_cli.media.addresses import Address, is_playlist, pause_seconds
+from mirage_cli.media.addresses import Address, pause_seconds
 from mirage_cli.media.decode import stream_arguments
 from mirage_cli.media.ffmpeg import FfmpegProcess, FfmpegTool, find_ffmpeg
 from mirage_cli.media.messages import input_description, why_a_stream_ended
@@ -58,7 +58,7 @@ class _Connection:
         self.stalled = False
         # Until they are asked for, when a model has loaded, old ones make room: they would be shown late. A
         # playlist gives seconds of video at once, which are all to be shown.
-        self._frames: Channel[tuple[float, np.ndarray]] = Channel(2, newest_wins=not is_playlist(address.url))
+        self._frames: Channel[tuple[float, np.ndarray]] = Channel(2, newest_wins=not address.playlist)
         self._begun = threading.Event()
         self._reader: NutReader | None = None
         command = stream_arguments(address.url, address.options, size=size, fps=fps, with_line=with_line)

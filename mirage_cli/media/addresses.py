@@ -1,4 +1,4 @@
-"""What a name stands for where it is an address: a URL, a broadcast, a playlist, the screen."""
+"""How ffmpeg opens what is not a plain file: streams, the screen, files of odd names."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import sys
 import tempfile
 import urllib.request
 from dataclasses import dataclass, field
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from mirage_cli.errors import MediaError, UsageProblem
+from mirage_cli.media.place import is_playlist, listening_url, shown_url
 
 SCREEN_INPUT = ["-f", "x11grab"]
 """Input options under which ffmpeg reads an X display."""
@@ -52,21 +53,6 @@ def is_utf8(text: str) -> bool:
     return True
 
 
-def is_url(name: str) -> bool:
-    """True for http://, rtsp:// and the like; False for a drive letter."""
-    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", name) is not None
-
-
-def shown_url(url: str) -> str:
-    """The address for people and logs: no password, no stream key in the query."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit((parts.scheme, host, parts.path, "", ""))
-
-
-BROADCAST_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "rtmpt", "srt", "udp", "rtp", "tcp", "unix", "mms", "rist")
-
-
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 8.0
 
 
@@ -77,21 +63,8 @@ ANALYZE_US = 500_000
 _SCREEN = re.compile(r"screen(?::(\d+)x(\d+)(?:\+(\d+)\+(\d+))?)?")
 
 
-def is_broadcast(name: str) -> bool:
-    """Whether ``name`` is a stream that comes at its own pace: by its scheme, or an HLS playlist."""
-    if not is_url(name):
-        return False
-    parts = urlsplit(name)
-    return parts.scheme.lower() in BROADCAST_SCHEMES or _waits_for_sender(name) is not None
-
-
-def is_playlist(name: str) -> bool:
-    """Whether ``name`` is the address of an HLS playlist."""
-    return is_url(name) and urlsplit(name).path.lower().endswith(".m3u8")
-
-
 def endless_type(name: str, timeout_seconds: float = 5.0) -> str | None:
-    """The content type of an HTTP response without Content-Length (an endless stream); else None."""
+    """Content type of an HTTP response without Content-Length (an endless stream), else None."""
     parts = urlsplit(name)
     if parts.scheme.lower() not in ("http", "https"):
         return None
@@ -109,11 +82,6 @@ def endless_type(name: str, timeout_seconds: float = 5.0) -> str | None:
         return None  # ffmpeg will say what is wrong with it
 
 
-def is_screen(name: str) -> bool:
-    """``screen``, ``screen:640x360`` or ``screen:640x360+100+50``."""
-    return name == "screen" or name.startswith("screen:")
-
-
 def pause_seconds(attempt: int) -> float:
     """How long to wait before the n-th attempt, from 1."""
     return min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** min(attempt - 1, 10))
@@ -128,12 +96,14 @@ class Address:
         name: for the user, without user name and password.
         options: that go before ``-i``.
         listens: mirage waits for a sender to connect.
+        playlist: it gives seconds of video at once.
     """
 
     url: str
     name: str
     options: dict[str, str] = field(default_factory=dict)
     listens: bool = False
+    playlist: bool = False
 
 
 def stream_address(url: str, content_type: str = "") -> Address:
@@ -146,7 +116,7 @@ def stream_address(url: str, content_type: str = "") -> Address:
     """
     scheme = urlsplit(url).scheme.lower()
     options = {"flags": "low_delay", "analyzeduration": str(ANALYZE_US)}
-    plain = _waits_for_sender(url)
+    plain = listening_url(url)
     listens = plain is not None
     if scheme in ("rtsp", "rtsps"):
         options.update({"rtsp_flags": "listen", "listen_timeout": "86400"} if listens else {"rtsp_transport": "tcp"})
@@ -158,19 +128,7 @@ def stream_address(url: str, content_type: str = "") -> Address:
         options.update(listen="1")
     if content_type.startswith("multipart/"):  # JPEGs without times, which ffmpeg counts as 25 a second
         options.update(use_wallclock_as_timestamps="1")
-    return Address(plain if plain is not None else url, shown_url(url), options, listens)
-
-
-def _waits_for_sender(url: str) -> str | None:
-    """The address without its ``listen=1``, where mirage is to be the server; else None."""
-    parts = urlsplit(url)
-    query = parse_qsl(parts.query, keep_blank_values=True)
-    if parts.scheme.lower() == "srt":
-        return url if ("mode", "listener") in query else None
-    if ("listen", "1") not in query or parts.scheme.lower() not in ("rtsp", "rtmp", "http", "tcp"):
-        return None
-    rest = urlencode([item for item in query if item[0] != "listen"])
-    return urlunsplit(parts._replace(query=rest))
+    return Address(plain if plain is not None else url, shown_url(url), options, listens, is_playlist(url))
 
 
 def screen_address(name: str, fps: float | None) -> Address:

@@ -8,6 +8,7 @@ from typing import Any
 
 from mirage_cli.errors import MediaError, UsageProblem
 from mirage_cli.media.ffmpeg import FfmpegTool, encoder_names
+from mirage_cli.media.place import Kind, Place
 
 # RGB to BT.709, the one matrix that players assume for untagged HD and that tags name for the rest.
 TO_YUV = (
@@ -227,31 +228,31 @@ def low_delay_options(name: str, fps: float) -> dict[str, str]:
     return {**options, "tune": "ull"} if name.endswith("_nvenc") else keys
 
 
-def choose_container(target: str, form: str | None = None) -> Container:
-    """The container for a file name, "-" (in one of ``PIPE_FORMATS``), or a URL.
+def choose_container(target: Place, form: str | None = None) -> Container:
+    """The container of an output; ``form`` is that of a pipe, one of ``PIPE_FORMATS``.
 
     Raises:
         MediaError: no container has that suffix or scheme.
     """
-    if target == "-":
+    if target.kind is Kind.PIPE:
         return PIPE_FORMATS[form or "matroska"]
-    scheme, colon, _ = target.partition("://")
+    scheme, colon, _ = target.path.partition("://")
     if colon:
-        playlist = not scheme.lower().startswith("http") or ".m3u8" in target
+        playlist = not scheme.lower().startswith("http") or ".m3u8" in target.path
         if scheme.lower() in URL_CONTAINERS and playlist:
             return URL_CONTAINERS[scheme.lower()]
         raise MediaError(
             f"cannot write to {scheme}:// addresses; allowed: {', '.join(URL_CONTAINERS)}",
             "give a file name such as out.mp4",
         )
-    suffix = os.path.splitext(target)[1].lower()
+    suffix = os.path.splitext(target.path)[1].lower()
     if suffix in CONTAINERS:
         return CONTAINERS[suffix]
-    if os.path.exists(target) and not os.path.isfile(target):
-        return PIPE_CONTAINER  # a device or a fifo
+    if target.kind is Kind.DEVICE:
+        return PIPE_CONTAINER
     seen = f"ends in {suffix!r}" if suffix else "has no suffix"
     raise MediaError(
-        f"output {target!r} {seen}; allowed: {', '.join(CONTAINERS)}",
+        f"output {target.path!r} {seen}; allowed: {', '.join(CONTAINERS)}",
         "give a file name such as out.mp4, or '-' for a pipe",
     )
 

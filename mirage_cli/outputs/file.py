@@ -16,20 +16,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mirage_cli.config import PIPE
 from mirage_cli.errors import MediaError, plain_text
 from mirage_cli.frames import Frame, FrameSink, Sound, StreamInfo
 from mirage_cli.inputs.file import FileSource
-from mirage_cli.media.addresses import file_url, is_url
+from mirage_cli.media.addresses import file_url
 from mirage_cli.media.encode import encode_arguments
 from mirage_cli.media.ffmpeg import FfmpegProcess, FfmpegTool, StillRunning, rational_rate
 from mirage_cli.media.formats import Container, encoder_of, tick_rate
 from mirage_cli.media.messages import disk_is_full, output_is_open, reader_is_gone
 from mirage_cli.media.nut_writer import NutWriter
+from mirage_cli.media.place import Kind, Place
 from mirage_cli.media.sound_line import CHANNELS, RATE, SoundFeed
 from mirage_cli.media.sound_plan import SoundPlan, add_sound
 from mirage_cli.outputs.ending import not_written, reaches_the_end
-from mirage_cli.outputs.names import is_plain_file
 from mirage_cli.outputs.plan import plan_output
 
 # Times nearer to the frame rate's grid than this are put on it: Matroska rounds to 1 ms.
@@ -52,7 +51,7 @@ class FileSink(FrameSink):
     def __init__(
         self,
         tool: FfmpegTool,
-        target: str,
+        target: Place,
         info: StreamInfo,
         container: Container,
         encoder: dict[str, str],
@@ -63,9 +62,9 @@ class FileSink(FrameSink):
         shown: str | None = None,
     ) -> None:
         super().__init__(warnings)
-        self.target, self.frames_written = target, 0
+        self.target, self._place, self.frames_written = target.path, target, 0
         self.end_seconds: float | None = None
-        self._shown = "standard output" if target == PIPE else plain_text(shown or target)
+        self._shown = target.shown if target.kind is Kind.PIPE else plain_text(shown or target.path)
         self._tool, self._info, self._container = tool, info, container
         self._sound, self._source, self._with_line = sound, source, with_line
         self._rate = rational_rate(info.fps)
@@ -74,14 +73,14 @@ class FileSink(FrameSink):
         self._first_pts = self._last_pts = 0.0
         self._last_ticks = -1
         self._problem: MediaError | None = None
-        self._final = Path(os.path.realpath(target)) if is_plain_file(target) else None
+        self._final = Path(os.path.realpath(target.path)) if target.kind is Kind.FILE else None
         self._parts: list[Path] = []
         if self._final is not None:
             self._add_part(".part")
         arguments, stdout = self._encode_command(encoder)
         try:
             self._process = FfmpegProcess(
-                tool, arguments, feed=True, stdout=stdout, level="info" if is_url(target) else "warning"
+                tool, arguments, feed=True, stdout=stdout, level="info" if target.is_address else "warning"
             )
             self._closed = False
             self._pipe = NutWriter(
@@ -220,9 +219,9 @@ class FileSink(FrameSink):
         target, stdout = self.target, None
         if self._final is not None:
             target = file_url(self._parts[0])
-        elif target == PIPE:
+        elif self._place.kind is Kind.PIPE:
             target, stdout = "pipe:1", sys.stdout.fileno()
-        elif not is_url(target):
+        elif not self._place.is_address:
             target = file_url(target)
         arguments = encode_arguments(
             self._container,
@@ -299,7 +298,7 @@ class FileSink(FrameSink):
 
     def _explain(self, message: str) -> MediaError:
         lines = self._process.messages()
-        if self.target == PIPE and reader_is_gone(message) and not disk_is_full([*lines, message]):
+        if self._place.kind is Kind.PIPE and reader_is_gone(message) and not disk_is_full([*lines, message]):
             return MediaError("the program that reads the output has ended (Broken pipe)", "")
         return not_written(self._shown, self._final, message, lines)
 
@@ -333,7 +332,7 @@ class FileSink(FrameSink):
 
 
 def open_output(
-    path_or_dash: str | os.PathLike[str],
+    name: str | os.PathLike[str] | Place,
     info: StreamInfo,
     *,
     codec: str | None = None,
@@ -353,7 +352,7 @@ def open_output(
     """Opens an output; nothing of the final name is touched before ``close(commit=True)``.
 
     Args:
-        path_or_dash: a file whose suffix names the container (.mp4 .m4v .mov .mkv .webm .gif .avi
+        name: a file whose suffix names the container (.mp4 .m4v .mov .mkv .webm .gif .avi
             .ts), "-" for Matroska on standard output, a device or fifo, or an rtmp, rtsp, udp, srt
             or tcp URL.
         info: size, rate and pixel aspect of the frames to come; ``duration_seconds`` tells a whole
@@ -367,9 +366,9 @@ def open_output(
         start_seconds, duration_seconds: the range that was read of ``audio_from``; a
             ``FileSource`` knows its own.
         preset: speed of libx264 and libx265; veryfast by default.
-        threads: for the encoder; see ``video_in.default_threads``.
-        form: what goes through a pipe, one of ``output_formats.PIPE_FORMATS``.
-        low_delay: encode for viewers who watch it now; see ``output_formats.low_delay_options``.
+        threads: for the encoder; see ``inputs.file.default_threads``.
+        form: what goes through a pipe, one of ``formats.PIPE_FORMATS``.
+        low_delay: encode for viewers who watch it now; see ``formats.low_delay_options``.
         with_line: it will get sound by ``write_sound``; not together with ``audio_from``.
         again: the connection was lost: the segments of a playlist get new, higher numbers.
 
@@ -379,7 +378,7 @@ def open_output(
             there or not writable.
     """
     plan = plan_output(
-        path_or_dash,
+        name,
         info,
         codec=codec,
         crf=crf,

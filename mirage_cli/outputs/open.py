@@ -4,34 +4,42 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mirage_cli import __version__
-from mirage_cli.config import PIPE, LiveConfig, Size, TransformConfig
-from mirage_cli.errors import MediaError, MirageError, UsageProblem
+from mirage_cli.config import LiveConfig, Size, TransformConfig
+from mirage_cli.errors import MediaError, UsageProblem
 from mirage_cli.frames import FrameSink, FrameSource, StreamInfo, Ui
-from mirage_cli.inputs.pictures import ImageSource, find_images, is_image, is_pattern, pattern_matches
+from mirage_cli.inputs.open import Opened
+from mirage_cli.inputs.pictures import ImageSource
 from mirage_cli.inputs.wrappers import ResizedSource
-from mirage_cli.media.addresses import is_url
+from mirage_cli.media.picture_names import pattern_matches
+from mirage_cli.media.place import Kind, Place
 from mirage_cli.media.sound_line import SoundCarrier
 from mirage_cli.outputs.fan_out import FanOut
 from mirage_cli.outputs.job_folder import begun_with, open_job, unfinished
-from mirage_cli.outputs.names import at_its_pace, check_target, is_plain_file, shown_target
+from mirage_cli.outputs.names import check_target
 from mirage_cli.outputs.pictures import ImageSink
 from mirage_cli.outputs.push import Patient, PushSink
-from mirage_cli.outputs.virtual_camera import VirtualCameraSink, is_virtual_camera
+from mirage_cli.outputs.virtual_camera import VirtualCameraSink
+
+if TYPE_CHECKING:
+    from mirage_cli.outputs.plan import OutputPlan
+
+PUSH_TIMEOUT_SECONDS = 10.0
+"""A connection that takes nothing for this long is made again."""
 
 
 def open_live_output(
-    target: str, config: LiveConfig, info: StreamInfo, tell: Callable[[str], None], **options: Any
+    target: Place, config: LiveConfig, info: StreamInfo, tell: Callable[[str], None], **options: Any
 ) -> FrameSink:
     """One output of ``mirage live``.
 
     Args:
-        target: a file, pictures, an address, a virtual camera, or ``-``.
         info: of the frames to come.
         tell: gets sentences about connections.
         options: of ``open_output``.
@@ -41,14 +49,14 @@ def open_live_output(
     """
     from mirage_cli.outputs.file import open_output
 
-    if is_virtual_camera(target):
-        return VirtualCameraSink(target, info.width, info.height, config.fps or info.fps or 30.0)
-    if is_image(target):
-        return ImageSink(target, overwrite=bool(config.overwrite) or not is_pattern(target))
+    if target.kind is Kind.VIRTUAL_CAMERA:
+        return VirtualCameraSink(target.path, info.width, info.height, config.fps or info.fps or 30.0)
+    if target.kind is Kind.PICTURES:
+        return _picture_sink(target, config)
     options = {"codec": config.codec, "crf": config.crf, "overwrite": True, **options}
-    if target == PIPE:
+    if target.kind is Kind.PIPE:
         options["form"] = config.format
-    if is_url(target):
+    if target.is_address:
         return push_output(
             target,
             info,
@@ -58,13 +66,13 @@ def open_live_output(
             low_delay=True,
             **options,
         )
-    sink = open_output(target, info, low_delay=target.lower().endswith(".m3u8"), **options)
+    sink = open_output(target, info, low_delay=target.kind is Kind.PLAYLIST, **options)
     sink.end_seconds = config.timeout_seconds
     return sink
 
 
 def push_output(
-    target: str,
+    target: Place,
     info: StreamInfo,
     tell: Callable[[str], None],
     *,
@@ -85,7 +93,7 @@ def push_output(
     from mirage_cli.outputs.file import open_output
 
     return PushSink(
-        shown_target(target),
+        target.shown,
         lambda again: open_output(target, info, again=again, **options),
         timeout_seconds=timeout_seconds,
         attempts=attempts,
@@ -107,157 +115,165 @@ def live_info(info: StreamInfo, size: tuple[int, int]) -> StreamInfo:
     )
 
 
-MODEL_FILES = ("model.safetensors", "looks.json", "looks.safetensors")
-"""Of a model's folder, what its pictures depend on."""
-
-
-PUSH_TIMEOUT_SECONDS = 10.0
-"""A connection that takes nothing for so long is made again."""
-
-
-def check_output(source: str, target: str, overwrite: bool | None, ui: Ui) -> None:
+def check_output(source: Place, target: Place, overwrite: bool | None, ui: Ui) -> None:
     """Refuse an output before any work is done, asking where a file may be in the way.
 
     Raises:
-        MediaError: see ``output_target.check_target``.
+        MediaError: see ``names.check_target``.
     """
-    read_from = None if source == PIPE or is_url(source) else source
-    if read_from and is_pattern(target):
-        pictures = set(map(os.path.realpath, find_images(read_from)))
-        if own := sorted(pictures & set(map(os.path.realpath, pattern_matches(target)))):
+    if source.on_disk and target.is_numbered:
+        pictures = set(map(os.path.realpath, source.pictures()))
+        if own := sorted(pictures & set(map(os.path.realpath, pattern_matches(target.path)))):
             raise MediaError(
-                f"output {target!r} is the input itself: it would replace {own[0]!r}", "give the output another name"
+                f"output {target.path!r} is the input itself: it would replace {own[0]!r}",
+                "give the output another name",
             )
-    check_target(target, read_from, lambda: ui.confirm_overwrite(target) if overwrite is None else overwrite)
+    check_target(target, source.on_disk, lambda: ui.confirm_overwrite(target.path) if overwrite is None else overwrite)
 
 
-def check_unfinished(config: TransformConfig, target: str) -> None:
+def check_unfinished(config: TransformConfig, target: Place) -> None:
     """Refuse to throw away the work of a job that was killed.
 
     Raises:
         MediaError: there is such a job, and neither --resume nor -y was given.
     """
-    frames = 0 if config.resume or config.overwrite else unfinished(target)
+    frames = 0 if config.resume or config.overwrite else unfinished(target.path)
     if frames:
         raise MediaError(
-            f"output {target!r} has an unfinished job, of which {frames} frames are done",
+            f"output {target.path!r} has an unfinished job, of which {frames} frames are done",
             "add --resume to go on with it, or -y to begin anew",
         )
 
 
-def default_output(source: str, look: str) -> str:
+def default_output(source: Place, look: str) -> Place:
     """``films/clip.mov`` and ``ink-wash`` -> ``films/clip.ink-wash.mp4``; a picture gives a PNG."""
-    path = Path(source)
-    if is_image(source) and path.is_file():
-        return str(path.with_name(f"{path.stem}.{look}.png"))
-    if path.is_dir():
-        return str(path.with_name(f"{path.name}.{look}.mp4"))
-    stem = path.stem.replace("%", "").strip("*?._- ") or path.parent.name or "pictures"
-    return str(path.with_name(f"{stem if not path.exists() else path.stem}.{look}.mp4"))
+    path = Path(source.path)
+    if source.kind is Kind.PICTURES and path.is_file():
+        name = f"{path.stem}.{look}.png"
+    elif path.is_dir():
+        name = f"{path.name}.{look}.mp4"
+    else:
+        stem = path.stem.replace("%", "").strip("*?._- ") or path.parent.name or "pictures"
+        name = f"{stem if not path.exists() else path.stem}.{look}.mp4"
+    return Place.of_output(str(path.with_name(name)))
 
 
 def open_sink(
     config: TransformConfig,
-    target: str,
-    source: FrameSource,
-    size: Size,
+    targets: Sequence[Place],
+    opened: Opened,
     tell: Callable[[str], None] = lambda text: None,
     stop: threading.Event | None = None,
+    weights: Callable[[], dict[str, str]] = dict,
 ) -> FrameSink:
-    """The sink of all outputs; that of one file can be taken up again, see ``job_sink``.
+    """The sink of all outputs; that of one file can be resumed, see ``segments.JobSink``.
 
     Args:
         tell: gets sentences about connections and outputs that are lost.
         stop: when set, a lost connection is not waited for any more.
+        weights: the SHA-256 of the model's files, on which a job's frames depend; slow.
 
     Raises:
         MediaError, UsageProblem: of the kind that fits; nothing is left behind.
     """
     stop = stop or threading.Event()
+    source, width = opened.source, opened.size[0] * (2 if config.compare else 1)
+    info = replace(source.info, width=width, height=opened.size[1])
     sinks: list[tuple[str, FrameSink]] = []
-    try:
-        for name in (target, *config.more_outputs):
-            if is_url(name) and not is_image(name):
-                sink: FrameSink = _open_push(config, name, source, size, tell, stop)
+    with ExitStack() as stack:
+        for target in targets:
+            sink: FrameSink
+            if target.kind is Kind.ADDRESS:
+                sink = _open_push(config, target, source, info, tell, stop)
+            elif target.kind is Kind.PICTURES:
+                if config.resume:
+                    raise UsageProblem("--resume is for videos, not for pictures", "Leave --resume away.")
+                sink = _picture_sink(target, config)
             else:
-                sink = _open_one(config, name, source, size, resumable=not config.more_outputs)
-            sinks.append((shown_target(name), sink))
-    except BaseException:
-        for _, sink in sinks:
-            sink.close(commit=False)
-        raise
-    all_of_them: FrameSink = FanOut(sinks, tell)
+                sink = _open_file(config, target, opened, info, None if len(targets) > 1 else weights)
+            stack.callback(sink.close, commit=False)
+            sinks.append((target.shown, sink))
+        stack.pop_all()
+    whole: FrameSink = FanOut(sinks, tell)
     if len(sinks) == 1 and not isinstance(sinks[0][1], PushSink):
-        all_of_them = sinks[0][1]
-    return all_of_them if source.sound is None else SoundCarrier(all_of_them, source.sound)
+        whole = sinks[0][1]
+    return whole if source.sound is None else SoundCarrier(whole, source.sound)
+
+
+def _picture_sink(target: Place, config: LiveConfig | TransformConfig) -> ImageSink:
+    return ImageSink(target.path, overwrite=bool(config.overwrite) or not target.is_numbered)
 
 
 def _open_push(
     config: TransformConfig,
-    target: str,
+    target: Place,
     source: FrameSource,
-    size: Size,
+    info: StreamInfo,
     tell: Callable[[str], None],
     stop: threading.Event,
 ) -> PushSink:
     """An address: it is waited for when it breaks, and gets no frame before its time."""
     if config.resume:
-        raise UsageProblem(f"--resume cannot hold: the output is {shown_target(target)}", "Leave --resume away.")
-    width = size[0] * (2 if config.compare else 1)
-    info = replace(source.info, width=width, height=size[1])
+        raise UsageProblem(f"--resume cannot hold: the output is {target.shown}", "Leave --resume away.")
     with_line = source.sound is not None
     if config.sound and not with_line and source.info.has_audio:
-        tell(f"{source.info.name}: its sound cannot be sent to {shown_target(target)}")
+        tell(f"{source.info.name}: its sound cannot be sent to {target.shown}")
     return push_output(
         target,
         info,
         tell,
         timeout_seconds=config.timeout_seconds or PUSH_TIMEOUT_SECONDS,
         attempts=config.reconnect,
-        patient=Patient(at_its_pace(target), stop),
-        low_delay=at_its_pace(target),
+        patient=Patient(target.is_watched, stop),
+        low_delay=target.is_watched,
         codec=config.codec,
         crf=config.crf,
         with_line=with_line,
     )
 
 
-def _open_one(config: TransformConfig, target: str, source: FrameSource, size: Size, resumable: bool) -> FrameSink:
+def _open_file(
+    config: TransformConfig,
+    target: Place,
+    opened: Opened,
+    info: StreamInfo,
+    weights: Callable[[], dict[str, str]] | None,
+) -> FrameSink:
+    """A file, written in segments where it can be, so that it can be resumed; else a file or pipe in one piece.
+
+    Args:
+        weights: as in ``open_sink``; None where the output cannot be resumed.
+    """
     from mirage_cli.inputs.file import FileSource
     from mirage_cli.media.formats import encoder_of
     from mirage_cli.outputs.file import FileSink
     from mirage_cli.outputs.plan import plan_output
     from mirage_cli.outputs.segments import JobSink, can_be_segments
 
-    inner = source.inner if isinstance(source, ResizedSource) else source
-    if is_image(target):
-        if config.resume:
-            raise UsageProblem("--resume is for videos, not for pictures", "Leave --resume away.")
-        return ImageSink(target, overwrite=bool(config.overwrite) or not is_pattern(target))
-    info = replace(source.info, width=size[0] * (2 if config.compare else 1), height=size[1])
+    source = opened.source.inner if isinstance(opened.source, ResizedSource) else opened.source
     if config.resume:
-        info = _with_times(info, begun_with(target, "times"))
+        info = _with_times(info, begun_with(target.path, "times"))
     plan = plan_output(
         target,
         info,
         codec=config.codec,
         crf=config.crf,
-        audio_from=inner if isinstance(inner, FileSource) and config.sound else None,
+        audio_from=source if isinstance(source, FileSource) and config.sound else None,
         overwrite=True,  # asked for, or nothing there, by check_output
-        form=config.format if target == PIPE else None,
+        form=config.format if target.kind is Kind.PIPE else None,
     )
-    again = not isinstance(inner, FileSource) or inner.path is not None
-    segments = can_be_segments(plan.container, encoder_of(plan.encoder)) and is_plain_file(target)
-    if not (again and segments and resumable):
+    again = not isinstance(source, FileSource) or source.path is not None
+    segments = can_be_segments(plan.container, encoder_of(plan.encoder)) and target.kind is Kind.FILE
+    if not (again and segments) or weights is None:
         if config.resume:
-            why = "the input is a pipe or an address" if not again else f"the output is {target}"
+            why = "the input is a pipe or an address" if not again else f"the output is {target.path}"
             raise UsageProblem(
                 f"--resume cannot hold: {why}",
                 "It needs one file as input and one .mp4, .mov, .mkv, .webm or .ts file as output.",
             )
         return FileSink(*plan)
-    request = _request(config, size, inner, plan.encoder, plan.tool.version) | {"times": _times(info)}
-    folder = open_job(target, request, config.resume)
+    request = _request(config, opened.size, source, plan, weights()) | {"times": _times(info)}
+    folder = open_job(target.path, request, config.resume)
     try:
         return JobSink(folder, plan, segment_frames=config.segment_frames)
     except BaseException:
@@ -283,21 +299,14 @@ def _with_times(info: StreamInfo, times: Any) -> StreamInfo:
 
 
 def _request(
-    config: TransformConfig, size: Size, source: FrameSource, encoder: dict[str, str], tool: str
+    config: TransformConfig, size: Size, source: FrameSource, plan: OutputPlan, weights: dict[str, str]
 ) -> dict[str, Any]:
-    """All that the frames of an output depend on, so that only the same job is gone on with."""
+    """All that the frames of an output depend on, so that only the same job is resumed."""
     paths = source.paths if isinstance(source, ImageSource) else [config.input]
     stats = [os.stat(path) for path in (paths[0], paths[-1])]
-    from mirage_cli.models.catalog import file_sha256, model_dir
-
-    try:
-        model = Path(model_dir(config.model.model))
-        weights = {name: file_sha256(model / name) for name in MODEL_FILES if (model / name).is_file()}
-    except (MirageError, OSError):  # a model that is not there is said elsewhere
-        weights = {}
     return {
         "version_of_mirage": __version__,
-        "ffmpeg": tool,
+        "ffmpeg": plan.tool.version,
         "input": [os.path.abspath(config.input), len(paths)],
         "content_of_the_input": [[item.st_size, item.st_mtime_ns] for item in stats],
         "prompts": list(config.prompts),
@@ -307,7 +316,7 @@ def _request(
         "range": [config.start_seconds, config.duration_seconds],
         "fps": config.fps,
         "blend_seconds": config.blend_seconds,
-        "encoder": encoder,
+        "encoder": plan.encoder,
         "compare": config.compare,
         "sound": config.sound,
         "piece_frames": config.segment_frames,

@@ -10,7 +10,7 @@ import cv2
 
 from mirage_cli.errors import MediaError, UsageProblem
 from mirage_cli.frames import Frame, FrameSink
-from mirage_cli.inputs.pictures import _NUMBER, is_pattern, pattern_matches
+from mirage_cli.media.picture_names import is_pattern, numbered, pattern_matches
 
 JPEG_QUALITY = 95
 
@@ -34,7 +34,7 @@ class ImageSink(FrameSink):
         self.frames_written = 0
         self._closed = False
         self._folder = Path(os.path.dirname(target) or ".")
-        self._part = self._folder / f".{_NUMBER.sub('N', os.path.basename(target))}.part"
+        self._part = self._folder / f".{numbered(os.path.basename(target), 'N')}.part"
         self._single = not is_pattern(target)
         there = [self.target] if self._single else pattern_matches(target)
         if not overwrite and any(map(os.path.exists, there)):
@@ -52,7 +52,7 @@ class ImageSink(FrameSink):
 
     def _name(self, number: int) -> str:
         name = os.path.basename(self.target)
-        return name if self._single else _NUMBER.sub(lambda match: match[0] % number, name)
+        return name if self._single else numbered(name, number)
 
     def write(self, frame: Frame) -> None:
         if self._single and self.frames_written:

@@ -7,12 +7,12 @@ import sys
 from dataclasses import replace
 from typing import NamedTuple
 
-from mirage_cli.config import PIPE
 from mirage_cli.errors import MediaError, UsageProblem
 from mirage_cli.frames import MEDIA_MAX_SIDE, StreamInfo
 from mirage_cli.inputs.file import FileSource, default_threads
 from mirage_cli.media.ffmpeg import FfmpegTool, find_ffmpeg
 from mirage_cli.media.formats import Container, choose_codec, choose_container, encoder_options, low_delay_options
+from mirage_cli.media.place import Kind, Place
 from mirage_cli.media.sound_plan import SoundPlan
 from mirage_cli.outputs.names import check_target
 from mirage_cli.outputs.sound_copy import plan_sound
@@ -22,7 +22,7 @@ class OutputPlan(NamedTuple):
     """What a sink is made from: the arguments of ``FileSink``."""
 
     tool: FfmpegTool
-    target: str
+    target: Place
     info: StreamInfo
     container: Container
     encoder: dict[str, str]
@@ -33,7 +33,7 @@ class OutputPlan(NamedTuple):
 
 
 def plan_output(
-    path_or_dash: str | os.PathLike[str],
+    name: str | os.PathLike[str] | Place,
     info: StreamInfo,
     *,
     codec: str | None = None,
@@ -51,13 +51,13 @@ def plan_output(
     again: bool = False,
 ) -> OutputPlan:
     """Decides how an output is written; arguments and errors as of ``open_output``."""
-    target = os.fspath(path_or_dash)
+    target = name if isinstance(name, Place) else Place.of_output(os.fspath(name))
     tool = tool or find_ffmpeg()
     if not (1 <= info.width <= MEDIA_MAX_SIDE and 1 <= info.height <= MEDIA_MAX_SIDE):
         raise UsageProblem(f"output size {info.width}x{info.height} is not allowed: 1 to {MEDIA_MAX_SIDE} a side", "")
     container = choose_container(target, form)
-    name = choose_codec(tool, container, codec)
-    encoder = encoder_options(name, info.width, info.height, crf, preset, threads or default_threads())
+    codec = choose_codec(tool, container, codec)
+    encoder = encoder_options(codec, info.width, info.height, crf, preset, threads or default_threads())
     if container.muxer == "hls" and not low_delay:  # a film, of which all segments are kept
         film = {**container.options, "hls_list_size": "0", "hls_flags": "independent_segments"}
         container = replace(container, options=film)
@@ -66,9 +66,9 @@ def plan_output(
         numbers = {"hls_flags": flags, "hls_start_number_source": "epoch"}
         container = replace(container, options={**container.options, **numbers})
     if low_delay:
-        encoder.update(low_delay_options(name, info.fps))
+        encoder.update(low_delay_options(codec, info.fps))
     warnings: list[str] = []
-    if "yuv444p" in encoder.get("vf", "") and name in ("libx264", "libx265"):
+    if "yuv444p" in encoder.get("vf", "") and codec in ("libx264", "libx265"):
         warnings.append(
             f"{info.width}x{info.height} is odd and is kept by 4:4:4 colour, which some browsers "
             "and phones do not play; an even --size plays everywhere"
@@ -78,7 +78,7 @@ def plan_output(
         source, read_from = audio_from, audio_from.path
     elif audio_from is not None:
         read_from = os.fspath(audio_from)
-    if target == PIPE:
+    if target.kind is Kind.PIPE:
         if sys.stdout.isatty():
             raise MediaError(
                 "output '-' writes video to a pipe, and standard output is a terminal",

@@ -20,6 +20,7 @@ from mirage_cli.frames import Frame, FrameSink
 from mirage_cli.media.addresses import NameAlias, file_url
 from mirage_cli.media.encode import SEGMENTS_INPUT, join_segments, segment_list
 from mirage_cli.media.formats import Container, encoder_of
+from mirage_cli.media.place import Kind, Place
 from mirage_cli.media.sound_plan import add_sound
 from mirage_cli.outputs.ending import not_written, reaches_the_end
 from mirage_cli.outputs.file import FileSink
@@ -65,7 +66,7 @@ class JobSink(FrameSink):
     def __init__(self, folder: JobFolder, plan: OutputPlan, *, segment_frames: int = SEGMENT_FRAMES) -> None:
         super().__init__(plan.warnings)
         self.folder, self.segment_frames, self._plan = folder, segment_frames, plan
-        self.target = plan.target
+        self.target = plan.target.path
         self._tool, self._info, self._container = plan.tool, plan.info, plan.container
         self._sound, self._source = plan.sound, plan.source
         codec = encoder_of(plan.encoder)
@@ -154,9 +155,17 @@ class JobSink(FrameSink):
     # Segments
 
     def _open_segment(self) -> None:
-        name = str(self.folder.path / segment_name(self._segments, self._suffix))
+        name = segment_name(self._segments, self._suffix)
         self._segment = FileSink(
-            self._tool, name, self._info, self._segment_container, self._plan.encoder, None, None, [], shown=self.target
+            self._tool,
+            Place(Kind.FILE, str(self.folder.path / name), name),
+            self._info,
+            self._segment_container,
+            self._plan.encoder,
+            None,
+            None,
+            [],
+            shown=self.target,
         )
         self._ticks = self._segment.ticks_per_second
 

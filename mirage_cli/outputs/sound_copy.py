@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mirage_cli.inputs.file import FileSource
-from mirage_cli.media.addresses import file_url, is_url
+from mirage_cli.media.addresses import file_url
 from mirage_cli.media.ffmpeg import FfmpegTool
 from mirage_cli.media.formats import Container
+from mirage_cli.media.place import is_url
 from mirage_cli.media.probe import Timeline, first_frame_seconds, make_timeline, probe_media
 from mirage_cli.media.sound_plan import SoundPlan, plan_subtitles
 from mirage_cli.media.tags import read_tags

@@ -16,16 +16,10 @@ import numpy as np
 from mirage_cli.errors import MediaError, first_line
 from mirage_cli.frames import Frame, FrameSink
 
-PREFIX = "camera"
 REMEDY = (
     "pip install 'mirage-cli[camera]', then: sudo modprobe v4l2loopback exclusive_caps=1 "
     "card_label=mirage; mirage devices shows it"
 )
-
-
-def is_virtual_camera(target: str) -> bool:
-    """Whether an output is ``camera`` or ``camera:/dev/video4``."""
-    return target == PREFIX or target.startswith(PREFIX + ":")
 
 
 class VirtualCameraSink(FrameSink):

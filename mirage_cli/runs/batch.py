@@ -12,13 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mirage_cli.config import PIPE, TransformConfig
+from mirage_cli.config import TransformConfig
 from mirage_cli.errors import Interrupted, MediaError, MirageError, UsageProblem
 from mirage_cli.frames import Ui
-from mirage_cli.inputs.pictures import find_images, is_image, natural
-from mirage_cli.media.addresses import is_url
+from mirage_cli.media.picture_names import natural
+from mirage_cli.media.place import Kind, Place
 from mirage_cli.outputs.job_folder import unfinished
-from mirage_cli.outputs.names import without_secrets
 from mirage_cli.outputs.open import default_output
 from mirage_cli.runs import transform
 from mirage_cli.styling.loading import Models
@@ -67,14 +66,12 @@ def expand(
     """
     found: list[str] = []
     for name in inputs:
-        if name == PIPE or is_url(name) or os.path.isfile(name):
+        place = Place.of_input(name)
+        if place.kind in (Kind.PIPE, Kind.PICTURES) or place.is_address or os.path.isfile(name):
             found.append(name)
         elif os.path.isdir(name):
-            found += [name] if find_images(name) else _videos_in(name, looks, tell)
+            found += _videos_in(name, looks, tell)
         elif glob.has_magic(name):
-            if is_image(name):
-                found.append(name)
-                continue
             files = [path for path in glob.glob(name) if os.path.isfile(path)]
             if not files:
                 raise MediaError(f"no file is called {name!r}", "Check the folder and the pattern.")
@@ -126,17 +123,18 @@ def run(
     """
     models, stop = models or Models(), stop or StopSwitch()
     folder = _folder(config)
-    if bad := [name for name in inputs if name == PIPE or is_url(name)]:
-        raise UsageProblem(f"{without_secrets(bad[0])!r} cannot be one of several inputs", "Give it alone, with -o.")
+    places = [Place.of_input(name) for name in inputs]
+    if bad := [place for place in places if place.kind is Kind.PIPE or place.is_address]:
+        raise UsageProblem(f"{bad[0].typed!r} cannot be one of several inputs", "Give it alone, with -o.")
     begin = clock()
     models.check_model(config.model)
     look = models.match(config.model, transform.parse_prompts(config.prompts)[0].text).look
     entries: list[dict[str, Any]] = []
     taken: set[str] = set()
-    for number, name in enumerate(inputs, 1):
+    for number, (name, place) in enumerate(zip(inputs, places, strict=True), 1):
         if stop.event.is_set():
             break
-        target = _target(name, look, folder, taken)
+        target = _target(place, look, folder, taken)
         entry: dict[str, Any] = {"input": name, "output": target, "status": "done"}
         entries.append(entry)
         if config.resume and os.path.exists(target) and not unfinished(target):
@@ -144,7 +142,7 @@ def run(
             continue
         ui.note(f"[{number}/{len(inputs)}] {name}")
         one = replace(config, input=name, output=target)
-        if config.resume and is_image(target):
+        if config.resume and Place.of_output(target).kind is Kind.PICTURES:
             one = replace(one, resume=False)
         try:
             document = transform.run(one, ui, models=models, stop=stop, clock=clock)
@@ -242,12 +240,13 @@ def _folder(config: TransformConfig) -> Path | None:
     return folder
 
 
-def _target(name: str, look: str, folder: Path | None, taken: set[str]) -> str:
-    """The output of one input; ``a.mov`` and ``a.mp4`` do not get the same, nor do files of one name in many folders."""
-    target = Path(default_output(name.rstrip("/") if os.path.isdir(name) else name, look))
+def _target(place: Place, look: str, folder: Path | None, taken: set[str]) -> str:
+    """The output of one input: another one for each of ``a.mov`` and ``a.mp4``, and of files of one name in many
+    folders."""
+    target = Path(default_output(place, look).path)
     if folder is not None:
         target = folder / target.name
-    stem = Path(name).name
+    stem = Path(place.path).name
     for number in itertools.count(1):
         if str(target) not in taken:
             break

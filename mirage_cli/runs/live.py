@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from mirage_cli.config import PIPE, LiveConfig, Size
+from mirage_cli.config import LiveConfig, Size
 from mirage_cli.control.hub import Controls
 from mirage_cli.control.steering import Steering, check_listeners
 from mirage_cli.errors import Interrupted, MediaError, UsageProblem
 from mirage_cli.frames import FrameSink, FrameSource, Ui
-from mirage_cli.inputs.open import open_source
+from mirage_cli.inputs.open import open_live
 from mirage_cli.measure import Meter, Stats
-from mirage_cli.media.addresses import is_url
+from mirage_cli.media.place import Kind, Place
 from mirage_cli.media.sound_line import SoundCarrier
 from mirage_cli.outputs.fan_out import FanOut
-from mirage_cli.outputs.names import check_targets, shown_target, targets_of, without_secrets
+from mirage_cli.outputs.names import check_targets, outputs_of
 from mirage_cli.outputs.open import check_output, live_info, open_live_output
 from mirage_cli.outputs.taps import TapSink
 from mirage_cli.outputs.window import NullSink, WindowSink
@@ -64,15 +64,16 @@ def run(
         MirageError: of the kind that fits.
     """
     context, loader = RunContext.of(ui, stop, clock, begun_seconds), _keeping_up(config, models or Models(), ui)
-    _check_source(config)
+    place, places = _input_of(config), outputs_of(config)
     prompts = parse_prompts(config.prompts)
-    check_targets(targets_of(config), lambda target: check_output(config.input or PIPE, target, config.overwrite, ui))
+    check_targets(places, lambda target: check_output(place, target, config.overwrite, ui))
     listeners = check_listeners(config)
     loader.check_model(config.model)
     with ExitStack() as stack:
-        source, size = open_source(config, loader, ui, clock)
+        opened = open_live(place, config, ui, on_cpu=loader.is_cpu(config.model), clock=clock)
+        source, size = opened.source, opened.size
         stack.callback(source.close)
-        outputs = _Outputs(config, ui, Meter())
+        outputs = _Outputs(config, places, ui, Meter())
         stack.push(outputs.end)
         outputs.open_window(source, size)
         read = read_prompts(prompts, loader, config.model, ui)
@@ -85,7 +86,7 @@ def run(
         stack.callback(steering.close)
         live = LiveRun(config, context, source, outputs, styler, steering, [item.document() for item in read])
         started(live)
-        result = live.flow(keys and config.input != PIPE)
+        result = live.flow(keys and place.kind is not Kind.PIPE)
         live.finish()
     return live.document(result)
 
@@ -97,20 +98,24 @@ def _keeping_up(config: LiveConfig, models: Models, ui: Ui) -> ModelLoader:
     return LiveModels(models, config.target_fps, config.skip_similar, ui.note)
 
 
-def _check_source(config: LiveConfig) -> None:
-    """Raises:
-    UsageProblem: no source is given, or two.
+def _input_of(config: LiveConfig) -> Place:
+    """The one source that is given.
+
+    Raises:
+        UsageProblem: no source is given, or two.
     """
     if (config.camera is None) == (config.input is None):
         raise UsageProblem(
             "live needs one source: a camera or an input", "Use --camera 0, --input FILE, --input URL or --input test."
         )
+    return Place.of_live_input(str(config.input)) if config.camera is None else Place.of_camera(config.camera)
 
 
 class _Outputs:
     """The window and all other outputs of a live run; opened one after another, and closed together.
 
     Args:
+        places: of all outputs but the window.
         meter: its frames_out says whether anything was written.
 
     Attributes:
@@ -122,8 +127,8 @@ class _Outputs:
     taps: TapSink
     sink: FrameSink
 
-    def __init__(self, config: LiveConfig, ui: Ui, meter: Meter) -> None:
-        self.config, self.ui, self.meter = config, ui, meter
+    def __init__(self, config: LiveConfig, places: list[Place], ui: Ui, meter: Meter) -> None:
+        self.config, self.places, self.ui, self.meter = config, places, ui, meter
         self.window: WindowSink | None = None
         self.failed_part = "run"
         self._fan_out: FanOut | None = None
@@ -155,11 +160,11 @@ class _Outputs:
 
         with ExitStack() as opened:
             sinks: list[tuple[str, FrameSink]] = []
-            for target in targets_of(config):
+            for target in self.places:
                 sink = open_live_output(target, config, info, self.ui.warn, with_line=with_line)
                 opened.callback(sink.close, commit=False)
-                sinks.append((shown_target(target), sink))
-            if config.sound and not with_line and any(map(is_url, targets_of(config))):
+                sinks.append((target.shown, sink))
+            if config.sound and not with_line and any(place.is_address for place in self.places):
                 self.ui.note(f"{source.info.name} gives no sound: what is sent is silent")
             if self.window is not None:
                 sinks.append(("window", self.window))
@@ -179,7 +184,7 @@ class _Outputs:
     @property
     def names(self) -> str:
         """All outputs, for the display."""
-        names = [shown_target(target) for target in targets_of(self.config)]
+        names = [place.shown for place in self.places]
         return " + ".join([*names, "window"] if self.window is not None else names) or "nowhere"
 
     def end(self, _kind: type[BaseException] | None, error: BaseException | None, _at: TracebackType | None) -> None:
@@ -202,7 +207,7 @@ class _Outputs:
     def _name_kept(self) -> None:
         """Name the outputs that were finished although the run failed."""
         whole = self._fan_out.whole if self._fan_out is not None else []
-        names = ", ".join(without_secrets(name) for name in targets_of(self.config) if shown_target(name) in whole)
+        names = ", ".join(place.typed for place in self.places if place.shown in whole)
         if names:
             part = "output" if self.failed_part == "sink" else self.failed_part
             self.ui.note(f"wrote {names}: what came before the {part} failed")
@@ -337,11 +342,12 @@ class LiveRun:
     def document(self, result: RunResult) -> dict[str, Any]:
         """What happened, as plain data."""
         meter, hub, window = self.styler.meter, self.steering.hub, self.outputs.window
+        outputs = [place.typed for place in self.outputs.places]
         return {
             "command": "live",
             "input": self.source.info.name,
-            "output": self.config.output and without_secrets(self.config.output),
-            "more_outputs": list(map(without_secrets, self.config.more_outputs)),
+            "output": next(iter(outputs), None),
+            "more_outputs": outputs[1:],
             "window": window.toolkit_name if window else None,
             "sound": self.outputs.sink is not self.outputs.taps,
             "prompts": self.prompts,

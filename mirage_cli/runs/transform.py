@@ -6,20 +6,20 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mirage_cli.config import PIPE, Size, TransformConfig
+from mirage_cli.config import TransformConfig
 from mirage_cli.errors import Interrupted, MediaError, MirageError, UsageProblem
-from mirage_cli.frames import Frame, FrameSink, FrameSource, Pending, Ui
-from mirage_cli.inputs.open import open_input
+from mirage_cli.frames import Frame, FrameSink, Pending, Ui
+from mirage_cli.inputs.open import Opened, open_whole
 from mirage_cli.inputs.wrappers import SkippingSource
 from mirage_cli.measure import Meter, Stats
-from mirage_cli.media.addresses import is_url
-from mirage_cli.outputs.names import check_targets, shown_target, without_secrets
+from mirage_cli.media.place import Kind, Place
+from mirage_cli.models.catalog import content_hashes
+from mirage_cli.outputs.names import check_targets, outputs_of
 from mirage_cli.outputs.open import check_output, check_unfinished, default_output, open_sink
 from mirage_cli.outputs.segments import JobSink
 from mirage_cli.pipeline import Flow, causes_raised, run as run_pipeline
@@ -67,25 +67,29 @@ def run(
     models, context = models or Models(), RunContext.of(ui, stop, clock, begun_seconds)
     context.stop.graceful = False  # it may have served another job
     prompts = parse_prompts(config.prompts)
-    _check_outputs(config, ui)
+    place, outputs = Place.of_input(config.input), outputs_of(config)
+    _check_outputs(config, place, outputs, ui)
     models.check_model(config.model)
     with ExitStack() as stack:
-        source, size, input_size = open_input(config, models, ui)
+        with_line = config.sound and any(output.is_address for output in outputs)
+        opened = open_whole(place, config, ui, on_cpu=models.is_cpu(config.model), with_line=with_line)
+        source = opened.source
         stack.callback(source.close)
         read = read_prompts(prompts, models, config.model, ui)
-        target = _named_output(config, read[0], ui) if config.output is None else config.output
+        if config.output is None:
+            outputs.insert(0, _named_output(config, place, read[0], ui))
         source.warnings.extend(_late_prompts(read, source.info.duration_seconds))
         context.stop.graceful = True  # a signal must not leave a half-made file behind
-        sink = open_sink(
-            config, target, source, size, ui.warn, context.stop.event
-        )  # before the model: errors come fast
+        # Before the model is loaded: errors come fast.
+        hashes = partial(content_hashes, config.model.model)
+        sink = open_sink(config, outputs, opened, ui.warn, context.stop.event, hashes)
         stack.push(partial(_keep_segments, sink, ui))
         context.stop.graceful = False
         if context.stop.event.is_set():
             raise Interrupted(NOTHING_WRITTEN)
-        session = models.session(config.model, *size)
-        styler = Styler(session, track_of(read, config.blend_seconds), Meter(), size)
-        job = _Job(config, context, source, sink, styler, session, read, target, input_size)
+        session = models.session(config.model, *opened.size)
+        styler = Styler(session, track_of(read, config.blend_seconds), Meter(), opened.size)
+        job = _Job(config, context, place, outputs, opened, sink, styler, session, read)
         job.resume()
         job.flow()
         job.finish()
@@ -95,31 +99,29 @@ def run(
 # --- before the frames -----------------------------------------------------------------------------
 
 
-def _check_outputs(config: TransformConfig, ui: Ui) -> None:
+def _check_outputs(config: TransformConfig, place: Place, outputs: list[Place], ui: Ui) -> None:
     """Refuse outputs that cannot be written, before anything slow is begun.
 
     Raises:
         UsageProblem, MediaError: see above.
     """
-    if config.output is None and (config.input == PIPE or is_url(config.input)):
+    if config.output is None and (place.kind is Kind.PIPE or place.is_address):
         raise UsageProblem(
-            f"the output needs a name when the input is {without_secrets(config.input)!r}",
-            "Add -o out.mp4, or -o - for a pipe.",
+            f"the output needs a name when the input is {place.typed!r}", "Add -o out.mp4, or -o - for a pipe."
         )
-    named = [name for name in (config.output, *config.more_outputs) if name is not None]
-    check_targets(named, lambda name: _check_output(config, name, ui))
+    check_targets(outputs, lambda output: _check_output(config, place, output, ui))
 
 
-def _check_output(config: TransformConfig, name: str, ui: Ui) -> None:
-    check_output(config.input, name, config.overwrite, ui)
-    check_unfinished(config, name)
+def _check_output(config: TransformConfig, place: Place, output: Place, ui: Ui) -> None:
+    check_output(place, output, config.overwrite, ui)
+    check_unfinished(config, output)
 
 
-def _named_output(config: TransformConfig, first: ReadPrompt, ui: Ui) -> str:
-    """A name made from the input and the look of the first prompt, checked."""
-    target = default_output(config.input, first.match.look)
-    _check_output(config, target, ui)
-    return target
+def _named_output(config: TransformConfig, place: Place, first: ReadPrompt, ui: Ui) -> Place:
+    """An output whose name is made from the input and the look of the first prompt, checked."""
+    output = default_output(place, first.match.look)
+    _check_output(config, place, output, ui)
+    return output
 
 
 def _late_prompts(read: list[ReadPrompt], seconds: float | None) -> list[str]:
@@ -173,9 +175,9 @@ class _Job:
     """The flow of one transform and its account.
 
     Attributes:
+        place, outputs: of the input, and of all outputs, the first one first.
         read: the prompts, as they were understood.
-        target: the first output's name.
-        input_size: width and height of the input itself.
+        source: of the frames that are left to do.
         resumed_at: frames that an earlier run of this job has written.
         flow_begin, flow_end: on the context's clock; the end is when the file was finished.
         pipeline_seconds: how long frames flowed.
@@ -183,13 +185,13 @@ class _Job:
 
     config: TransformConfig
     context: RunContext
-    source: FrameSource
+    place: Place
+    outputs: list[Place]
+    opened: Opened
     sink: FrameSink
     styler: Styler
     session: Stream
     read: list[ReadPrompt]
-    target: str
-    input_size: Size
     resumed_at: int = 0
     flow_begin: float = 0.0
     flow_end: float = 0.0
@@ -197,6 +199,7 @@ class _Job:
 
     def __post_init__(self) -> None:
         self.about = dict(self.session.describe())
+        self.source = self.opened.source
 
     def resume(self) -> None:
         """Take up a job that was killed: its state, and the frames after its whole segments."""
@@ -225,7 +228,7 @@ class _Job:
             compose=side_by_side if self.config.compare else None,
             tick=lambda: self.context.tick(self._stats),
             timeout_seconds=self._timeout_seconds,
-            names=(without_secrets(self.config.input), without_secrets(self.target)),
+            names=(self.place.typed, self.outputs[0].typed),
             clock=self.context.clock,
         )
         with causes_raised():
@@ -246,7 +249,7 @@ class _Job:
     @property
     def _timeout_seconds(self) -> float | None:
         """No timeout for pipes: the other end sets the pace."""
-        piped = PIPE in (self.config.input, self.target)
+        piped = Kind.PIPE in (self.place.kind, self.outputs[0].kind)
         return self.config.timeout_seconds or (None if piped else TIMEOUT_SECONDS)
 
     def finish(self) -> None:
@@ -260,7 +263,7 @@ class _Job:
             if stopped:
                 raise Interrupted(NOTHING_WRITTEN)
             raise MediaError(
-                f"no frame could be decoded from {without_secrets(self.config.input)!r}",
+                f"no frame could be decoded from {self.place.typed!r}",
                 "Check that it holds video: ffmpeg -i FILE lists its streams.",
             )
         self.context.memory.sample()
@@ -277,8 +280,8 @@ class _Job:
             self.context.clock(),
             self.flow_begin,
             command="transform",
-            source="standard input" if self.config.input == PIPE else Path(self.config.input).name,
-            target=shown_target(self.target),
+            source=self.place.shown,
+            target=self.outputs[0].shown,
             prompt=next((r.prompt.text for r in reversed(self.read) if r.seconds <= position), "(unchanged)"),
             frames_total=self.source.info.frame_count,
             message="ending: the file is being finished" if ending else self._lost(),
@@ -294,11 +297,11 @@ class _Job:
         meter = self.styler.meter
         return {
             "command": "transform",
-            "input": without_secrets(self.config.input),
-            "output": without_secrets(self.target),
-            "more_outputs": list(map(without_secrets, self.config.more_outputs)),
+            "input": self.place.typed,
+            "output": self.outputs[0].typed,
+            "more_outputs": [output.typed for output in self.outputs[1:]],
             "resumed_at_frame": self.resumed_at,
-            "input_size": [*self.input_size],
+            "input_size": [*self.opened.input_size],
             "prompts": [item.document() for item in self.read],
             "video_seconds": round(meter.last_out_pts_seconds, 3),
             "model_seconds": round(meter.stages["model"].total_ms / 1e3, 3),

@@ -11,6 +11,7 @@ from mirage_cli.config import LiveConfig
 from mirage_cli.errors import MediaError
 from mirage_cli.frames import Frame, FrameSink
 from mirage_cli.inputs.file import open_file
+from mirage_cli.media.place import Place
 from mirage_cli.outputs.open import live_info, open_live_output
 
 RGB = pictures(30)
@@ -27,7 +28,7 @@ def send(sink, count, fps=25.0, begin=0):
 
 def output(target, tell=lambda text: None, **values):
     config = LiveConfig(input="test", **{"timeout_seconds": 8.0, **values})
-    return open_live_output(target, config, INFO, tell)
+    return open_live_output(Place.of_output(str(target)), config, INFO, tell)
 
 
 def check_received(path, least, most=30):

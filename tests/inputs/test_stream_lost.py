@@ -18,7 +18,8 @@ from helpers.senders import FPS, SIZE, free_port, picture
 
 from mirage_cli.errors import MediaError
 from mirage_cli.inputs.stream import StreamSource
-from mirage_cli.media.addresses import is_broadcast, pause_seconds, shown_url, stream_address
+from mirage_cli.media.addresses import pause_seconds, stream_address
+from mirage_cli.media.place import Kind, Place
 
 
 def test_nobody_there_is_said_at_once():
@@ -188,7 +189,8 @@ def test_what_came_while_the_model_was_loaded_is_not_shown():
 
 def test_back_off_and_names():
     assert [pause_seconds(n) for n in (1, 2, 3, 4, 5, 6, 99)] == [0.5, 1, 2, 4, 8, 8, 8]
-    assert shown_url("rtsp://me:secret@cam.local/s?key=1") == "rtsp://cam.local/s"
-    assert not is_broadcast("http://host/clip.mp4") and not is_broadcast("clip.mp4")
+    assert Place.of_live_input("rtsp://me:secret@cam.local/s?key=1").shown == "rtsp://cam.local/s"
+    assert Place.of_live_input("http://host/clip.mp4").kind is Kind.ADDRESS
+    assert Place.of_live_input("clip.mp4").kind is Kind.FILE
     assert stream_address("rtmp://h/a/k?listen=1&x=2").url == "rtmp://h/a/k?x=2"
     assert stream_address("rtsp://h/a").options["rtsp_transport"] == "tcp"

@@ -16,8 +16,9 @@ from helpers.live import play
 from helpers.senders import FPS, SIZE, free_port, need, picture
 
 from mirage_cli.inputs.stream import StreamSource, _untagged_hd
-from mirage_cli.media.addresses import endless_type, is_broadcast, stream_address
+from mirage_cli.media.addresses import endless_type, stream_address
 from mirage_cli.media.ffmpeg import find_ffmpeg
+from mirage_cli.media.place import Kind, Place
 
 
 def check_times(url, skip=0, **options):
@@ -160,7 +161,7 @@ def test_mirage_waits_for_a_sender(scheme):
     target, form = {"rtmp": (f"{url}/live/key", "flv"), "rtsp": (f"{url}/key", "rtsp"), "srt": (url, "mpegts")}[scheme]
     more = ["-rtsp_transport", "tcp"] if scheme == "rtsp" else []
     listening = f"{target}?mode=listener" if scheme == "srt" else f"{target}?listen=1"
-    assert is_broadcast(listening)
+    assert Place.of_live_input(listening).kind is Kind.STREAM
     with senders.later(0.4, *picture(5), "-f", form, *more, target):
         document, ui = play(listening, frames=10)
     assert any("waiting for a sender" in note for note in ui.notes)

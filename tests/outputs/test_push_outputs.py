@@ -17,6 +17,7 @@ from helpers.sent import INFO, RGB, check_received, output, send
 from mirage_cli.errors import MediaError
 from mirage_cli.frames import Frame
 from mirage_cli.media.formats import choose_container
+from mirage_cli.media.place import Place
 from mirage_cli.outputs.file import open_output, plan_output
 from mirage_cli.outputs.push import PushSink
 
@@ -59,7 +60,7 @@ def test_hls_into_a_folder(tmp_path):
     assert "#EXT-X-ENDLIST" in target.read_text()
     check_received(target, 30)
     with pytest.raises(MediaError, match="cannot write to http"):
-        choose_container("http://host/clip.mp4")
+        choose_container(Place.of_output("http://host/clip.mp4"))
 
 
 def test_hls_to_a_web_server(tmp_path):

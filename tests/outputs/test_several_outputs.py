@@ -13,9 +13,10 @@ from helpers.sent import INFO, RGB, Fails
 from mirage_cli.errors import MediaError, UsageProblem
 from mirage_cli.frames import Frame
 from mirage_cli.media.formats import choose_container
+from mirage_cli.media.place import Place
 from mirage_cli.outputs.fan_out import FanOut
 from mirage_cli.outputs.file import open_output
-from mirage_cli.outputs.names import check_targets, shown_target, without_secrets
+from mirage_cli.outputs.names import check_targets
 
 
 def test_one_output_that_fails_does_not_take_the_others_along(tmp_path):
@@ -34,15 +35,18 @@ def test_one_output_that_fails_does_not_take_the_others_along(tmp_path):
 
 
 def test_names_of_outputs(tmp_path):
-    assert shown_target("rtmp://a.rtmp.example.com/live2/abcd-key") == ("rtmp://a.rtmp.example.com/live2/...")
-    assert shown_target("srt://me:pw@h:9000?passphrase=x") == "srt://h:9000"
-    assert shown_target("-") == "standard output" and shown_target("/a/b.mp4") == "b.mp4"
-    assert without_secrets("rtmp://h/live2/key") == "rtmp://h/live2/..." and without_secrets("a/b.mp4") == "a/b.mp4"
-    seen: list[str] = []
-    check_targets(["-", "rtmp://h/a/b", "camera", "a.mp4", "b.mp4"], seen.append)
-    assert seen == ["a.mp4", "b.mp4"]
+    def places(*names):
+        return [Place.of_output(str(name)) for name in names]
+
+    names = ("rtmp://a.rtmp.example.com/live2/abcd-key", "srt://me:pw@h:9000?passphrase=x", "-", "/a/b.mp4")
+    shown = [place.shown for place in places(*names)]
+    assert shown == ["rtmp://a.rtmp.example.com/live2/...", "srt://h:9000", "standard output", "b.mp4"]
+    assert [place.typed for place in places("rtmp://h/live2/key", "a/b.mp4")] == ["rtmp://h/live2/...", "a/b.mp4"]
+    seen: list[Place] = []
+    check_targets(places("-", "rtmp://h/a/b", "camera", "a.mp4", "b.mp4"), seen.append)
+    assert [place.path for place in seen] == ["a.mp4", "b.mp4"]
     with pytest.raises(MediaError, match="the same file"):
-        check_targets([str(tmp_path / "a.mp4"), f"{tmp_path}/./a.mp4"], seen.append)
+        check_targets(places(tmp_path / "a.mp4", f"{tmp_path}/./a.mp4"), seen.append)
 
 
 @pytest.mark.parametrize("form", ["matroska", "mpegts", "y4m", "rawvideo"])
@@ -69,10 +73,10 @@ def test_what_goes_through_a_pipe(form, tmp_path, monkeypatch):
 
 
 def test_pipes_of_other_kinds_are_refused():
-    assert choose_container("-", None).muxer == "matroska"
+    assert choose_container(Place.of_output("-")).muxer == "matroska"
     with pytest.raises(UsageProblem, match="hls file does not hold|no video encoder"):
         open_output("rtmp://127.0.0.1:1/live/x", INFO, codec="h999")
-    assert re.match("hls", choose_container("https://h/x.m3u8").muxer)
+    assert re.match("hls", choose_container(Place.of_output("https://h/x.m3u8")).muxer)
 
 
 def test_files_are_finished_before_what_somebody_must_read():
