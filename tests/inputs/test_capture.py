@@ -48,7 +48,7 @@ def lasting(count):
 
 
 def test_the_next_pass_is_opened_before_this_one_ends(monkeypatch):
-    monkeypatch.setattr(capture, "PREFETCH_SECONDS", 3 / 30.0)
+    monkeypatch.setattr(capture, "REOPEN_SECONDS", 3 / 30.0)
     opened, ahead = [lasting(6)], []
 
     def reopen():
@@ -68,7 +68,7 @@ def test_the_next_pass_is_opened_before_this_one_ends(monkeypatch):
 
 
 def test_a_slow_opening_does_not_hold_the_last_picture(monkeypatch):
-    monkeypatch.setattr(capture, "PREFETCH_SECONDS", 10.0)
+    monkeypatch.setattr(capture, "REOPEN_SECONDS", 10.0)
 
     def reopen():
         time.sleep(0.6)
