@@ -1,4 +1,4 @@
-"""A camera: newest frames at its own pace, and opened again when somebody trips over the cable."""
+"""A camera: its newest frames at its own pace, opened again when it was unplugged."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class CameraSource(FrameSource):
         return camera, first
 
     def _wait_for_it(self, frames: int) -> np.ndarray | None:
-        """The first picture (BGR) of the camera once it is back; None when nobody waits any more.
+        """The first picture (BGR) of the camera once it is back; None when the source was closed meanwhile.
 
         Raises:
             MediaError: it did not come back in time.

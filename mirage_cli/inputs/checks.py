@@ -1,32 +1,15 @@
-"""What is refused of a file before it is decoded: what is asked of it, and what it holds."""
+"""Files that are refused before they are decoded."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from mirage_cli.errors import MediaError, UsageProblem, reason_of
+from mirage_cli.errors import MediaError, reason_of
 from mirage_cli.frames import MEDIA_MAX_SIDE
 from mirage_cli.media.probe import READABLE_REMEDY, MediaProbe, VideoTrack
 
 MAX_PIXELS = 1 << 27
 """Of a frame, 400 MB as RGB; 16K video has this many."""
-
-
-def check_request(size: tuple[int, int] | None, start: float, duration: float | None, fps: float | None) -> None:
-    """Raises:
-    UsageProblem: a size, time (seconds) or rate that is not allowed.
-    """
-    if size is not None and not all(1 <= side <= MEDIA_MAX_SIDE for side in size):
-        raise UsageProblem(
-            f"size {size[0]}x{size[1]} is not allowed: each side is 1 to {MEDIA_MAX_SIDE} pixels",
-            "give a size such as 768x432",
-        )
-    if not 0.0 <= start < 1e7:
-        raise UsageProblem(f"start {start:g} s is not allowed: 0 or more", "give --start 1.5")
-    if duration is not None and not 0.0 < duration < 1e7:
-        raise UsageProblem(f"duration {duration:g} s is not allowed: more than 0", "give --duration 10")
-    if fps is not None and not 0.01 <= fps <= 1000.0:
-        raise UsageProblem(f"{fps:g} frames a second are not allowed: 0.01 to 1000", "give --fps 30")
 
 
 def check_local_file(name: str) -> str:

@@ -1,7 +1,7 @@
 """Frames out of any file, pipe or URL that ffmpeg reads.
 
-One ffmpeg decodes, turns, scales and converts to RGB; the pictures and their exact times come
-through a pipe (``raw_pipe``), a frame at a time, however long the clip. Variable frame rates stay
+One ffmpeg decodes, rotates, scales and converts to RGB; the pictures and their exact times come
+through a pipe (``media.raw_pipe``), a frame at a time, however long the clip. Variable frame rates stay
 as they are, since every frame carries its own time.
 """
 
@@ -19,22 +19,14 @@ import numpy as np
 
 from mirage_cli.errors import MediaError
 from mirage_cli.frames import Frame, FrameSource, Sound, SoundLine, StreamInfo
-from mirage_cli.inputs.checks import check_local_file, check_request, require_video
+from mirage_cli.inputs.checks import check_local_file, require_video
+from mirage_cli.inputs.file_info import FileRequest, describe
 from mirage_cli.inputs.pipe import StdinFeed
 from mirage_cli.media.addresses import NameAlias, file_url
 from mirage_cli.media.decode import NUT_SHIFT_SECONDS, decode_arguments
-from mirage_cli.media.ffmpeg import FfmpegProcess, FfmpegTool, find_ffmpeg, rational_rate
+from mirage_cli.media.ffmpeg import FfmpegProcess, FfmpegTool, find_ffmpeg
 from mirage_cli.media.place import Kind, Place
-from mirage_cli.media.probe import (
-    READABLE_REMEDY,
-    MediaProbe,
-    PacketScan,
-    VideoTrack,
-    exact_rate,
-    make_timeline,
-    probe_media,
-    scan_packets,
-)
+from mirage_cli.media.probe import READABLE_REMEDY, MediaProbe, make_timeline, probe_media, scan_packets
 from mirage_cli.media.raw_pipe import RawPipeError, RawPipeReader
 
 # ffmpeg's muxer turns a time that jumps back into the last one plus a tick of 1 us.
@@ -61,7 +53,7 @@ class FileSource(FrameSource):
         sound_shift_seconds: how much later the sound lies in ``sound_url`` than in the input, where the decoder keeps
             the sound of a pipe in a file of its own; else 0.
         path: the local file, None for pipes and URLs.
-        sound: what was decoded of it beside the frames; None unless asked for.
+        sound: decoded along with the frames; None unless asked for.
         alias: stands for ``path`` in commands, where its name needs it.
     """
 
@@ -79,9 +71,8 @@ class FileSource(FrameSource):
         info: StreamInfo,
         probe: MediaProbe,
         first: tuple[Fraction, np.ndarray],
+        request: FileRequest,
         *,
-        start_seconds: float,
-        duration_seconds: float | None,
         path: str | None,
         sound_url: str | None,
         feed: StdinFeed | None,
@@ -96,10 +87,10 @@ class FileSource(FrameSource):
         self.path = path
         self.sound_url = sound_url
         self.sound_shift_seconds = float(NUT_SHIFT_SECONDS) if sound_folder is not None else 0.0
-        self.timeline = make_timeline(probe, float(first[0]), start_seconds)
+        self.timeline = make_timeline(probe, float(first[0]), request.start_seconds)
         self._process, self._reader, self._first = process, reader, first
         self.probe = probe
-        self.start_seconds, self.duration_seconds = start_seconds, duration_seconds
+        self.start_seconds, self.duration_seconds = request.start_seconds, request.duration_seconds
         self._feed, self._sound_folder = feed, sound_folder
         self._begun = self._closed = False
 
@@ -109,7 +100,7 @@ class FileSource(FrameSource):
         self._begun = True
         begin, nominal = self._first[0], 1.0 / self.info.fps
         packet: tuple[Fraction, np.ndarray] | None = self._first
-        del self._first  # the picture belongs to the taker of the frame
+        del self._first  # it must not be held here while the consumer has the frame
         last = last_raw = -1.0
         shift, stalled, index = 0.0, 0, 0
         line, read = self.sound, self._read_sound
@@ -117,7 +108,7 @@ class FileSource(FrameSource):
             raw = float(packet[0] - begin)
             pts = raw + shift
             stalled = stalled + 1 if raw - last_raw < STALL_SECONDS else 0
-            if stalled > 1:  # joined files whose times begin anew: go on from here
+            if stalled > 1:  # joined files whose times jump back: continue from here
                 pts = last + nominal
                 shift = pts - raw
             elif pts - last < STALL_SECONDS:  # two pictures of one time
@@ -254,7 +245,8 @@ def open_file(
         MediaError: no such file, a folder, not a video, no picture track, no frame in the range.
     """
     place = name if isinstance(name, Place) else Place.of_input(os.fspath(name))
-    check_request(size, start_seconds, duration_seconds, fps)
+    request = FileRequest(size, start_seconds, duration_seconds, fps)
+    request.check()
     tool = tool or find_ffmpeg()
     feed: StdinFeed | None = None
     alias: NameAlias | None = None
@@ -272,20 +264,7 @@ def open_file(
         url = place.path if path is None else file_url(alias.path if alias else path)
 
     def attempt(with_line: bool) -> FileSource:
-        return _open(
-            tool,
-            place,
-            url,
-            path,
-            feed,
-            size,
-            start_seconds,
-            duration_seconds,
-            fps,
-            threads or default_threads(),
-            keep_sound,
-            with_line,
-        )
+        return _open(tool, place, url, path, feed, request, threads or default_threads(), keep_sound, with_line)
 
     try:
         try:
@@ -293,7 +272,7 @@ def open_file(
         except MediaError:
             if not with_line or feed is not None:
                 raise
-            source = attempt(False)  # maybe it is the sound that cannot be decoded
+            source = attempt(False)  # it may be the sound that cannot be decoded
             if source.probe.sound_tracks:
                 source.warnings.append(f"{place.shown}: its sound cannot be decoded and is left out")
     except BaseException:
@@ -312,10 +291,7 @@ def _open(
     url: str,
     path: str | None,
     feed: StdinFeed | None,
-    size: tuple[int, int] | None,
-    start: float,
-    duration: float | None,
-    fps: float | None,
+    request: FileRequest,
     threads: int,
     keep_sound: bool,
     with_line: bool,
@@ -325,8 +301,7 @@ def _open(
     video = require_video(probe, name)
     scan = None
     if not piped and not place.is_address:
-        end = None if duration is None else start + duration
-        scan = scan_packets(tool, url, start_seconds=start, end_seconds=end)
+        scan = scan_packets(tool, url, start_seconds=request.start_seconds, end_seconds=request.end_seconds)
     sound_folder = None
     sound_url = None if piped or (place.is_address and not probe.sound_tracks) else url
     if piped and keep_sound and probe.sound_tracks:
@@ -338,10 +313,10 @@ def _open(
         probe,
         video,
         url,
-        size=size,
-        start_seconds=start,
-        duration_seconds=duration,
-        fps=fps,
+        size=request.size,
+        start_seconds=request.start_seconds,
+        duration_seconds=request.duration_seconds,
+        fps=request.fps,
         threads=threads,
         warnings=warnings,
         sound_to=sound_url if sound_folder else None,
@@ -353,24 +328,25 @@ def _open(
         if piped and feed is not None:
             feed.start(process.stdin)
         read_sound = SoundLine()
-        reader, packet = _first_picture(process, name, start, read_sound)
+        reader, packet = _first_picture(process, name, request.start_seconds, read_sound)
     except BaseException:
         process.stop()
         process.stdout.close()
         if sound_folder is not None:
             sound_folder.cleanup()
         raise
-    if start > 0:
+    if request.start_seconds > 0:
         process.forget_errors()  # pictures before the range lacked what they refer to
-    info = _describe(name, probe, video, scan, reader, size, start, duration, fps)
+    info = describe(
+        name, probe, video, scan, request, size=(reader.width, reader.height), sample_aspect=reader.sample_aspect
+    )
     source = FileSource(
         process,
         reader,
         info,
         probe,
         packet,
-        start_seconds=start,
-        duration_seconds=duration,
+        request,
         path=path,
         sound_url=sound_url,
         feed=feed,
@@ -399,65 +375,3 @@ def _first_picture(
         detail = f" ({reason})" if reason else " (it holds none)"
         raise MediaError(f"no frame of {name} could be decoded{detail}", READABLE_REMEDY)
     return reader, packet
-
-
-def _describe(
-    name: str,
-    probe: MediaProbe,
-    video: VideoTrack,
-    scan: PacketScan | None,
-    reader: RawPipeReader,
-    size: tuple[int, int] | None,
-    start: float,
-    duration: float | None,
-    fps: float | None,
-) -> StreamInfo:
-    rate = rational_rate(fps) if fps else exact_rate(video, scan)
-    length = probe.duration_seconds
-    if length is not None:
-        length = max(length - start, 0.0)
-    if scan is not None and scan.frame_count:
-        length = scan.end_seconds - scan.first_seconds
-        if scan.variable_rate and not fps and length > 0:
-            rate = Fraction(scan.frame_count / length).limit_denominator(1001)
-    if duration is not None:
-        length = min(length, duration) if length is not None else None
-    count = scan.frame_count if scan and not fps else None
-    if count is None and length is not None:
-        count = max(1, round(length * rate))
-    if scan is not None:
-        variable = scan.variable_rate
-    else:
-        variable = bool(video.fps and video.base_rate and _differ(video.fps, video.base_rate))
-    return StreamInfo(
-        width=reader.width,
-        height=reader.height,
-        fps=float(rate) or 25.0,
-        frame_count=count,
-        duration_seconds=length,
-        variable_rate=variable and not fps,
-        has_audio=bool(probe.sound_tracks),
-        name=name,
-        pixel_aspect=_aspect(reader, video, size),
-    )
-
-
-def _differ(fps: Fraction, base: Fraction) -> bool:
-    return base < 1000 and abs(fps / base - 1) > 0.005
-
-
-def _aspect(reader: RawPipeReader, video: VideoTrack, size: tuple[int, int] | None) -> tuple[int, int]:
-    """The shape of a pixel; the rounding of a size to whole pixels is no change of shape."""
-    num, den = reader.sample_aspect
-    if size is None:
-        return num, den
-    turned = round(video.rotation_degrees / 90.0) % 2 == 1
-    width, height = (video.height, video.width) if turned else (video.width, video.height)
-    own = Fraction(num, den) * size[0] * height / (size[1] * width)  # before scaling
-    for plain in {Fraction(1), own.limit_denominator(100)}:
-        if abs(float(own / plain) - 1) > 1e-3:
-            continue
-        exact_height = size[0] * height * plain / width / plain
-        if abs(exact_height - size[1]) <= 1 or abs(Fraction(size[1] * width, height) - size[0]) <= 1:
-            return plain.numerator, plain.denominator
-    return num, den

@@ -56,8 +56,8 @@ class _Connection:
         self.address = address
         self.sound = SoundLine()  # in the times of the pipe
         self.stalled = False
-        # Until they are asked for, when a model has loaded, old ones make room: they would be shown late. A
-        # playlist gives seconds of video at once, which are all to be shown.
+        # Until the model is loaded and asks for them, older pictures are dropped: they would be shown late. A
+        # playlist gives seconds of video at once, all of which is shown.
         self._frames: Channel[tuple[float, np.ndarray]] = Channel(2, newest_wins=not address.playlist)
         self._begun = threading.Event()
         self._reader: RawPipeReader | None = None
@@ -93,10 +93,10 @@ class _Connection:
         return self._reader
 
     def probe(self) -> MediaProbe:
-        """What ffmpeg said of the stream; nothing is known of one of which it said nothing."""
+        """What ffmpeg printed about the stream; an empty probe where it printed nothing."""
         deadline = time.monotonic() + SAID_SECONDS
         description, complete = "", False
-        # It is said before the first picture, but read by a thread of its own.
+        # It is printed before the first picture, but read by another thread.
         while not complete and time.monotonic() < deadline:
             ended = not self.process.running
             description, complete = input_description(self.process.messages())
@@ -109,7 +109,7 @@ class _Connection:
             return MediaProbe("", None, 0.0, None, ())
 
     def frames(self, timeout_seconds: float) -> Iterator[tuple[float, np.ndarray]]:
-        """(seconds, picture) until the stream ends or stalls, which ``stalled`` tells."""
+        """(seconds, picture) until the stream ends or stalls; then ``stalled`` says which."""
         self._frames.newest_wins = False
         got: list[tuple[float, np.ndarray]] = []
 
@@ -153,7 +153,7 @@ class _Connection:
                     if not self._frames.put((float(packet[0]), packet[1]))[0]:
                         return
         except (RawPipeError, OSError, ValueError):
-            pass  # whoever waits for pictures learns of it, and ffmpeg says why
+            pass  # the reader of the pictures sees the end, and ffmpeg's messages say why
         finally:
             self._frames.finish()
             self._begun.set()
@@ -181,7 +181,7 @@ class StreamSource(FrameSource):
         address: from ``stream_address`` or ``screen_address``.
         size: (width, height) to scale to; None keeps that of the first connection.
         fps: resample to this rate.
-        timeout_seconds: without a picture for so long, a connection counts as lost.
+        timeout_seconds: after this long without a picture, a connection counts as lost.
         attempts: to open it again, in a row; 0 ends at the first loss.
         tell: gets a sentence when the connection is lost or there again.
         with_line: decode the sound as well, into ``sound``.
@@ -189,7 +189,7 @@ class StreamSource(FrameSource):
 
     Attributes:
         state: "connected", or what is being done about it.
-        sound: what came beside the frames, in their times; None where there is none.
+        sound: what came with the frames, in their times; None where there is none.
         reconnects: how often the stream was opened again.
 
     Raises:
@@ -230,7 +230,7 @@ class StreamSource(FrameSource):
                 self._connection = self._open()
                 break
             except MediaError as error:
-                # A track of sound that cannot be decoded takes the pictures along: once more without it.
+                # Sound that cannot be decoded stops the pictures as well: try once more without it.
                 if self._with_line and isinstance(error, _NotOpened) and error.has_sound:
                     self._with_line = False
                 elif not address.listens or attempt >= attempts:

@@ -1,4 +1,4 @@
-"""Live sources that need no device: the moving test picture, and files played at their own pace."""
+"""Sources around other sources: played at their own pace, scaled, without their first frames, looped."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from mirage_cli.frames import Frame, FrameSource, SoundLine, SourceWrapper
 Clock = Callable[[], float]
 
 SLEPT_SECONDS = 1.0
-"""A source that is later than this was asleep (a stopped process, a closed lid): it goes on from
+"""A source that is later than this was suspended (a stopped process, a closed lid): it continues from
 where it was instead of catching up."""
-LET_GO_SECONDS = 2.0
-"""How long the end waits for a source that is just being opened; later it closes by itself."""
-AHEAD_SECONDS = 2.0
+CLOSE_SECONDS = 2.0
+"""How long ``close`` waits for a source that is just being opened; after that it closes by itself."""
+REOPEN_SECONDS = 2.0
 """How long before its end a looped file is opened again: more than that takes on a busy machine."""
 
 
 class PacedSource(SourceWrapper):
     """Plays another source at its own pace, so that a file behaves like a camera.
 
-    A frame is given when its time has come, never before; when the taker is late the clock is not
-    moved, so frames follow at once until the pace is met again; later than ``SLEPT_SECONDS``, it is.
+    A frame is given at its time, never before. When the consumer is late, frames follow without a pause until the
+    pace is met again; when it is later than ``SLEPT_SECONDS``, the clock is set back instead.
 
     Args:
-        reopen: opens the source again, to begin anew at its end; None plays it once. Called on a
-            thread of its own, ``AHEAD_SECONDS`` before the end where the source says how long it
-            is, so that the last picture of one pass does not stand until the next is open.
+        reopen: opens the source again, to loop it; None plays it once. Called on a separate thread,
+            ``REOPEN_SECONDS`` before the end where the length is known, so that the picture does not freeze
+            until the next pass is open.
     """
 
     sound: SoundLine | None = None
@@ -82,7 +82,7 @@ class PacedSource(SourceWrapper):
                     return
                 self._waiting = False
                 self._pass_sound(shift)
-                self._open_ahead(frame.pts_seconds)
+                self._open_next(frame.pts_seconds)
                 yield Frame(frame.rgb, pts, index)
                 index += 1
             self._pass_sound(shift)
@@ -92,10 +92,10 @@ class PacedSource(SourceWrapper):
                 return
             self.inner.close()
             shift = last + 1.0 / max(self.info.fps, 1e-3)
-            self._open_ahead(math.inf)
+            self._open_next(math.inf)
             opening = self._next
             while not self._closed.is_set() and opening is not None and not wait([opening], 0.1).done:
-                pass  # the reader of this source has a watchdog of its own
+                pass  # the pipeline's watchdog limits this wait
             with self._swap:
                 if self._closed.is_set() or opening is None:
                     return
@@ -103,12 +103,12 @@ class PacedSource(SourceWrapper):
                 self._old_warnings += self.inner.warnings
                 self.inner, self._next = opened, None
 
-    def _open_ahead(self, pts_seconds: float) -> None:
+    def _open_next(self, pts_seconds: float) -> None:
         """Begins to open the next pass when this one is about to end."""
         if self._reopen is None or self._next is not None:
             return
         length = self.inner.info.duration_seconds
-        if pts_seconds >= (math.inf if length is None else length - AHEAD_SECONDS):
+        if pts_seconds >= (math.inf if length is None else length - REOPEN_SECONDS):
             with self._swap:
                 if not self._closed.is_set():
                     self._next = _on_a_thread(self._reopen)
@@ -123,11 +123,11 @@ class PacedSource(SourceWrapper):
             self.inner.close()
             if self._next is not None:
                 self._next.add_done_callback(_close_opened)
-                wait([self._next], LET_GO_SECONDS)
+                wait([self._next], CLOSE_SECONDS)
 
 
 def _on_a_thread(open_source: Callable[[], FrameSource]) -> Future[FrameSource]:
-    """Opens a source on a thread that keeps nobody from ending, as those of an executor would."""
+    """Opens a source on a daemon thread: unlike those of an executor it does not keep the process from ending."""
     future: Future[FrameSource] = Future()
 
     def run() -> None:
@@ -146,7 +146,7 @@ def _close_opened(future: Future[FrameSource]) -> None:
 
 
 class ResizedSource(SourceWrapper):
-    """Gives another source's frames at a given size (for pipes, whose size is known too late)."""
+    """Gives another source's frames at a given size, for pipes: their own is known only once the decoder runs."""
 
     def __init__(self, source: FrameSource, size: tuple[int, int]) -> None:
         super().__init__(source)
@@ -162,8 +162,7 @@ class ResizedSource(SourceWrapper):
 class SkippingSource(SourceWrapper):
     """Another source without its first frames, which are decoded and dropped.
 
-    Decoding from the start is what gives the very same frames again; it is much faster than the
-    model.
+    Only decoding from the start gives exactly the same frames again; it is much faster than the model.
     """
 
     def __init__(self, source: FrameSource, frames: int) -> None:

@@ -62,10 +62,10 @@ class Place:
         """An input that is read from its beginning to its end, as fast as the model takes it."""
         if name == PIPE:
             return cls(Kind.PIPE, name, "standard input")
+        if is_url(name):  # first: its query may look like a glob of pictures
+            return cls(Kind.ADDRESS, name, shown_url(name))
         if _is_pictures(name):
             return cls(Kind.PICTURES, name, _file_name(name))
-        if is_url(name):
-            return cls(Kind.ADDRESS, name, shown_url(name))
         return cls(Kind.DEVICE if _is_fifo(name) else Kind.FILE, name, _file_name(name))
 
     @classmethod
@@ -75,10 +75,10 @@ class Place:
             return cls(Kind.TEST, name, "test picture")
         if name == "screen" or name.startswith("screen:"):
             return cls(Kind.SCREEN, name, name)
-        if is_broadcast(name):
-            return cls(Kind.STREAM, name, shown_url(name))
         if is_playlist(name):
             return cls(Kind.PLAYLIST, name, shown_url(name))
+        if is_broadcast(name):
+            return cls(Kind.STREAM, name, shown_url(name))
         return cls.of_input(name)
 
     @classmethod

@@ -1,10 +1,10 @@
-"""Sound on its way past the model: from a source, beside the frames, to the outputs that take it.
+"""Sound past the model: from a source, in parallel with the frames, to the outputs that take it.
 
     source thread --> SoundLine --> SoundCarrier (sink thread) --> write_sound of each output
 
 Frames are styled, may be dropped, and come late; sound is left as it is and never dropped. Both carry
 times of the same clock, and the container puts each sample under its picture: whatever the model
-takes, they stay in step. (Sound that is copied from file to file goes another way: ``sound``.)
+takes, they stay in step. (Sound that is copied from file to file takes another path: ``outputs.sound_copy``.)
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CHANNELS = 2
 JITTER_SECONDS = 0.015
 """Gaps and overlaps below this are the rounding of time stamps (1 ms in RTMP) and are left alone."""
 LATE_SECONDS = 2.0
-"""Sound that is later than this behind its pictures keeps nobody waiting: silence takes its place."""
+"""Sound that is later than this behind its pictures is replaced by silence."""
 LONGEST_SILENCE_SECONDS = 60.0
 
 
@@ -46,7 +46,7 @@ class SoundCarrier(SinkWrapper):
 
 
 class SoundFeed:
-    """Lays sound beside the pictures of one output, from its first picture on, without gap or overlap.
+    """Aligns sound with the pictures of one output, from its first picture on, without gap or overlap.
 
     Args:
         write: gets (number of the first sample, int16 [samples, 2]), in order and without gaps.
@@ -69,7 +69,7 @@ class SoundFeed:
             self._silence(due - self._end)
 
     def take(self, sound: Sound) -> None:
-        """The next piece; what lies before the first picture is left out."""
+        """The next sound; what lies before the first picture is dropped."""
         if self._begin is None:
             self._early.put(sound)
             return

@@ -9,7 +9,7 @@ from mirage_cli.errors import MirageError
 from mirage_cli.frames import Frame, FrameSink, Sound
 
 SETTLE_SECONDS = 0.5
-"""A sink that has a frame in hand for longer than this when all are closed is stuck."""
+"""A sink that is inside a ``write`` for longer than this when all are closed is stuck."""
 
 
 class FanOut(FrameSink):

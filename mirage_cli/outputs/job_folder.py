@@ -1,4 +1,4 @@
-"""The folder of a job that has not ended: what was asked for, which segments are complete, how to go on.
+"""The folder of a job that has not ended: what was asked for, which segments are complete, where to resume.
 
     out.mp4.part/
       job.json                    the request; a job is resumed only with the same one
@@ -26,7 +26,7 @@ import numpy as np
 from mirage_cli.errors import MediaError, MirageError, UsageProblem, reason_of, short
 
 FORMAT = 1
-BEGIN_ANEW = "Give the same flags again, or begin anew with -y and without --resume."
+START_OVER = "Give the same flags again, or start over with -y and without --resume."
 
 SEGMENT_LIST = "pieces.txt"
 """The segments that are joined at the end, for ffmpeg."""
@@ -134,7 +134,7 @@ class JobFolder:
                 facts = json.loads((file.metadata() or {}).get("facts", ""))
             return arrays, facts
         except (OSError, ValueError, SafetensorError) as problem:
-            raise MediaError(f"{path} is damaged: {problem}", BEGIN_ANEW) from None
+            raise MediaError(f"{path} is damaged: {problem}", START_OVER) from None
 
     def remove(self) -> None:
         """Delete the folder and release its lock."""
@@ -219,7 +219,7 @@ def open_job(target: str, request: dict[str, Any], resume: bool) -> JobFolder:
         raise
     except (OSError, ValueError, TypeError, KeyError) as problem:
         folder.release()
-        raise MediaError(f"the unfinished job {path} cannot be used: {reason_of(problem)}", BEGIN_ANEW) from None
+        raise MediaError(f"the unfinished job {path} cannot be used: {reason_of(problem)}", START_OVER) from None
     return folder
 
 
@@ -252,7 +252,7 @@ def _check_same(began: dict[str, Any], now: dict[str, Any], target: str) -> None
             raise UsageProblem(
                 f"the unfinished job of {target} was begun with another {key.replace('_', ' ')}: "
                 f"{short(json.dumps(began.get(key)))}, and now it is {short(json.dumps(now.get(key)))}",
-                BEGIN_ANEW,
+                START_OVER,
             )
 
 

@@ -59,7 +59,7 @@ def check_target(target: Place, read_from: str | None, may_replace: Callable[[],
         return
     name, path = target.path, Path(target.path)
     if not is_utf8(name):
-        raise MediaError(f"output {name!r} is no UTF-8 text", "give the output a plainer name")
+        raise MediaError(f"output {name!r} is not UTF-8 text", "give the output a plainer name")
     try:
         if path.is_dir():
             raise MediaError(f"output {name!r} is a folder", f"name a file: {path / 'out.mp4'}")

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mirage_cli.outputs.plan import OutputPlan
 
 PUSH_TIMEOUT_SECONDS = 10.0
-"""A connection that takes nothing for this long is made again."""
+"""A connection that takes nothing for this long is opened again."""
 
 
 def open_live_output(
@@ -81,10 +81,10 @@ def push_output(
     patient: Patient | None = None,
     **options: Any,
 ) -> PushSink:
-    """An output to an address, made again when it breaks.
+    """An output to an address, opened again when it breaks.
 
     Args:
-        patient: how a job waits for it; None for a live run, which waits for nothing.
+        patient: how a job waits for it; None for a live run, which never waits.
         options: of ``open_output``.
 
     Raises:
@@ -132,7 +132,7 @@ def check_output(source: Place, target: Place, overwrite: bool | None, ui: Ui) -
 
 
 def check_unfinished(config: TransformConfig, target: Place) -> None:
-    """Refuse to throw away the work of a job that was killed.
+    """Refuse to discard the work of a job that was killed.
 
     Raises:
         MediaError: there is such a job, and neither --resume nor -y was given.
@@ -141,7 +141,7 @@ def check_unfinished(config: TransformConfig, target: Place) -> None:
     if frames:
         raise MediaError(
             f"output {target.path!r} has an unfinished job, of which {frames} frames are done",
-            "add --resume to go on with it, or -y to begin anew",
+            "add --resume to go on with it, or -y to start over",
         )
 
 
@@ -187,7 +187,7 @@ def open_sink(
                 sink = _open_push(config, target, source, info, tell, stop)
             elif target.kind is Kind.PICTURES:
                 if config.resume:
-                    raise UsageProblem("--resume is for videos, not for pictures", "Leave --resume away.")
+                    raise UsageProblem("--resume is for videos, not for pictures", "Omit --resume.")
                 sink = _picture_sink(target, config)
             else:
                 sink = _open_file(config, target, opened, info, None if len(targets) > 1 else weights)
@@ -214,7 +214,7 @@ def _open_push(
 ) -> PushSink:
     """An address: it is waited for when it breaks, and gets no frame before its time."""
     if config.resume:
-        raise UsageProblem(f"--resume cannot hold: the output is {target.shown}", "Leave --resume away.")
+        raise UsageProblem(f"--resume cannot hold: the output is {target.shown}", "Omit --resume.")
     with_line = source.sound is not None
     if config.sound and not with_line and source.info.has_audio:
         tell(f"{source.info.name}: its sound cannot be sent to {target.shown}")
@@ -289,7 +289,7 @@ def _times(info: StreamInfo) -> list[Any]:
 def _with_times(info: StreamInfo, times: Any) -> StreamInfo:
     """The description of an input with the times that its job was begun with.
 
-    How exactly an input's rate is known depends on how long a look at it took (``media_probe.scan_packets``): another
+    How exactly an input's rate is known depends on how long a look at it took (``probe.scan_packets``): another
     rate would put the later frames on another grid than the segments that are there.
     """
     known = isinstance(times, list) and [type(value) for value in times[:2]] == [float, bool] and len(times) == 3

@@ -1,9 +1,9 @@
-"""A network output that may break: sent from a thread of its own, and connected again.
+"""A network output that may break: sent from a separate thread, and connected again.
 
-A live run never waits for the network: the newest frame wins, and what cannot be sent in time is not
-sent. A job that makes all frames of a file is ``Patient``: it waits. When the connection breaks, or
-takes nothing for ``timeout_seconds``, it is made anew after 0.5, 1, 2, 4, 8, 8 ... seconds. Sound goes
-along with the frames, by its own times.
+A live run never waits for the network: the newest frame wins, and what cannot be sent in time is dropped.
+A job that makes all frames of a file is ``Patient``: it waits. When the connection breaks, or takes nothing
+for ``timeout_seconds``, it is opened again after 0.5, 1, 2, 4, 8, 8 ... seconds. Sound is sent along with the
+frames, by its own times.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from mirage_cli.media.addresses import pause_seconds
 from mirage_cli.pipeline import Channel, Ended
 
 FIRST_SECONDS = 3.0
-"""A connection that breaks sooner than this was never there: a wrong address, say."""
+"""A connection that breaks sooner than this never worked: a wrong address, say."""
 LAST_SECONDS = 5.0
-"""What is on the way at the end is sent in this time, or not at all."""
+"""At the end, what is still queued is sent within this time, or not at all."""
 PATIENT_LAST_SECONDS = 20.0
 HELD_FRAMES = 8
-"""So many frames are enough for ffmpeg to know pictures and sound, and to connect."""
+"""After this many frames ffmpeg knows pictures and sound, and connects."""
 SLICE_SECONDS = 0.2
 BEHIND_SECONDS = 1.0
-"""A job that is later than this has its pace counted from now on: nothing is sent in a burst."""
+"""A job that is later than this is paced from now on: nothing is sent in a burst."""
 
 
 class Connection(Protocol):
@@ -57,7 +57,7 @@ class Connection(Protocol):
 
 @dataclass(frozen=True)
 class Patient:
-    """How a job that leaves nothing out waits for its address.
+    """How a job that drops no frame waits for its address.
 
     Attributes:
         at_its_pace: send no frame before its time: viewers watch while it is made.
@@ -74,10 +74,10 @@ class PushSink(FrameSink):
     Args:
         name: of the address, without secrets.
         connect: makes a connection; True stands for one again.
-        timeout_seconds: a connection that takes nothing for so long is lost.
+        timeout_seconds: a connection that takes nothing for this long is lost.
         attempts: to connect again, in a row; 0 gives up at the first loss.
         tell: gets a sentence when the connection is lost or there again.
-        patient: wait for room and for the connection instead of leaving frames out.
+        patient: wait for room and for the connection instead of dropping frames.
 
     Attributes:
         state: "connected", or what is being done about it.
@@ -180,7 +180,7 @@ class PushSink(FrameSink):
         busy, connection = self._busy_since, self._connection
         if busy is not None and connection is not None and time.monotonic() - busy > self._timeout:
             self._busy_since = None
-            connection.kill()  # the thread that is stuck in it learns so
+            connection.kill()  # its write fails, which wakes the thread that is stuck in it
 
     def _run(self) -> None:
         try:
@@ -273,7 +273,7 @@ class PushSink(FrameSink):
             held: frames sent so far; a patient job keeps them, to send them again to the next one.
 
         Raises:
-            MediaError: it is not reached. Ended: nobody wants it any more, or the end is sent.
+            MediaError: it is not reached. Ended: the sink was closed meanwhile, or the end is sent.
         """
         connection = self._connection
         assert connection is not None
@@ -304,13 +304,13 @@ class PushSink(FrameSink):
             del held[:-HELD_FRAMES]
 
     def _never_there(self) -> bool:
-        """Whether the first connection came to nothing, as with a wrong address."""
+        """Whether the first connection never worked, as with a wrong address."""
         if self.reconnects:
             return False
         return self._reached_at is None or time.monotonic() - self._reached_at < FIRST_SECONDS
 
     def _rest(self, seconds: float) -> bool:
-        """Waits; True when nobody wants the connection any more."""
+        """Waits; True when the sink was closed or given up meanwhile."""
         end = time.monotonic() + seconds
         while not self._closing.wait(max(0.0, min(SLICE_SECONDS, end - time.monotonic()))):
             if self._given_up():

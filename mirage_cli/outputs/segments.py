@@ -156,10 +156,9 @@ class JobSink(FrameSink):
 
     def _open_segment(self) -> None:
         name = segment_name(self._segments, self._suffix)
-        place = Place(Kind.FILE, str(self.folder.path / name), name)
         self._segment = FileSink(
             self._tool,
-            place,
+            Place(Kind.FILE, str(self.folder.path / name), name),
             self._info,
             self._segment_container,
             self._plan.encoder,

@@ -109,7 +109,7 @@ class TapSink(SinkWrapper):
         try:
             self._recording.write_sound(Sound(sound.samples, pts))
         except MirageError:
-            pass  # the next picture will tell
+            pass  # the next picture raises it again
 
     def record_from_start(self) -> None:
         """Record from the very first picture on; before the run begins.
@@ -248,7 +248,7 @@ class TapSink(SinkWrapper):
 
 
 class NewestPicture:
-    """Hands the newest picture to the preview; costs nothing while nobody watches."""
+    """Hands the newest picture to the preview; costs nothing while there are no watchers."""
 
     def __init__(self, tap: TapSink) -> None:
         self._tap = tap

@@ -303,7 +303,7 @@ def check_display(
 
     Args:
         environment, load: stand in for os.environ and the import of a module.
-        opens: stands in for ``display.x_display_opens``.
+        opens: stands in for ``window.x_display_opens``.
     """
     screen = platform.system()
     if sys.platform.startswith("linux"):

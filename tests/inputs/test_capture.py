@@ -48,7 +48,7 @@ def lasting(count):
 
 
 def test_the_next_pass_is_opened_before_this_one_ends(monkeypatch):
-    monkeypatch.setattr(capture, "AHEAD_SECONDS", 3 / 30.0)
+    monkeypatch.setattr(capture, "REOPEN_SECONDS", 3 / 30.0)
     opened, ahead = [lasting(6)], []
 
     def reopen():
@@ -68,7 +68,7 @@ def test_the_next_pass_is_opened_before_this_one_ends(monkeypatch):
 
 
 def test_a_slow_opening_does_not_hold_the_last_picture(monkeypatch):
-    monkeypatch.setattr(capture, "AHEAD_SECONDS", 10.0)
+    monkeypatch.setattr(capture, "REOPEN_SECONDS", 10.0)
 
     def reopen():
         time.sleep(0.6)
@@ -97,7 +97,7 @@ def test_a_file_that_is_gone_at_the_end_of_a_pass_is_an_error():
 
 def test_an_opening_that_hangs_keeps_nobody(monkeypatch):
     """Neither whoever takes frames (the pipeline's watch tells that none comes) nor the end."""
-    monkeypatch.setattr(capture, "LET_GO_SECONDS", 0.1)
+    monkeypatch.setattr(capture, "CLOSE_SECONDS", 0.1)
     hangs, late = threading.Event(), lasting(2)
 
     def reopen():

@@ -20,6 +20,7 @@ INPUTS = {
     "%04d.png": Kind.PICTURES,
     "*.png": Kind.PICTURES,
     "http://host/clip.mp4": Kind.ADDRESS,
+    "http://cam/video?name=a.jpg": Kind.ADDRESS,  # by its end and its question mark a glob of pictures
 }
 LIVE = {
     "test": Kind.TEST,
@@ -27,6 +28,7 @@ LIVE = {
     "rtsp://cam/1": Kind.STREAM,
     "http://0.0.0.0:8080/x?listen=1": Kind.STREAM,
     "https://host/x.M3U8?token=1": Kind.PLAYLIST,
+    "rtsp://host/x.m3u8": Kind.PLAYLIST,
 }
 OUTPUTS = {
     "-": Kind.PIPE,

@@ -110,7 +110,7 @@ def test_a_name_that_is_no_text(clip, tmp_path, monkeypatch, capsys):
     assert len(media.times_of("o.mp4")) == 10
     assert main(["transform", name, "-p", "night", "-o", os.fsdecode(b"\xff.mp4")]) == 3
     err = capsys.readouterr().err
-    assert "is no UTF-8 text" in err and sorted(os.listdir()) == sorted([name, "o.mp4"])
+    assert "is not UTF-8 text" in err and sorted(os.listdir()) == sorted([name, "o.mp4"])
     assert main(["transform", os.fsdecode(b"\xfe.mp4"), "-p", "night", "-o", "p.mp4"]) == 3
     assert "does not exist" in capsys.readouterr().err
 

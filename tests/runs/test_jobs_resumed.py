@@ -64,14 +64,14 @@ def test_other_weights_are_another_job(clip, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_the_times_of_a_job_stay_those_it_was_begun_with(clip, golden, tmp_path, monkeypatch):
     """A second look at an input may end before it is whole, on a busy machine, and tell another rate."""
-    out, described = tmp_path / "out.mp4", video_in._describe
+    out, described = tmp_path / "out.mp4", video_in.describe
     with pytest.raises(ValueError):
         do(config(clip, out), Dies(fail_at=25))
 
-    def otherwise(*given):
-        return replace(described(*given), fps=29.87, variable_rate=True, duration_seconds=2.1)
+    def otherwise(*given, **named):
+        return replace(described(*given, **named), fps=29.87, variable_rate=True, duration_seconds=2.1)
 
-    monkeypatch.setattr(video_in, "_describe", otherwise)
+    monkeypatch.setattr(video_in, "describe", otherwise)
     do(config(clip, tmp_path / "alone.mp4"))
     assert (tmp_path / "alone.mp4").read_bytes() != golden  # it does make a difference
     document, _ = do(config(clip, out, resume=True))
