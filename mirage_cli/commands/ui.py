@@ -41,6 +41,10 @@ class TerminalUi:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.take_down()
+
+    def take_down(self) -> None:
+        """Erase the dashboard; what is printed from here on stays on the terminal."""
         if self._live is not None:
             self._live.stop()
             self._live = None
@@ -118,6 +122,7 @@ def make_ui(call: Call, values: dict[str, Any]) -> TerminalUi:
 
 def finish(call: Call, document: dict[str, Any], ui: TerminalUi) -> int:
     """Print what a run did, as a document or in a line; returns the exit code."""
+    ui.take_down()
     for warning in document["warnings"]:
         ui.warn(warning)
     if ui.draws:

@@ -150,7 +150,7 @@ def screen_address(name: str, fps: float | None) -> Address:
         )
     options = {"f": "x11grab", "framerate": f"{fps or 30:g}", "draw_mouse": "1"}
     if match[1]:
-        options["video_size"] = f"{match[1]}x{match[2]}"
+        options["s"] = f"{match[1]}x{match[2]}"  # ffmpeg-python would take "video_size" for a pair
     if match[3]:
         options.update(grab_x=match[3], grab_y=match[4])
     return Address(display, f"screen {display}", options)

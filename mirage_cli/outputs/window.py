@@ -51,7 +51,7 @@ class _OpenCvWindow:
         import cv2
 
         self._cv2, self._title = cv2, title
-        cv2.namedWindow(title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
+        cv2.namedWindow(title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
         cv2.resizeWindow(title, width, height)
         self._shown = False
 

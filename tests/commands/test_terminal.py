@@ -76,6 +76,8 @@ def test_the_dashboard_on_a_terminal_and_its_colours(clip, tmp_path):
     assert "mirage transform" in shown["colour"] and "frames/s" in shown["colour"]
     assert COLOUR.search(shown["colour"]) and not COLOUR.search(shown["plain"])
     assert "mirage transform" in shown["plain"] and "frames/s" in shown["plain"]
+    for text in shown.values():  # the dashboard is erased before the result is printed, not with it
+        assert "\x1b[" not in text[text.index("wrote ") :]
 
 
 def test_no_animation_when_it_is_not_wanted(clip, tmp_path):

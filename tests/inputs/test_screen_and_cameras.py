@@ -47,6 +47,9 @@ def test_the_screen_is_a_source(screen, monkeypatch):
     play("screen:64x48+10+20", frames=3, size=(64, 48), fps=30.0)
     (entry,) = list_devices()["screens"]
     assert entry["size"] == [200, 120] and entry["display"] == screen
+    part = StreamSource(live_screen("screen:64x48+10+20"), attempts=0)
+    assert (part.info.width, part.info.height) == (64, 48)  # unscaled
+    part.close()
     source = StreamSource(live_screen("screen"), attempts=0)
     assert np.median(next(iter(source)).rgb) == 255  # the pointer is drawn as well
     source.close()
