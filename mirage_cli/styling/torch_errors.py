@@ -17,12 +17,12 @@ def explained(error: Exception, size: Size) -> Exception:
     if isinstance(error, MirageError):
         return error
     text = str(error).lower()
-    frames = f"frames of {size[0]}x{size[1]}"
+    width, height = size
     remedy = "Use a smaller --size, such as --size 512x288."
     if "OutOfMemory" in type(error).__name__ or "cuda out of memory" in text:
-        return GpuError(f"the GPU has not enough memory for {frames}", remedy)
+        return GpuError(f"the GPU has not enough memory for frames of {width}x{height}", remedy)
     if isinstance(error, MemoryError) or "allocate memory" in text:
-        return MirageError(f"not enough memory for {frames}", remedy)
+        return MirageError(f"not enough memory for frames of {width}x{height}", remedy)
     if any(words in text for words in _GPU_LOST):
         return GpuError(
             f"the GPU failed: {first_line(error)}", "mirage doctor tells more; --device cpu runs without it."

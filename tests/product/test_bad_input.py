@@ -164,9 +164,9 @@ def foreign(folder: Path) -> None:
         ),
         (
             lambda folder: (folder / catalog.WEIGHTS).write_bytes(b"\x80\x04\x95 no safetensors"),
-            "damaged or no safetensors file",
+            "damaged or not a safetensors file",
         ),
-        (lambda folder: (folder / catalog.CONFIG).write_text("{}"), "is no config of an LSD model"),
+        (lambda folder: (folder / catalog.CONFIG).write_text("{}"), "is not the config of a model"),
         (lambda folder: (folder / catalog.WEIGHTS).unlink(), "has no model.safetensors"),
         (lambda folder: (folder / catalog.LOOKS).write_text("[]"), "looks"),
     ],

@@ -67,7 +67,7 @@ def test_the_model_of_the_smoke_run_is_one(smoked, example_clip, tmp_path, capsy
     folder, document, _ = smoked
     model = Path(document["model_folder"])
     assert catalog.verify(model) == model == folder / "model"
-    assert "no model to use" in (model / "MODEL_CARD.md").read_text()
+    assert "not a model to use" in (model / "MODEL_CARD.md").read_text()
     out = tmp_path / "out.mp4"
     words = ["transform", str(example_clip), "--model", str(model), "--prompt", document["prompt"], "-o", str(out)]
     assert main([*words, "--duration", "0.3", "--size", "160x96", "--json"]) == 0
