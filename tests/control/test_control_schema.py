@@ -42,7 +42,7 @@ def test_every_field_takes_its_example_in_json_at_the_keyboard_and_in_a_preset()
         ('{"strength": 1.01}', "strength 1.01; allowed: a number from 0 to 1"),
         ('{"strength": true}', "strength True"),
         ('{"strength": "0.5"}', "strength '0.5'"),
-        ('{"strength": NaN}', "NaN is no JSON number"),
+        ('{"strength": NaN}', "NaN is not a JSON number"),
         ('{"strength": 1e999}', "strength inf"),
         ('{"seed": -1}', "seed -1; allowed: a whole number from 0 to 2\\*\\*63 - 1"),
         ('{"seed": 1.5}', "seed 1.5"),
