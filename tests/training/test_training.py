@@ -23,7 +23,7 @@ from mirage_cli.training.forcing import ForcingConfig, force
 from mirage_cli.training.losses import LossConfig, frame_loss, grid_difference, temporal_difference, tone_difference
 from mirage_cli.training.state import load_streams
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 SMALL = [
     "streams=16",
