@@ -362,7 +362,7 @@ def _first_picture(
 ) -> tuple[RawPipeReader, tuple[Fraction, np.ndarray]]:
     packet = None
     try:
-        pipe = io.BufferedReader(process.stdout, 1 << 16)  # type: ignore[type-var]
+        pipe = io.BufferedReader(process.stdout, 1 << 16)  # type: ignore[type-var]  # an IO[bytes] has what it needs
         reader = RawPipeReader(pipe, lambda at, samples: line.put(Sound(samples, float(at))))
         packet = reader.read_frame()
     except RawPipeError:

@@ -145,7 +145,7 @@ class _Connection:
     def _read(self) -> None:
         try:
             with self.process.stdout as pipe:
-                file = io.BufferedReader(pipe, 1 << 16)  # type: ignore[type-var]
+                file = io.BufferedReader(pipe, 1 << 16)  # type: ignore[type-var]  # an IO[bytes] has what it needs
                 reader = RawPipeReader(file, lambda at, samples: self.sound.put(Sound(samples, float(at))))
                 while (packet := reader.read_frame()) is not None:
                     self._reader = reader

@@ -42,8 +42,8 @@ class PackedConv:
             self.stride,
             [1, 1],
             1,
-            shape,  # type: ignore[call-arg]
-        )  # torch's stub lacks the last argument
+            shape,  # type: ignore[call-arg]  # torch's stub lacks it
+        )
 
     def __call__(self, x: Tensor, activation: str = "none") -> Tensor:
         """The convolution, then "none", "swish" (SiLU)."""

@@ -52,7 +52,7 @@ class VirtualCameraSink(FrameSink):
         device = target.partition(":")[2] or None
         if module is None:
             try:
-                import pyvirtualcam as module  # type: ignore[no-redef]
+                import pyvirtualcam as module  # type: ignore[no-redef]  # the stand-in's name
             except ImportError:
                 raise MediaError("a virtual camera needs pyvirtualcam, which is not installed", REMEDY) from None
         try:
