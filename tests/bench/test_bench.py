@@ -145,6 +145,7 @@ def test_commit_of_a_clone_and_of_an_install(root: Path, tmp_path: Path) -> None
         assert len(head) == 12 and int(head, 16) >= 0
 
 
+@pytest.mark.slow
 def test_the_bundled_model_for_real() -> None:
     """``mirage bench`` as a user runs it, on few small frames."""
     command = [sys.executable, "-m", "mirage_cli", "bench", "--json"]

@@ -21,6 +21,8 @@ from mirage_cli.runs import live
 from mirage_cli.runs.typing_lines import LineReader
 from mirage_cli.styling.stopping import StopSwitch
 
+pytestmark = pytest.mark.slow
+
 
 def test_it_ends_after_so_many_frames():
     models, ui = FakeModels(), RecordingUi()
