@@ -17,7 +17,7 @@ from mirage_cli.errors import UsageProblem
 from mirage_cli.runs import batch
 from mirage_cli.styling.stopping import StopSwitch
 
-pytestmark = pytest.mark.usefixtures("echo")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("echo")]
 
 
 def test_a_folder_is_done_with_one_report(films, tmp_path, capsys):
