@@ -108,6 +108,7 @@ def test_the_rungs_on_a_gpu_keep_their_names() -> None:
     assert [variant.graph for variant in on_cuda(small_model().net)] == [False, False, *[True] * 6]
 
 
+@pytest.mark.slow
 def test_the_floor_counts_every_convolution_once() -> None:
     session = small_session()
     width, height = 64, 48
@@ -175,6 +176,7 @@ def test_a_rung_takes_only_its_kernels() -> None:
     assert torch.equal(some.channel_norm_film_silu(x, x[0, :, 0, 0], x[0, :, 0, 0]), normed)
 
 
+@pytest.mark.slow
 def test_ladder_and_floor_for_real(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
     session = small_session()
     engine = SimpleNamespace(

@@ -65,6 +65,7 @@ def test_a_gpu_that_is_not_there_is_5(clip, tmp_path, capsys, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_no_such_model_is_4(clip, tmp_path):
     done = mirage("transform", clip, "-p", "night", "-m", "no-such", "-o", tmp_path / "o.mp4", fake=False)
     assert done.returncode == 4 and b"no-such" in done.stderr, done.stderr

@@ -166,6 +166,7 @@ def test_quiet_says_nothing(clip, tmp_path, capsys):
     assert streams.out == streams.err == ""
 
 
+@pytest.mark.slow
 def test_verbose_logs_to_standard_error_only(clip, tmp_path):
     done = mirage("transform", clip, "-p", "night", "-o", tmp_path / "o.mp4", "-vv")
     assert done.returncode == 0 and done.stdout.decode().startswith("wrote ")

@@ -52,6 +52,7 @@ def test_known_warps_return_and_grade_the_teacher_itself_as_perfect(warps, monke
     assert found["weave_levels_first"] == found["weave_levels"] == 0.0
 
 
+@pytest.mark.slow
 def test_errors_that_grow_from_return_to_return_are_seen(warps, monkeypatch) -> None:
     _, targets = warps.video("night")
 

@@ -28,12 +28,14 @@ def painted_by(judge: prompts.PictureJudge, look: str) -> list[np.ndarray]:
     return [np.clip(cv2.GaussianBlur(p, (0, 0), 0.7) * 0.95 + 8, 0, 255).astype(np.uint8) for p in pictures_]
 
 
+@pytest.mark.slow
 def test_pictures_are_named_by_their_statistics(judge: prompts.PictureJudge) -> None:
     for look in judge.looks:
         ranked = judge.judge(painted_by(judge, look))
         assert ranked[0][0] == look and ranked[0][1] < 0.7 * ranked[1][1], ranked
 
 
+@pytest.mark.slow
 def test_prompts_are_judged_on_the_picture_not_on_the_text(judge: prompts.PictureJudge) -> None:
     def match(text: str) -> dict[str, float]:
         return {text.split()[0]: 1.0}

@@ -42,6 +42,7 @@ def screen():
         server.wait()
 
 
+@pytest.mark.slow
 def test_the_screen_is_a_source(screen, monkeypatch):
     monkeypatch.setenv("DISPLAY", screen)
     play("screen:64x48+10+20", frames=3, size=(64, 48), fps=30.0)

@@ -298,6 +298,7 @@ def fill(sink: FileSink, most: int = 3000) -> None:
     sink.close()
 
 
+@pytest.mark.slow
 def test_full_disk(small_disk):
     folder = small_disk(400_000)
     sink = open_output(folder / "o.mp4", still_info(320, 240), crf=0)
@@ -322,6 +323,7 @@ def test_full_disk_while_the_sound_is_added(small_disk, tmp_path):
     assert os.listdir(folder) == []
 
 
+@pytest.mark.slow
 def test_a_limit_on_the_file_size(tmp_path):
     sink = open_output(tmp_path / "o.mp4", still_info(320, 240), crf=0)
     resource.prlimit(sink._process.pid, resource.RLIMIT_FSIZE, (300_000, 300_000))
@@ -364,6 +366,7 @@ def test_frames_of_another_size_are_a_bug(tmp_path):
         sink.write(Frame(pictures(1)[0], 0.0, 0))
 
 
+@pytest.mark.slow
 def test_interrupt_of_the_terminal_leaves_a_file_that_plays(tmp_path):
     """Ctrl-C reaches the whole process group; ffmpeg must live to finish the file."""
     target = tmp_path / "o.mp4"

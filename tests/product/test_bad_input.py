@@ -108,6 +108,7 @@ def test_no_camera_7(tmp_path, capsys):
     refused(capsys, 3, "camera 7", "live", "--camera", "7", "-p", "night", "-o", tmp_path / "o.mp4", out=tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="root may write everywhere")
 def test_a_folder_that_may_not_be_written_to(clip, tmp_path):
     closed = tmp_path / "closed"

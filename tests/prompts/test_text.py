@@ -95,15 +95,18 @@ def test_no_paraphrase_trains_two_looks():
 # --- retrieval -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_unseen_paraphrases_find_their_look(reader):
     assert share_right(reader, {look.id: look.held_out for look in reader.looks}) >= 0.95
 
 
+@pytest.mark.slow
 def test_user_prompts_find_their_look(reader, user):
     assert sum(map(len, user["prompts"].values())) == 60
     assert share_right(reader, user["prompts"]) >= 0.9
 
 
+@pytest.mark.slow
 def test_requests_around_a_paraphrase_do_not_hide_it(reader):
     for form in ("make it look like {}", "turn my holiday video into {} please", "in the style of {}"):
         asked = {look.id: [form.format(text) for text in look.held_out[:1]] for look in reader.looks[:-1]}

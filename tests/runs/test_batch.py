@@ -17,7 +17,7 @@ from mirage_cli.errors import UsageProblem
 from mirage_cli.runs import batch
 from mirage_cli.styling.stopping import StopSwitch
 
-pytestmark = pytest.mark.usefixtures("echo")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("echo")]
 
 
 def test_a_folder_is_done_with_one_report(films, tmp_path, capsys):
@@ -37,7 +37,6 @@ def test_a_folder_is_done_with_one_report(films, tmp_path, capsys):
     assert os.stat(tmp_path / "out" / "take 9.night.mp4").st_mtime_ns == before
 
 
-@pytest.mark.slow
 def test_a_glob_and_a_list_are_batches_too(films, capsys):
     assert main(["transform", f"{films}/take*.mp4", "-p", "night"]) == 0
     assert "2 done" in capsys.readouterr().out
@@ -93,7 +92,6 @@ class StopsAt(FakeModels):
         return made
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("resume", [False, True])
 def test_a_file_that_was_cut_off_is_not_taken_for_a_whole_one(clip, tmp_path, resume):
     inputs = [str(tmp_path / f"{name}.mp4") for name in "abc"]
@@ -157,7 +155,6 @@ def test_two_names_of_one_output_are_told_at_once(clip, tmp_path, monkeypatch, c
     assert "are the same file" in capsys.readouterr().err and list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.slow
 def test_prompts_that_come_late_or_never_are_told(clip, tmp_path):
     done, _ = do(config(clip, tmp_path / "o.mp4", prompts=("16:9 night",)))
     assert any("'9 night' begins at 16 s" in text and "never shown" in text for text in done["warnings"])

@@ -67,6 +67,7 @@ def real() -> Models:
     return Models()
 
 
+@pytest.mark.slow
 def test_a_session_goes_on_bit_for_bit(real):
     """lsd-small on the CPU: history, memory bank and guard are all that a frame depends on."""
     models, options = real, ModelOptions(device="cpu")
@@ -156,6 +157,7 @@ def test_the_whole_command_with_the_real_model(real, tmp_path, monkeypatch):
     assert one.read_bytes() == two.read_bytes() and media.probe(two).frames == 24
 
 
+@pytest.mark.slow
 def test_a_job_is_a_sink_that_knows_its_segments(clip, tmp_path):
     """The kill test cannot pass by making no segments."""
     seen = []

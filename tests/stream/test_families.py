@@ -132,6 +132,7 @@ def test_transform_runs_a_model_of_another_family(folder: Path, tmp_path: Path) 
 # --- who may know a family -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_families_are_not_imported_before_they_are_asked_for() -> None:
     """The room stream/ and what stands on it work without a family's room."""
     program = "import sys; import mirage_cli.stream.session, mirage_cli.stream.families, mirage_cli.styling.styler;"

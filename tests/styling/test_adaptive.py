@@ -158,6 +158,7 @@ def test_a_skipped_frame_costs_no_model_and_a_new_look_is_made():
     assert session.inner.frames == 3
 
 
+@pytest.mark.slow
 def test_the_past_goes_along_with_the_size():
     """lsd-small: after a change of size the stream goes on and does not begin anew."""
     models, options = Models(), ModelOptions(device="cpu")

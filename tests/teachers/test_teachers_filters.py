@@ -48,6 +48,7 @@ def test_twenty_five_looks():
     assert not {"night", "cartoon", "thermal", "pop-art", "infrared"} & filters.SCREEN_BOUND
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("look", LOOKS)
 def test_shape_and_range(look, rendered):
     rgb, moving, final = rendered[look]
@@ -65,6 +66,7 @@ def test_scene_bound_look_needs_no_screen(look, rendered):
     assert (look in filters.SCREEN_BOUND) == (moving is not final)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("look", LOOKS)
 def test_deterministic_and_batch_independent(look, rendered):
     rgb, _, final = rendered[look]
@@ -115,6 +117,7 @@ def test_screen_pattern_does_not_follow_the_scene(look):
     assert (a - b)[..., 40:80, 20:63].abs().max() > 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(128, 128), (131, 201)])
 def test_odd_sizes(size):
     rgb = picture(*size)

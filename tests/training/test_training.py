@@ -82,7 +82,6 @@ def arguments(data, tmp_path) -> list[str]:
     return [*SMALL, f"data={data}", f"run={tmp_path / 'run'}", f"looks_file={tmp_path / 'looks.json'}"]
 
 
-@pytest.mark.slow
 def test_the_loss_falls_and_a_run_resumes(arguments, tmp_path):
     said: list[str] = []
     arguments += ["loss.texture=0.1", "loss.distil=0.1", "distil_every=4"]
@@ -102,7 +101,6 @@ def losses(run: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (run / "log.0.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.slow
 def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(arguments, tmp_path, film_clips):
     def config(name: str):
         more = [
