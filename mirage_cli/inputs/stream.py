@@ -33,7 +33,7 @@ SAID_SECONDS = 3.0
 # A track of sound that ffmpeg found and cannot decode takes the pictures along. Looked for in the reason
 # alone: an address may hold these words as well.
 _SOUND_FAILED = re.compile(r"(?i)audio|sound|sample rate|channel|decoder")
-# That a live stream has no sound is an error to ffmpeg (``raw_pipe``), and none here.
+# That a live stream has no sound is an error to ffmpeg (``raw_pipe``), but not here.
 _ERROR = re.compile(r"^(?!\[(?:tee|framehash|s16le) @).*\[(?:error|fatal)\] ")
 
 

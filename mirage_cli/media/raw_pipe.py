@@ -83,7 +83,7 @@ class RawPipeReader:
             except (ValueError, ZeroDivisionError) as problem:
                 raise RawPipeError(f"{line[:60]!r}: {problem}") from problem
             data = np.empty(count, np.uint8)
-            if self._file.readinto(memoryview(data)) != count:
+            if self._file.readinto(data.data) != count:
                 return None
             if is_picture:
                 return seconds, data.reshape(self.height, self.width, 3)
