@@ -46,6 +46,16 @@ def test_rtmp():
         check_times(url)
 
 
+def test_a_stream_without_sound_whose_sound_is_asked_for():
+    need("rtmp")
+    url = f"rtmp://127.0.0.1:{free_port()}/live/key"
+    with senders.ffmpeg(*picture(1), "-f", "flv", "-listen", "1", url):
+        senders.wait_for_server(url)
+        source = StreamSource(stream_address(url), attempts=0, with_line=True)
+        assert len(list(source)) > FPS / 4
+    assert source.sound is None and "Slave" not in source._connection.reason(1.0)
+
+
 def test_http_without_end():
     """As network cameras and radio stations send: no length, data for ever."""
 
