@@ -7,9 +7,9 @@ import os
 from fractions import Fraction
 from pathlib import Path
 
-import media
 import numpy as np
 import pytest
+from helpers import media
 
 from mirage_cli.errors import MediaError
 from mirage_cli.media import ffmpeg as ffmpeg_tools

@@ -20,6 +20,8 @@ from mirage_cli.prompts.encoder import SentenceEncoder, expand_rows, quantise_ro
 from mirage_cli.prompts.reader import PromptReader, read_looks
 from mirage_cli.training import text_encoder
 
+pytestmark = pytest.mark.slow
+
 MODEL, ENCODER = ROOT / "models" / "lsd-small", ROOT / "models" / "text-encoder"
 
 

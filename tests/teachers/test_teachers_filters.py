@@ -7,6 +7,8 @@ import torch
 
 from mirage_cli.teachers import filters, filters_ops as ops
 
+pytestmark = pytest.mark.slow
+
 LOOKS = filters.LOOKS
 SHIFT = 8
 
