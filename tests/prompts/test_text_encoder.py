@@ -91,7 +91,6 @@ def test_a_missing_or_damaged_encoder_is_named(tmp_path, name, content):
     assert raised.value.exit_code == 4 and raised.value.remedy and "\n" not in raised.value.message
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("change", ["cut short", "nan", "foreign", "one layer less", "fewer words"])
 def test_wrong_encoder_weights_are_refused(tmp_path, change):
     folder = copy_of(ENCODER, tmp_path / "encoder", "model.safetensors")
@@ -113,7 +112,6 @@ def test_wrong_encoder_weights_are_refused(tmp_path, change):
         SentenceEncoder(folder)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("change", ["missing", "damaged", "other looks", "other paraphrases", "nan", "no metadata"])
 def test_a_classifier_that_does_not_fit_is_refused(tmp_path, change):
     folder = copy_of(MODEL, tmp_path / "model", "looks.safetensors", "looks.json")
@@ -280,7 +278,6 @@ def fewer_looks(folder: Path) -> dict:
     return document
 
 
-@pytest.mark.slow
 def test_fitting_other_looks(tmp_path, reader):
     fewer_looks(tmp_path / "model")
     said = text_encoder.fit_looks(tmp_path / "model", reader.encoder, np.random.default_rng(0))

@@ -48,7 +48,6 @@ def test_twenty_five_looks():
     assert not {"night", "cartoon", "thermal", "pop-art", "infrared"} & filters.SCREEN_BOUND
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("look", LOOKS)
 def test_shape_and_range(look, rendered):
     rgb, moving, final = rendered[look]
@@ -66,7 +65,6 @@ def test_scene_bound_look_needs_no_screen(look, rendered):
     assert (look in filters.SCREEN_BOUND) == (moving is not final)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("look", LOOKS)
 def test_deterministic_and_batch_independent(look, rendered):
     rgb, _, final = rendered[look]
@@ -74,7 +72,6 @@ def test_deterministic_and_batch_independent(look, rendered):
     assert torch.allclose(filters.render(look, pair)[1:], final, atol=2e-3)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("look", LOOKS)
 def test_scene_moves_with_the_picture(look):
     """A shift by 8 px of the input shifts ``scene`` by 8 px, away from the border."""
@@ -86,7 +83,6 @@ def test_scene_moves_with_the_picture(look):
     assert (a - b)[inner].abs().mean() < 0.01
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("look", sorted(filters.SCREEN_BOUND))
 def test_screen_pattern_stays_in_place(look):
     """On a flat scene only the screen's own pattern is left; it repeats every 32 px from the top
@@ -117,7 +113,6 @@ def test_screen_pattern_does_not_follow_the_scene(look):
     assert (a - b)[..., 40:80, 20:63].abs().max() > 0.05
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("size", [(128, 128), (131, 201)])
 def test_odd_sizes(size):
     rgb = picture(*size)
