@@ -233,11 +233,15 @@ class FfmpegProcess:
             )
         except OSError as problem:
             raise MediaError(f"ffmpeg did not start: {problem}", INSTALL_REMEDY) from None
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                _widen(pipe.fileno())
-        self._drain = threading.Thread(target=self._read_stderr, name="ffmpeg-log", daemon=True)
-        self._drain.start()
+        try:
+            for pipe in (self._process.stdin, self._process.stdout):
+                if pipe is not None:
+                    _widen(pipe.fileno())
+            self._drain = threading.Thread(target=self._read_stderr, name="ffmpeg-log", daemon=True)
+            self._drain.start()
+        except BaseException:  # Ctrl-C: nobody would end it, and it may hold a port
+            self._process.kill()
+            raise
 
     @property
     def pid(self) -> int:
