@@ -101,6 +101,15 @@ def test_ci_runs_what_readme_says() -> None:
     assert any(line.startswith(transform.split(" -o ")[0]) for line in lines)
 
 
+def test_ci_runs_the_checks_of_contributing() -> None:
+    """Each of them, in that order, and no other check besides the install and README's example."""
+    page = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    checks = re.findall(r"^```sh\n(.*?)^```", page.split("\n## Checks\n")[1], re.S | re.M)[0].splitlines()
+    lines = [line.strip() for line in (ROOT / ".ci" / "run").read_text("utf-8").splitlines()]
+    programs = ("ruff", "mypy", "python -m", "python tests/")
+    assert [line for line in lines if line.startswith(programs)] == checks
+
+
 def test_files_that_readme_names_are_there() -> None:
     named = set(re.findall(r"`((?:\w[\w.-]*/)+[\w.-]+)`", README))
     named |= {path for path in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in path}
