@@ -21,6 +21,13 @@ UNINDEXED_LEAD_SECONDS = 15.0
 HDR_TRANSFERS = ("smpte2084", "arib-std-b67")
 MATRICES = ("bt709", "bt470bg", "smpte170m", "smpte240m", "fcc", "bt2020nc", "bt2020c", "gbr")
 
+# "Stream #0:1[0x2](eng): Audio: aac ...", with more blanks before it where the stream belongs to a group.
+STREAM_LINE = re.compile(
+    r" +Stream #0:(?P<number>\d+)(?:\[0x[0-9a-f]+\])?(?:\(.*?\))?: "
+    r"(?P<kind>Video|Audio|Subtitle|Attachment|Data|Unknown): (?P<rest>.*)"
+)
+ROTATION_LINE = re.compile(r" +[Dd]isplay ?[Mm]atrix: rotation of (-?\d+(?:\.\d+)?) degrees")
+
 
 @dataclass(frozen=True, slots=True)
 class VideoTrack:
@@ -168,38 +175,37 @@ def _reason(text: str) -> str:
 
 def parse_probe(text: str) -> MediaProbe:
     """Reads the block that ``ffmpeg -i`` prints on stderr."""
-    lines = text.splitlines()
+    lines = [line.rstrip("\r") for line in text.split("\n")]  # a title may hold every other line separator
     start = next(i for i, line in enumerate(lines) if line.startswith("Input #0, "))
     container = lines[start][len("Input #0, ") :].partition(", from ")[0]
     duration: float | None = None
     start_seconds = 0.0
-    audio: list[str] = []
-    subtitles: list[str] = []
-    fonts = False
-    video: VideoTrack | None = None
-    wants_rotation = False
-    rotation = 0.0
+    streams: dict[int, tuple[str, str]] = {}
+    rotations: dict[int, float] = {}
+    number = -1
     for line in lines[start + 1 :]:
         if match := re.match(r"  Duration: (\S+?),(?: start: (-?\d+(?:\.\d+)?),)?", line):
             duration = _clock_seconds(match.group(1))
             start_seconds = float(match.group(2) or 0.0)
-        elif match := re.match(r"  Stream #0:\d+\S*: (\w+): (.*)", line):
-            kind, rest = match.groups()
-            wants_rotation = False
-            if kind == "Audio":
-                audio.append(rest.split(" ")[0].rstrip(","))
-            elif kind == "Subtitle":
-                subtitles.append(rest.split(" ")[0].rstrip(","))
-            elif kind == "Attachment":
-                fonts = True
-            elif kind == "Video" and video is None and "(attached pic)" not in rest:
-                video = _parse_video(rest)
-                wants_rotation = video is not None
-        elif wants_rotation and (match := re.search(r"rotation of (-?\d+(?:\.\d+)?) degrees", line)):
-            rotation = -float(match.group(1))
-    if video is not None and rotation:
-        video = replace(video, rotation_degrees=rotation % 360.0)
-    return MediaProbe(container, duration, start_seconds, video, tuple(audio), tuple(subtitles), fonts)
+        elif match := STREAM_LINE.match(line):
+            number = int(match.group("number"))
+            streams.setdefault(number, (match.group("kind"), match.group("rest")))
+        elif match := ROTATION_LINE.match(line):
+            rotations.setdefault(number, -float(match.group(1)))
+    # In the order of the file: the streams of a group are printed before the others.
+    told = [(number, *streams[number]) for number in sorted(streams)]
+    video: VideoTrack | None = None
+    for number, kind, rest in told:
+        if kind == "Video" and video is None and "(attached pic)" not in rest:
+            video = _parse_video(rest)
+            if video is not None and rotations.get(number):
+                video = replace(video, rotation_degrees=rotations[number] % 360.0)
+    audio, subtitles = (
+        tuple(rest.split(" ")[0].rstrip(",") for _, kind, rest in told if kind == wanted)
+        for wanted in ("Audio", "Subtitle")
+    )
+    fonts = any(kind == "Attachment" for _, kind, _ in told)
+    return MediaProbe(container, duration, start_seconds, video, audio, subtitles, fonts)
 
 
 def _clock_seconds(text: str) -> float | None:
