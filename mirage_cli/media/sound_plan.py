@@ -19,6 +19,7 @@ from mirage_cli.media.probe import MediaProbe, Timeline
 from mirage_cli.media.tags import FileTags
 
 SOUND_BITRATE = "192k"
+COMMON_LAYOUTS = "aformat=channel_layouts=7.1|5.1|stereo|mono"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ class SoundPlan:
         subtitles: as ``codecs``, of the subtitle tracks.
         fonts: copy what is attached.
         tags: title, chapters and the like; None to keep none.
+        common_layouts: what is encoded is brought to mono, stereo, 5.1 or 7.1, which every encoder takes.
         kept: ``url`` is a file to which the decoder copies the sound of a pipe; complete once the source is closed.
     """
 
@@ -45,6 +47,7 @@ class SoundPlan:
     subtitles: tuple[tuple[int, str], ...] = ()
     fonts: bool = False
     tags: FileTags | None = None
+    common_layouts: bool = False
     kept: bool = False
 
     @property
@@ -67,6 +70,16 @@ class SoundPlan:
     def encoded_to(self, encoder: str) -> SoundPlan:
         """The same with no track copied."""
         return replace(self, codecs=tuple((index, encoder) for index, _ in self.codecs))
+
+    def attempts(self, encoder: str) -> list[SoundPlan]:
+        """What to ask of ffmpeg, one after the other: the sound as planned, encoded, encoded in common layouts; each
+        with the extras and without."""
+        sounds = [self]
+        if any(codec == "copy" for _, codec in self.codecs):
+            sounds.append(self.encoded_to(encoder))
+        if self.codecs:
+            sounds.append(replace(self.encoded_to(encoder), common_layouts=True))
+        return [plan for sound in sounds for plan in ([sound, sound.without_extras()] if self.extras else [sound])]
 
     def later(self, seconds: float) -> SoundPlan:
         """The same for pictures that begin ``seconds`` after the source's first."""
@@ -117,6 +130,8 @@ def with_sound(pictures: Any, plan: SoundPlan, target: str, output_options: dict
         settings[f"c:a:{place}"] = codec
         if codec != "copy":
             settings[f"b:a:{place}"] = SOUND_BITRATE
+            if plan.common_layouts:
+                settings[f"filter:a:{place}"] = COMMON_LAYOUTS
     if plan.cut_start:
         settings["copypriorss"] = 0
     if plan.end_seconds is not None:
@@ -153,8 +168,8 @@ def add_sound(
     warnings: list[str],
     explain: Callable[[str], MediaError],
 ) -> bool:
-    """Write ``whole`` from finished pictures and the plan: all of it; if ffmpeg refuses that, without the extras;
-    if it refuses that too, with the sound encoded again.
+    """Write ``whole`` from finished pictures and the plan: all of it, or the first of the plan's attempts
+    that ffmpeg does not refuse; at last without the tracks that it refuses.
 
     Args:
         pictures: the input that ffmpeg reads them from, and its options.
@@ -169,30 +184,43 @@ def add_sound(
         MediaError: the disk is full, or ffmpeg was ended.
     """
     settings = {"c:v": "copy", "f": container.muxer, **container.options}
-    attempts = [plan]
-    if plan.extras:
-        attempts.append(plan.without_extras())
-    if any(codec == "copy" for _, codec in plan.codecs):
-        attempts.append(plan.without_extras().encoded_to(container.sound_encoder))
-    message = ""
-    for attempt in attempts:
-        if not (attempt.codecs or attempt.extras):
-            break
+
+    def refusal(attempt: SoundPlan) -> str | None:
+        """Why ffmpeg did not write the attempt; None where it did."""
         source = ffmpeg.input(pictures[0], **pictures[1], **picture_offset(attempt))
         command = with_sound(source["v:0"], attempt, file_url(whole), settings)
         done = run_ffmpeg(
             tool, ["-y", "-nostats", "-loglevel", "warning", *command], timeout_s=None, feed=attempt.tags_text()
         )
         if done.returncode == 0:
-            if plan.extras and not attempt.extras:
-                warnings.append(f"subtitles and tags could not be written ({message})")
-            return True
+            return None
         message = pick_message(done.stderr.decode("utf-8", "replace").splitlines())
         if disk_is_full([message]) or done.returncode < 0:
             raise explain(message)
-    warnings.append(
-        f"the sound could not be written ({message}); the output is silent"
-        if plan.codecs
-        else f"subtitles and tags could not be written ({message})"
-    )
+        return message
+
+    message = None
+    for attempt in plan.attempts(container.sound_encoder):
+        if not (attempt.codecs or attempt.extras):
+            continue
+        message, before = refusal(attempt), message
+        if message is None:
+            if plan.extras and not attempt.extras:
+                warnings.append(f"subtitles and tags could not be written ({before})")
+            return True
+    if not plan.codecs:
+        warnings.append(f"subtitles and tags could not be written ({message})")
+        return False
+    bare = plan.without_extras()
+    written: tuple[tuple[int, str], ...] = ()
+    for track in plan.codecs if len(plan.codecs) > 1 else ():
+        for attempt in replace(bare, codecs=(track,)).attempts(container.sound_encoder):
+            if refusal(attempt) is None:
+                written += attempt.codecs
+                break
+    if written and refusal(replace(bare, codecs=written, common_layouts=True)) is None:
+        lost = [str(number) for number, track in enumerate(plan.codecs, 1) if track[0] not in dict(written)]
+        warnings.append(f"sound track {', '.join(lost)} could not be written ({message}); the others are there")
+        return True
+    warnings.append(f"the sound could not be written ({message}); the output is silent")
     return False

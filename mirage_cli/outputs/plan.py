@@ -94,6 +94,7 @@ def plan_output(
             container,
             start_seconds=start_seconds,
             duration_seconds=duration_seconds,
+            in_one_pass=target.kind in (Kind.PIPE, Kind.DEVICE),
             warnings=warnings,
         )
     with_line = with_line and bool(container.sound_encoder)

@@ -13,6 +13,13 @@ from mirage_cli.media.probe import Timeline, first_frame_seconds, make_timeline,
 from mirage_cli.media.sound_plan import SoundPlan, plan_subtitles
 from mirage_cli.media.tags import read_tags
 
+# Matroska's, where it is written to a pipe; all else is encoded.
+STREAMED_SOUND = frozenset({"aac", "mp3", "mp2", "ac3", "eac3", "dts", "truehd", "opus", "vorbis", "flac", "alac"}) | {
+    f"pcm_{kind}" for kind in ("u8", "s16le", "s24le", "s32le", "f32le", "f64le", "s16be", "s24be", "s32be")
+}
+# Formats whose AAC has its settings in each packet, where a muxer that wants them in the header finds none.
+HEADERLESS = frozenset({"mpegts", "mpeg", "aac", "hls", "rtp", "rtsp", "sdp"})
+
 
 def plan_sound(
     tool: FfmpegTool,
@@ -21,12 +28,14 @@ def plan_sound(
     *,
     start_seconds: float,
     duration_seconds: float | None,
+    in_one_pass: bool = False,
     warnings: list[str],
 ) -> SoundPlan | None:
     """Decides what is copied and what must be encoded; None where there is nothing to take over.
 
     Args:
         source: the file or URL, or the open source itself, which spares a second probe.
+        in_one_pass: sound is muxed along with the pictures, so that nothing can be tried a second time.
         warnings: takes sentences for the user.
 
     Raises:
@@ -58,6 +67,10 @@ def plan_sound(
         warnings.append(f"a {container.muxer} file holds no sound; it was left out")
         tracks = []
     copied = container.sound_copied
+    if in_one_pass:
+        copied = STREAMED_SOUND if copied is None else copied
+        if container.muxer == "matroska" and not HEADERLESS.isdisjoint(probe.container.split(",")):
+            copied -= {"aac"}
     codecs = tuple(
         (index, "copy" if copied is None or codec in copied else container.sound_encoder) for index, codec in tracks
     )
