@@ -29,6 +29,7 @@ from mirage_cli.media.place import Kind, Place
 from mirage_cli.media.sound_line import CHANNELS, RATE, SoundFeed
 from mirage_cli.media.sound_plan import SoundPlan, add_sound
 from mirage_cli.outputs.ending import not_written, reaches_the_end
+from mirage_cli.outputs.part_names import new_part_file
 from mirage_cli.outputs.plan import plan_output
 
 # Times nearer to the frame rate's grid than this are put on it: Matroska rounds to 1 ms.
@@ -76,7 +77,7 @@ class FileSink(FrameSink):
         self._final = Path(os.path.realpath(target.path)) if target.kind is Kind.FILE else None
         self._parts: list[Path] = []
         if self._final is not None:
-            self._add_part(".part")
+            self._add_part()
         arguments, stdout = self._encode_command(encoder)
         try:
             self._process = FfmpegProcess(
@@ -279,7 +280,7 @@ class FileSink(FrameSink):
             plan = plan.ending_at(self._length_seconds)
         if self._source is not None and plan.kept:
             self._source.close()  # completes the file that the sound is kept in
-        whole = self._add_part(".sound.part")
+        whole = self._add_part(".sound")
         pictures_input: tuple[str, dict[str, Any]] = (file_url(pictures), {})
         added = add_sound(self._tool, plan, pictures_input, whole, self._container, self.warnings, self._explain)
         return whole if added else pictures
@@ -310,12 +311,10 @@ class FileSink(FrameSink):
             pass
         self._remove_parts()
 
-    def _add_part(self, suffix: str) -> Path:
+    def _add_part(self, label: str = "") -> Path:
         assert self._final is not None
-        part = self._final.with_name(self._final.name + suffix)
         try:
-            with open(part, "wb"):
-                pass
+            part = new_part_file(self._final, label)
         except OSError as problem:
             self._remove_parts()
             raise MediaError(

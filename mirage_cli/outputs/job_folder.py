@@ -14,9 +14,11 @@ happens to the process or the machine.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
-import shutil
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,12 @@ START_OVER = "Give the same flags again, or start over with -y and without --res
 
 SEGMENT_LIST = "pieces.txt"
 """The segments that are joined at the end, for ffmpeg."""
+
+# All names that a job gives, half-written ones too. What is called otherwise is not ours to delete.
+_OWN_NAMES = re.compile(
+    r"lock|(job|progress)\.json(\.new)?|pieces\.txt|piece-\d{5,}\..+|state-\d{6,}\.safetensors(\.new)?|whole(\..+)?"
+)
+LOCK_IS_HELD = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 
 State = tuple[dict[str, np.ndarray], dict[str, Any]]
 """Arrays by name, and facts as JSON holds them."""
@@ -137,8 +145,12 @@ class JobFolder:
             raise MediaError(f"{path} is damaged: {problem}", START_OVER) from None
 
     def remove(self) -> None:
-        """Delete the folder and release its lock."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        """Delete the folder and release its lock; where others have put something into the folder, it stays."""
+        with contextlib.suppress(OSError):
+            for item in self.path.iterdir():
+                if _OWN_NAMES.fullmatch(item.name):
+                    item.unlink(missing_ok=True)
+            self.path.rmdir()
         self.release()
 
     def release(self) -> None:
@@ -186,8 +198,8 @@ def open_job(target: str, request: dict[str, Any], resume: bool) -> JobFolder:
     path = job_path(target)
     request = json.loads(json.dumps({"format": FORMAT, **request}))
     try:
-        if path.is_file():
-            path.unlink()  # left by an output that is not made in segments
+        if path.exists() and not path.is_dir():
+            raise MediaError(f"{path} is a file, and the job needs that name", "Rename it, or give -o another name.")
         path.mkdir(exist_ok=True)
         if not (path / "lock").exists() and any(path.iterdir()):
             raise MediaError(
@@ -211,7 +223,7 @@ def open_job(target: str, request: dict[str, Any], resume: bool) -> JobFolder:
         if folder.progress.segments:
             whole |= {"job.json", "progress.json"}
         for item in path.iterdir():  # segments that were not finished
-            if item.name not in whole and item.name != "lock":
+            if item.name not in whole and item.name != "lock" and _OWN_NAMES.fullmatch(item.name):
                 item.unlink()
         _write(path / "job.json", json.dumps(request, indent=1).encode())
     except MirageError:
@@ -224,7 +236,11 @@ def open_job(target: str, request: dict[str, Any], resume: bool) -> JobFolder:
 
 
 def _take_lock(path: Path) -> int | None:
-    """A descriptor that holds the lock, which ends with the process; None where another process holds it."""
+    """A descriptor that holds the lock, which ends with the process; None where another process holds it.
+
+    File systems without locks (NFS without lockd, Lustre, some of FUSE) answer with other errors: the job goes on
+    without one.
+    """
     descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         import fcntl
@@ -232,9 +248,10 @@ def _take_lock(path: Path) -> int | None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except ImportError:
         pass
-    except OSError:
-        os.close(descriptor)
-        return None
+    except OSError as problem:
+        if problem.errno in LOCK_IS_HELD:
+            os.close(descriptor)
+            return None
     return descriptor
 
 

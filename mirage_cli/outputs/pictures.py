@@ -11,6 +11,7 @@ import cv2
 from mirage_cli.errors import MediaError, UsageProblem
 from mirage_cli.frames import Frame, FrameSink
 from mirage_cli.media.picture_names import is_pattern, numbered, pattern_matches
+from mirage_cli.outputs.part_names import new_part_folder
 
 JPEG_QUALITY = 95
 
@@ -34,7 +35,6 @@ class ImageSink(FrameSink):
         self.frames_written = 0
         self._closed = False
         self._folder = Path(os.path.dirname(target) or ".")
-        self._part = self._folder / f".{numbered(os.path.basename(target), 'N')}.part"
         self._single = not is_pattern(target)
         there = [self.target] if self._single else pattern_matches(target)
         if not overwrite and any(map(os.path.exists, there)):
@@ -43,8 +43,7 @@ class ImageSink(FrameSink):
         kind = options.get(os.path.splitext(target)[1].lower())
         self._options = [] if kind is None else [kind, JPEG_QUALITY]
         try:
-            shutil.rmtree(self._part, ignore_errors=True)
-            self._part.mkdir()
+            self._part = new_part_folder(self._folder / f".{numbered(os.path.basename(target), 'N')}")
         except OSError as problem:
             raise MediaError(
                 f"output {target!r} cannot be written: {problem.strerror}", f"mkdir -p {self._folder}"

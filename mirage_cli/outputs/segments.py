@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -28,6 +29,8 @@ from mirage_cli.outputs.job_folder import SEGMENT_LIST, JobFolder, Segment, Stat
 from mirage_cli.outputs.plan import OutputPlan
 
 SEGMENT_FRAMES = 250
+PLAIN_PATH = re.compile(r"[\w/ .-]+")
+"""Places of a list that ffmpeg reads as they are."""
 # Codecs whose segments can be joined, and the container of a segment; mp4 keeps times exactly.
 SEGMENT_MUXER = {
     "libx264": "mp4",
@@ -211,10 +214,14 @@ class JobSink(FrameSink):
             segments.append(Segment(segment.name, segment.frames_written, self._segment_tick))
         if not segments:
             raise MediaError(f"no frame was written to {plain_text(self.target)}", "check the input")
+        listed = self._list(segments)
+        if PLAIN_PATH.fullmatch(str(listed)):
+            self._join(listed)
+            return
         # By another name: ffmpeg takes a ? or # in the list's own place for a part of an address.
         alias = NameAlias(str(self.folder.path))
         try:
-            self._join(Path(alias.path) / self._list(segments).name)
+            self._join(Path(alias.path) / listed.name)
         finally:
             alias.remove()
 

@@ -106,6 +106,23 @@ def test_a_folder_of_the_user_is_left_alone(clip, tmp_path):
     assert (mine / "thesis.txt").read_text() == "two years of work"
 
 
+def test_a_file_of_the_folders_name_is_left_alone(clip, tmp_path):
+    mine = tmp_path / "out.mp4.part"
+    mine.write_bytes(b"a download that goes on")
+    with pytest.raises(MediaError, match="is a file, and the job needs that name"):
+        do(config(clip, tmp_path / "out.mp4", overwrite=True))
+    assert mine.read_bytes() == b"a download that goes on" and os.listdir(tmp_path) == [mine.name]
+
+
+def test_a_job_needs_no_temporary_folder(clip, golden, tmp_path, monkeypatch):
+    def none_usable(*_, **__):
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.setattr("tempfile.TemporaryDirectory", none_usable)
+    do(config(clip, tmp_path / "out.mp4"))
+    assert (tmp_path / "out.mp4").read_bytes() == golden
+
+
 def test_two_at_once_do_not_write_the_same_output(clip, tmp_path):
     out = tmp_path / "out.mp4"
     tried: list[str] = []
