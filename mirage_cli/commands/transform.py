@@ -138,12 +138,14 @@ def transform(call: Call, **values: Any) -> int:
     flags.take_outputs(values, call.terminal.json)
     model = flags.take_model_options(values)
 
+    from mirage_cli.media.place import Place
     from mirage_cli.runs import batch
     from mirage_cli.styling.loading import Models
 
     inputs = batch.expand(names, lambda: (call.models or Models()).look_names(model), ui.note)
     config = TransformConfig(input=inputs[0], model=model, **values)
-    if len(inputs) > 1 or (tuple(inputs) != names and not os.path.isdir(inputs[0])):
+    given = [Place.of_input(name).path for name in names]
+    if len(inputs) > 1 or (inputs != given and not os.path.isdir(inputs[0])):
         return run_batch(call, config, inputs, ui)
     from mirage_cli.runs import transform as job
     from mirage_cli.styling.stopping import StopSwitch

@@ -15,7 +15,7 @@ import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, unquote_to_bytes, urlencode, urlsplit, urlunsplit
 
 from mirage_cli.config import PIPE
 from mirage_cli.errors import plain_text
@@ -49,7 +49,7 @@ class Place:
 
     Attributes:
         kind: what it is.
-        path: as it was typed: a path or a URL.
+        path: as it was typed: a path or a URL; of a ``file://`` URL the path that it names.
         shown: for people and logs: short, and without secrets.
     """
 
@@ -60,6 +60,7 @@ class Place:
     @classmethod
     def of_input(cls, name: str) -> Place:
         """An input that is read from its beginning to its end, as fast as the model takes it."""
+        name = _path_of_url(name)
         if name == PIPE:
             return cls(Kind.PIPE, name, "standard input")
         if is_url(name):  # first: its query may look like a glob of pictures
@@ -71,6 +72,7 @@ class Place:
     @classmethod
     def of_live_input(cls, name: str) -> Place:
         """An input of a live run, which may come at its own pace."""
+        name = _path_of_url(name)
         if name == TEST:
             return cls(Kind.TEST, name, "test picture")
         if name == "screen" or name.startswith("screen:"):
@@ -89,6 +91,7 @@ class Place:
     @classmethod
     def of_output(cls, name: str) -> Place:
         """An output of any run."""
+        name = _path_of_url(name)
         if name == PIPE:
             return cls(Kind.PIPE, name, "standard output")
         if name == VIRTUAL_CAMERA or name.startswith(VIRTUAL_CAMERA + ":"):
@@ -195,6 +198,12 @@ def _is_pictures(name: str) -> bool:
     if not is_picture(name):
         return False
     return os.path.isfile(name) if os.path.exists(name) else is_pattern(name) or glob.has_magic(name)
+
+
+def _path_of_url(name: str) -> str:
+    """The path that a ``file://`` URL names, as file managers copy it: ``file:///a%20b.mp4``; all else as it is."""
+    found = re.fullmatch(r"file://(?:localhost)?(/.*)", name, re.IGNORECASE | re.DOTALL)
+    return os.fsdecode(unquote_to_bytes(os.fsencode(found.group(1)))) if found else name
 
 
 def _is_fifo(name: str) -> bool:

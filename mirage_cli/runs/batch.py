@@ -67,6 +67,7 @@ def expand(
     found: list[str] = []
     for name in inputs:
         place = Place.of_input(name)
+        name = place.path
         if place.kind in (Kind.PIPE, Kind.PICTURES) or place.is_address or os.path.isfile(name):
             found.append(name)
         elif os.path.isdir(name):

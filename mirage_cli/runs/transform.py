@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -68,6 +68,7 @@ def run(
     context.stop.graceful = False  # it may have served another job
     prompts = parse_prompts(config.prompts)
     place, outputs = Place.of_input(config.input), outputs_of(config)
+    config = replace(config, input=place.path)
     _check_outputs(config, place, outputs, ui)
     models.check_model(config.model)
     with ExitStack() as stack:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
+from helpers import media
 from helpers.fakes import RecordingUi
 
 from mirage_cli.config import LiveConfig
@@ -96,3 +97,26 @@ def test_open_live_gives_the_sizes():
     opened = open_live(Place.of_live_input("test"), config, RecordingUi(), on_cpu=True)
     assert opened.size == opened.input_size == (96, 64) and opened.source.pausing
     opened.source.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [
+        ("file:///a/sp%20ace.mp4", "/a/sp ace.mp4"),
+        ("FILE://localhost/a/b#1.mp4", "/a/b#1.mp4"),
+        ("file:///a/%E5%BD%B1.mkv", "/a/影.mkv"),
+        ("file:///a/100%.mp4", "/a/100%.mp4"),
+    ],
+)
+def test_a_file_url_is_the_path_that_it_names(url, path):
+    for place in (Place.of_input(url), Place.of_live_input(url), Place.of_output(url)):
+        assert (place.kind, place.path, place.is_address) == (Kind.FILE, path, False)
+
+
+def test_the_input_by_a_file_url_is_not_written_over(tmp_path):
+    source = media.clip(tmp_path / "self.mp4", seconds=0.2)
+    before = source.read_bytes()
+    for read, written in [(f"file://{source}", str(source)), (str(source), f"file://{source}")]:
+        with pytest.raises(MediaError, match="is the input itself"):
+            media.copy_clip(read, written, overwrite=True)
+    assert source.read_bytes() == before

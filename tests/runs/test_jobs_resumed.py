@@ -114,6 +114,11 @@ def test_a_file_of_the_folders_name_is_left_alone(clip, tmp_path):
     assert mine.read_bytes() == b"a download that goes on" and os.listdir(tmp_path) == [mine.name]
 
 
+def test_an_input_by_a_file_url(clip, golden, tmp_path):
+    do(replace(config(clip, tmp_path / "out.mp4"), input=f"file://{clip}"))
+    assert (tmp_path / "out.mp4").read_bytes() == golden
+
+
 def test_a_job_needs_no_temporary_folder(clip, golden, tmp_path, monkeypatch):
     def none_usable(*_, **__):
         raise FileNotFoundError("No usable temporary directory found")
