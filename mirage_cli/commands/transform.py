@@ -144,8 +144,8 @@ def transform(call: Call, **values: Any) -> int:
 
     inputs = batch.expand(names, lambda: (call.models or Models()).look_names(model), ui.note)
     config = TransformConfig(input=inputs[0], model=model, **values)
-    given = [Place.of_input(name).path for name in names]
-    if len(inputs) > 1 or (inputs != given and not os.path.isdir(inputs[0])):
+    named = [Place.of_input(name).path for name in names]
+    if len(inputs) > 1 or (inputs != named and not os.path.isdir(inputs[0])):
         return run_batch(call, config, inputs, ui)
     from mirage_cli.runs import transform as job
     from mirage_cli.styling.stopping import StopSwitch
