@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import click
@@ -138,14 +137,12 @@ def transform(call: Call, **values: Any) -> int:
     flags.take_outputs(values, call.terminal.json)
     model = flags.take_model_options(values)
 
-    from mirage_cli.media.place import Place
     from mirage_cli.runs import batch
     from mirage_cli.styling.loading import Models
 
     inputs = batch.expand(names, lambda: (call.models or Models()).look_names(model), ui.note)
     config = TransformConfig(input=inputs[0], model=model, **values)
-    named = [Place.of_input(name).path for name in names]
-    if len(inputs) > 1 or (inputs != named and not os.path.isdir(inputs[0])):
+    if batch.is_batch(inputs, names):
         return run_batch(call, config, inputs, ui)
     from mirage_cli.runs import transform as job
     from mirage_cli.styling.stopping import StopSwitch

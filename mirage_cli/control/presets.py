@@ -21,6 +21,7 @@ from typing import Any
 from mirage_cli.config import parse_toml
 from mirage_cli.control.schema import FIELDS, Change, is_name, make_change
 from mirage_cli.errors import MediaError, UsageProblem, reason_of
+from mirage_cli.outputs.part_names import new_part_file
 
 MAX_FILE_BYTES = 64 * 1024
 KEYS = tuple(field.name for field in FIELDS if field.preset)
@@ -149,11 +150,13 @@ def save_preset(path: str, values: dict[str, Any], about: str = "", overwrite: b
     remedy = "Give another name, as in my-look.toml"
     if os.path.exists(path) and not overwrite:
         raise MediaError(f"{path!r} exists", f"{remedy}, or add -y to replace it.")
-    part = f"{path}.part"
+    part: Path | None = None
     try:
-        Path(part).write_text(toml_text(values, about), "utf-8")
+        part = new_part_file(Path(path))
+        part.write_text(toml_text(values, about), "utf-8")
         os.replace(part, path)
     except (OSError, ValueError) as error:
-        with contextlib.suppress(OSError, ValueError):  # a name that cannot be written cannot be removed either
-            Path(part).unlink(missing_ok=True)
+        if part is not None:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
         raise MediaError(f"{path!r} cannot be written: {reason_of(error)}", remedy) from error

@@ -82,6 +82,14 @@ def expand(
     return list(dict.fromkeys(found))
 
 
+def is_batch(inputs: Sequence[str], names: Sequence[str]) -> bool:
+    """Whether what ``expand`` made of the names is several jobs, or the one video that a folder or a glob holds."""
+    if len(inputs) > 1:
+        return True
+    named = [Place.of_input(name).path for name in names]
+    return list(inputs) != named and not os.path.isdir(inputs[0])
+
+
 def _videos_in(folder: str, looks: Callable[[], Sequence[str]], tell: Callable[[str], None]) -> list[str]:
     names = [item.name for item in os.scandir(folder) if item.is_file()]
     videos = {name for name in names if Path(name).suffix.lower() in VIDEO_SUFFIXES and name[0] != "."}

@@ -164,6 +164,14 @@ def test_a_saved_preset_reads_the_same(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_part_of_somebody_else_stays_beside_a_preset(tmp_path):
+    theirs = tmp_path / "look.toml.part"
+    theirs.write_bytes(b"a download that goes on")
+    presets.save_preset(str(tmp_path / "look.toml"), {"prompt": "x"})
+    assert theirs.read_bytes() == b"a download that goes on"
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["look.toml", theirs.name]
+
+
 def test_a_preset_that_cannot_be_written_is_one_error(tmp_path):
     (tmp_path / "file").write_text("")
     for name in ("file/x.toml", "n" * 300 + ".toml", "no/such.toml", "null\0byte.toml"):
