@@ -130,7 +130,7 @@ class TorchPainter(LsdPainter):
         prediction = self.denoise(frame, past)
         done("denoise")
         generated = compose(prediction, past.last)
-        finite = torch.isfinite(generated.sum())  # clamped, so that only a NaN makes the sum one
+        finite = torch.isfinite(generated.sum())  # values are clamped: only a NaN makes the sum not finite
         self.history.advance(past, frame, generated)
         self.tokens.copy_(prediction.tokens)
         out = to_levels(generated, self.size)
@@ -138,6 +138,7 @@ class TorchPainter(LsdPainter):
         return Painted(out, torch.stack((cut[0], finite.to(cut.dtype))).int())
 
     def denoise(self, frame: Tensor, past: Past) -> Prediction:
-        """The clean frame of I(i+1), [1, 3, H, W] in [-1, 1], and of the past warped to it."""
+        """The network's prediction (clean frame, keep mask, memory tokens) for the incoming frame [1, 3, H, W] in
+        [-1, 1] and the past that was warped to it."""
         modulations = self.conditioning.chosen(past.valid[0] > 0)
         return sample(self.net, self.noise, frame, past, self.positions, modulations, self.ops, self.stem_constant)

@@ -112,7 +112,7 @@ class Place:
 
     @property
     def typed(self) -> str:
-        """As it was typed, except for what a URL must not show."""
+        """The path, or the URL without what it must not show."""
         return _without_key(self.path) if self.is_address else self.path
 
     @property
@@ -180,7 +180,7 @@ def _without_key(url: str) -> str:
     """An address without its user, password and query, and without the stream key that ends an rtmp address."""
     scheme, _, rest = url.partition("://")
     host, slash, path = rest.rpartition("@")[2].partition("?")[0].partition("/")
-    if scheme.startswith("rtmp") and path.count("/"):
+    if scheme.lower().startswith("rtmp") and path.count("/"):
         path = path.rpartition("/")[0] + "/..."
     return f"{scheme}://{host}{slash}{path}"
 

@@ -1,6 +1,6 @@
 """Frames into a file, a pipe or a stream.
 
-Pictures go to one ffmpeg through a pipe, each with its own time (``media.nut``), so that variable
+Pictures go to one ffmpeg through a pipe, each with its own time (``media.nut_writer``), so that variable
 frame rates survive. A file is written as NAME.part; sound is copied from the source in a second,
 quick pass once it is known how long the pictures are; only a whole file gets its final name.
 Pipes and streams are written in one pass.

@@ -1,4 +1,4 @@
-"""A network output that may break: sent from a separate thread, and connected again.
+"""A network output (RTMP, SRT, UDP, TCP, RTSP) that may break: sent from a separate thread, and connected again.
 
 A live run never waits for the network: the newest frame wins, and what cannot be sent in time is dropped.
 A job that makes all frames of a file is ``Patient``: it waits. When the connection breaks, or takes nothing

@@ -120,3 +120,9 @@ def test_the_input_by_a_file_url_is_not_written_over(tmp_path):
         with pytest.raises(MediaError, match="is the input itself"):
             media.copy_clip(read, written, overwrite=True)
     assert source.read_bytes() == before
+
+
+@pytest.mark.parametrize("scheme", ["rtmp", "RTMP", "Rtmps"])
+def test_a_stream_key_is_never_shown(scheme):
+    for place in (Place.of_output(f"{scheme}://host/app/secret"), Place.of_live_input(f"{scheme}://host/app/secret")):
+        assert "secret" not in place.typed + Place.of_output(place.path).shown
