@@ -72,7 +72,7 @@ def one_thread():
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """Gives a function that makes a folder on a file system of so many bytes."""
+    """Gives a function that makes a folder on a file system of the given size in bytes."""
     folder = tmp_path / "disk"
     mounted = []
 

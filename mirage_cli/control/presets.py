@@ -10,7 +10,6 @@ holds the shipped ones, a table each; a user's file is one table.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import os
@@ -21,7 +20,7 @@ from typing import Any
 from mirage_cli.config import parse_toml
 from mirage_cli.control.schema import FIELDS, Change, is_name, make_change
 from mirage_cli.errors import MediaError, UsageProblem, reason_of
-from mirage_cli.outputs.part_names import new_part_file
+from mirage_cli.outputs.part_names import write_whole
 
 MAX_FILE_BYTES = 64 * 1024
 KEYS = tuple(field.name for field in FIELDS if field.preset)
@@ -150,13 +149,7 @@ def save_preset(path: str, values: dict[str, Any], about: str = "", overwrite: b
     remedy = "Give another name, as in my-look.toml"
     if os.path.exists(path) and not overwrite:
         raise MediaError(f"{path!r} exists", f"{remedy}, or add -y to replace it.")
-    part: Path | None = None
     try:
-        part = new_part_file(Path(path))
-        part.write_text(toml_text(values, about), "utf-8")
-        os.replace(part, path)
+        write_whole(Path(path), toml_text(values, about).encode("utf-8"))
     except (OSError, ValueError) as error:
-        if part is not None:
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
         raise MediaError(f"{path!r} cannot be written: {reason_of(error)}", remedy) from error

@@ -36,7 +36,7 @@ from mirage_cli.media.picture_names import SUFFIXES
 from mirage_cli.media.place import Place
 from mirage_cli.models.catalog import IDENTITY
 from mirage_cli.outputs.names import check_target
-from mirage_cli.outputs.part_names import new_part_file
+from mirage_cli.outputs.part_names import write_whole
 from mirage_cli.runs.machine import commit, hardware, versions
 from mirage_cli.stream.families import look_names
 from mirage_cli.stream.placement import choose_device
@@ -330,9 +330,4 @@ class Keeper:
         self.document |= report.summary(self.document)
         self._saved = time.monotonic()
         if self.config.output:
-            part = new_part_file(Path(self.config.output))
-            try:
-                part.write_text(json.dumps(self.document, indent=1), encoding="utf-8")
-                os.replace(part, self.config.output)
-            finally:
-                part.unlink(missing_ok=True)
+            write_whole(Path(self.config.output), json.dumps(self.document, indent=1).encode("utf-8"))

@@ -29,6 +29,21 @@ def new_part_file(final: Path, label: str = "") -> Path:
     raise AssertionError("the names do not end")
 
 
+def write_whole(final: Path, data: bytes) -> None:
+    """Writes a file, or replaces the one that is there, at once: it appears whole or not at all.
+
+    Raises:
+        OSError: it cannot be written; nothing is left behind.
+        ValueError: no file can have that name.
+    """
+    part = new_part_file(final)
+    try:
+        part.write_bytes(data)
+        os.replace(part, final)
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def new_part_folder(final: Path) -> Path:
     """Makes an empty folder beside ``final``, named as by ``new_part_file``.
 

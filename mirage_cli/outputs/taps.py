@@ -6,7 +6,6 @@ the pipeline's encode thread; what is slow (opening and finishing files, PNG) is
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import deque
@@ -23,7 +22,7 @@ import numpy as np
 
 from mirage_cli.errors import MediaError, MirageError
 from mirage_cli.frames import Frame, FrameSink, SinkWrapper, Sound
-from mirage_cli.outputs.part_names import new_part_file
+from mirage_cli.outputs.part_names import write_whole
 
 OpenRecording = Callable[[str], FrameSink]
 
@@ -197,16 +196,11 @@ class TapSink(SinkWrapper):
             ) from None
         path = self._free_name(".png")
         good, data = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
-        part: Path | None = None
         try:
             if not good:
                 raise OSError("the picture could not be encoded")
-            part = new_part_file(path)
-            part.write_bytes(data.tobytes())
-            os.replace(part, path)
+            write_whole(path, data.tobytes())
         except OSError as error:
-            if part is not None:
-                part.unlink(missing_ok=True)
             raise MediaError(
                 f"{str(path)!r} cannot be written: {error.strerror or error}",
                 "Give a folder that can be written: --record-folder DIR",

@@ -96,7 +96,7 @@ def test_a_file_that_is_gone_at_the_end_of_a_pass_is_an_error():
 
 
 def test_an_opening_that_hangs_keeps_nobody(monkeypatch):
-    """Neither whoever takes frames (the pipeline's watch tells that none comes) nor the end."""
+    """Neither the reader of the frames (the pipeline's watch tells that none comes) nor the end."""
     monkeypatch.setattr(capture, "CLOSE_SECONDS", 0.1)
     hangs, late = threading.Event(), lasting(2)
 

@@ -57,7 +57,7 @@ def test_a_stream_without_sound_whose_sound_is_asked_for():
 
 
 def test_http_without_end():
-    """As network cameras and radio stations send: no length, data for ever."""
+    """As network cameras and radio stations send: no length, data without end."""
 
     class Endless(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
@@ -83,7 +83,7 @@ def test_http_without_end():
 
 
 class Camera5(http.server.BaseHTTPRequestHandler):
-    """A network camera: five pictures a second for ever, for whoever has the password."""
+    """A network camera: five pictures a second without end, for every client with the password."""
 
     way = "Basic"
 

@@ -1,4 +1,4 @@
-"""Addresses as outputs: real listeners, broken and mended."""
+"""Addresses as outputs: real listeners, broken and connected again."""
 
 from __future__ import annotations
 

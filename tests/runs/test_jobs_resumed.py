@@ -38,7 +38,7 @@ def test_work_is_not_thrown_away_unasked(clip, golden, tmp_path):
         with pytest.raises(UsageProblem, match=telling):
             do(config(clip, out, resume=True, **other))
     assert unfinished(out) == 20
-    document, _ = do(config(clip, out, overwrite=True))  # begins anew
+    document, _ = do(config(clip, out, overwrite=True))  # starts over
     assert document["frames"] == 60 and out.read_bytes() == golden
 
 

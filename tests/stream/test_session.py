@@ -43,7 +43,7 @@ def tile_means() -> np.ndarray:
 def test_golden_frames():
     """Within a level of the recorded tiles.
 
-    After a wanted change ``PYTHONPATH=tests python tests/stream/test_session.py`` records anew.
+    After a wanted change ``PYTHONPATH=tests python tests/stream/test_session.py`` records again.
     """
     np.testing.assert_allclose(tile_means(), np.array(json.loads(GOLDEN.read_text())), atol=1.0)
 
